@@ -1,0 +1,416 @@
+// Package ledgertest is the conformance suite that every billing.Ledger
+// passes.
+package ledgertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+// Open opens a ledger over a store. It may be called again once the ledger
+// that it gave is closed, and then finds the store as that one left it.
+type Open func(t *testing.T) billing.Ledger
+
+// Run runs the suite; fresh makes an empty store for each test.
+func Run(t *testing.T, fresh func(t *testing.T) Open) {
+	for name, test := range map[string]func(*testing.T, Open){
+		"settling takes the charge from the balance":          charges,
+		"only balance records take money":                     chargesBalanceOnly,
+		"settling twice is once":                              settleTwice,
+		"settling twice is once after reopening":              settleTwiceReopened,
+		"concurrent settles sum exactly":                      settleConcurrently,
+		"the opening balance is credited once":                openingOnce,
+		"an unlimited user gets the opening balance later":    unlimitedThenLimited,
+		"a balance may go below zero":                         belowZero,
+		"unknown users are refused":                           unknownUser,
+		"an impossible record is refused and changes nothing": impossible,
+		"records come back as they went in":                   roundTrip,
+		"records are filtered, newest first":                  filters,
+		"many records are all listed, in order":               manyRecords,
+		"a cancelled settle reports it":                       cancelled,
+		"a closed ledger says so":                             closed,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, fresh(t)) })
+	}
+}
+
+// epoch is the time of the first record of a test.
+var epoch = time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.UTC)
+
+func record(id string, charged billing.USD) *billing.Record {
+	return &billing.Record{ID: id, Time: epoch, User: "alice", Cost: charged, Charged: charged, Billing: billing.PaidFromBalance}
+}
+
+func declare(t *testing.T, l billing.Ledger, users ...billing.User) {
+	t.Helper()
+	if err := l.Declare(t.Context(), users); err != nil {
+		t.Fatalf("Declare: %v", err)
+	}
+}
+
+func settle(t *testing.T, l billing.Ledger, r *billing.Record) {
+	t.Helper()
+	if err := l.Settle(t.Context(), r); err != nil {
+		t.Fatalf("Settle(%s): %v", r.ID, err)
+	}
+}
+
+func wantBalance(t *testing.T, l billing.Ledger, user string, want billing.Balance) {
+	t.Helper()
+	got, err := l.Balance(t.Context(), user)
+	if err != nil {
+		t.Fatalf("Balance(%s): %v", user, err)
+	}
+	if got != want {
+		t.Errorf("Balance(%s) = %+v, want %+v", user, got, want)
+	}
+}
+
+// List is all records that the filter matches.
+func List(t *testing.T, l billing.Ledger, filter billing.RecordFilter) []*billing.Record {
+	t.Helper()
+	var records []*billing.Record
+	err := l.Records(t.Context(), filter, func(r *billing.Record) bool {
+		records = append(records, r)
+		return true
+	})
+	if err != nil {
+		t.Fatalf("Records(%+v): %v", filter, err)
+	}
+	return records
+}
+
+func ids(records []*billing.Record) []string {
+	list := []string{}
+	for _, r := range records {
+		list = append(list, r.ID)
+	}
+	return list
+}
+
+func charges(t *testing.T, open Open) {
+	l := open(t)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000}, billing.User{Name: "bob", Balance: 500})
+	settle(t, l, record("a", 300))
+	wantBalance(t, l, "alice", billing.Balance{Amount: 700})
+	wantBalance(t, l, "bob", billing.Balance{Amount: 500})
+	settle(t, l, record("b", 0))
+	wantBalance(t, l, "alice", billing.Balance{Amount: 700})
+	close1(t, l)
+	l = open(t)
+	defer close1(t, l)
+	wantBalance(t, l, "alice", billing.Balance{Amount: 700})
+	wantBalance(t, l, "bob", billing.Balance{Amount: 500})
+}
+
+func close1(t *testing.T, l billing.Ledger) {
+	t.Helper()
+	if err := l.Close(); err != nil {
+		t.Fatalf("Close: %v", err)
+	}
+}
+
+func chargesBalanceOnly(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	for _, how := range []string{billing.PaidFromSubscription, billing.PaidByNobody} {
+		r := record(how, 300)
+		r.Billing = how
+		settle(t, l, r)
+	}
+	stranger := record("stranger", 300)
+	stranger.User, stranger.Billing = "nobody-declared", billing.PaidByNobody
+	settle(t, l, stranger)
+	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
+	if n := len(List(t, l, billing.RecordFilter{})); n != 3 {
+		t.Errorf("%d records, want 3", n)
+	}
+}
+
+func settleTwice(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	settle(t, l, record("a", 300))
+	settle(t, l, record("a", 300))
+	other := record("a", 5)
+	other.Time = epoch.Add(time.Hour)
+	settle(t, l, other)
+	wantBalance(t, l, "alice", billing.Balance{Amount: 700})
+	got := List(t, l, billing.RecordFilter{})
+	if diff := cmp.Diff([]*billing.Record{record("a", 300)}, got); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	settle(t, l, record("a", 300)) // with everything surely in its last place
+	wantBalance(t, l, "alice", billing.Balance{Amount: 700})
+}
+
+func settleTwiceReopened(t *testing.T, open Open) {
+	l := open(t)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	settle(t, l, record("a", 300))
+	close1(t, l)
+	l = open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	settle(t, l, record("a", 300))
+	settle(t, l, record("b", 1))
+	wantBalance(t, l, "alice", billing.Balance{Amount: 699})
+}
+
+// settleConcurrently settles every record twice, from many goroutines.
+func settleConcurrently(t *testing.T, open Open) {
+	const goroutines, each = 16, 100
+	l := open(t)
+	declare(t, l, billing.User{Name: "alice", Balance: 1_000_000}, billing.User{Name: "bob", Balance: 1_000_000})
+	var all sync.WaitGroup
+	for g := range goroutines {
+		all.Go(func() {
+			for i := range each {
+				r := record(fmt.Sprintf("%d-%d", g/2, i), 3) // shared by two goroutines
+				if i%2 == 1 {
+					r.User = "bob"
+				}
+				if err := l.Settle(context.Background(), r); err != nil {
+					t.Errorf("Settle(%s): %v", r.ID, err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	want := billing.Balance{Amount: 1_000_000 - 3*goroutines/2*each/2}
+	wantBalance(t, l, "alice", want)
+	wantBalance(t, l, "bob", want)
+	if n := len(List(t, l, billing.RecordFilter{})); n != goroutines/2*each {
+		t.Errorf("%d records, want %d", n, goroutines/2*each)
+	}
+	close1(t, l)
+	l = open(t)
+	defer close1(t, l)
+	wantBalance(t, l, "alice", want)
+	wantBalance(t, l, "bob", want)
+}
+
+func openingOnce(t *testing.T, open Open) {
+	l := open(t)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000}, billing.User{Name: "carol"})
+	declare(t, l, billing.User{Name: "alice", Balance: 1000}, billing.User{Name: "carol", Balance: 50})
+	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
+	wantBalance(t, l, "carol", billing.Balance{})
+	settle(t, l, record("a", 400))
+	close1(t, l)
+	l = open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 2000}, billing.User{Name: "bob", Balance: 7})
+	wantBalance(t, l, "alice", billing.Balance{Amount: 600})
+	wantBalance(t, l, "bob", billing.Balance{Amount: 7})
+}
+
+func unlimitedThenLimited(t *testing.T, open Open) {
+	l := open(t)
+	declare(t, l, billing.User{Name: "alice", Unlimited: true})
+	wantBalance(t, l, "alice", billing.Balance{Unlimited: true})
+	free := record("a", 300)
+	free.Billing = billing.PaidByNobody
+	settle(t, l, free)
+	close1(t, l)
+	l = open(t)
+	defer close1(t, l)
+	wantBalance(t, l, "alice", billing.Balance{Unlimited: true})
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
+	declare(t, l, billing.User{Name: "alice", Unlimited: true})
+	wantBalance(t, l, "alice", billing.Balance{Amount: 1000, Unlimited: true})
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
+}
+
+func belowZero(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 10})
+	settle(t, l, record("a", 25))
+	wantBalance(t, l, "alice", billing.Balance{Amount: -15})
+}
+
+func unknownUser(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	if _, err := l.Balance(t.Context(), "alice"); !errors.Is(err, billing.ErrUnknownUser) {
+		t.Errorf("Balance: %v, want ErrUnknownUser", err)
+	}
+	if err := l.Settle(t.Context(), record("a", 1)); !errors.Is(err, billing.ErrUnknownUser) {
+		t.Errorf("Settle: %v, want ErrUnknownUser", err)
+	}
+	if got := List(t, l, billing.RecordFilter{}); len(got) != 0 {
+		t.Errorf("records %v, want none", ids(got))
+	}
+}
+
+func impossible(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 10})
+	timeless := record("timeless", 1)
+	timeless.Time = time.Time{}
+	for _, r := range []*billing.Record{record("", 1), record("gift", -1), timeless} {
+		if err := l.Settle(t.Context(), r); err == nil {
+			t.Errorf("record %q was settled", r.ID)
+		}
+	}
+	if err := l.Declare(t.Context(), []billing.User{{Name: "", Balance: 1}}); err == nil {
+		t.Error("a user without a name was declared")
+	}
+	wantBalance(t, l, "alice", billing.Balance{Amount: 10})
+	if got := List(t, l, billing.RecordFilter{}); len(got) != 0 {
+		t.Errorf("records %v, want none", ids(got))
+	}
+}
+
+func roundTrip(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	want := &billing.Record{
+		ID: "id-é", Time: epoch, User: "alice", KeyID: "key", Account: "account", Group: "group", Platform: "platform",
+		Model: "model", ModelSent: "sent", Session: "session\x00with a zero", Stream: true, Status: 200,
+		Input: 1, Output: 2, CacheWrite5m: 3, CacheWrite1h: 4, CacheRead: 5, WebSearches: 6,
+		InputCost: 7, OutputCost: 8, CacheWriteCost: 9, CacheReadCost: 10, WebSearchCost: 11,
+		Cost: 1<<63 - 1, RateMultiplier: 1_250_000_000, Charged: 13, Billing: billing.PaidFromBalance,
+		DurationMS: 14, TTFTMS: 15, Attempts: 16, UpstreamRequestID: "req", Estimated: true, Unpriced: true,
+	}
+	given := *want
+	given.Time = given.Time.In(time.FixedZone("elsewhere", 3600))
+	settle(t, l, &given)
+	empty := &billing.Record{ID: "empty", Time: epoch.Add(-time.Hour)}
+	settle(t, l, empty)
+	got := List(t, l, billing.RecordFilter{})
+	if diff := cmp.Diff([]*billing.Record{want, empty}, got); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	for _, r := range got {
+		if r.Time.Location() != time.UTC {
+			t.Errorf("record %s: time in %v, want UTC", r.ID, r.Time.Location())
+		}
+	}
+}
+
+func filters(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	at := func(minutes int) time.Time { return epoch.Add(time.Duration(minutes) * time.Minute) }
+	for i, r := range []billing.Record{
+		{ID: "a", User: "alice", KeyID: "k1", Account: "main", Group: "g1", Model: "opus"},
+		{ID: "b", User: "bob", KeyID: "k2", Account: "main", Group: "g1", Model: "haiku"},
+		{ID: "c", User: "alice", KeyID: "k3", Account: "team", Group: "g2", Model: "opus"},
+		{ID: "d", User: "alice", KeyID: "k1", Account: "main", Group: "g2", Model: "haiku"},
+	} {
+		r.Time, r.Billing = at(i), billing.PaidByNobody
+		settle(t, l, &r)
+	}
+	for _, id := range []string{"y", "z", "x"} { // all of one moment, settled late
+		settle(t, l, &billing.Record{ID: id, Time: at(-1), User: "dora", Billing: billing.PaidByNobody})
+	}
+	for _, c := range []struct {
+		name   string
+		filter billing.RecordFilter
+		want   []string
+	}{
+		{"all", billing.RecordFilter{}, []string{"d", "c", "b", "a", "z", "y", "x"}},
+		{"from is included", billing.RecordFilter{From: at(2)}, []string{"d", "c"}},
+		{"to is not", billing.RecordFilter{From: at(1), To: at(3)}, []string{"c", "b"}},
+		{"user", billing.RecordFilter{User: "alice"}, []string{"d", "c", "a"}},
+		{"user and time", billing.RecordFilter{User: "alice", To: at(3)}, []string{"c", "a"}},
+		{"key", billing.RecordFilter{KeyID: "k1"}, []string{"d", "a"}},
+		{"account", billing.RecordFilter{Account: "team"}, []string{"c"}},
+		{"group", billing.RecordFilter{Group: "g1"}, []string{"b", "a"}},
+		{"model", billing.RecordFilter{Model: "haiku"}, []string{"d", "b"}},
+		{"all at once", billing.RecordFilter{User: "alice", KeyID: "k1", Account: "main", Group: "g2", Model: "haiku"}, []string{"d"}},
+		{"nothing", billing.RecordFilter{User: "alice", KeyID: "k2"}, []string{}},
+		{"limit", billing.RecordFilter{Limit: 3}, []string{"d", "c", "b"}},
+		{"limit after filter", billing.RecordFilter{Model: "opus", Limit: 1}, []string{"c"}},
+		{"limit among equals", billing.RecordFilter{User: "dora", Limit: 2}, []string{"z", "y"}},
+	} {
+		if diff := cmp.Diff(c.want, ids(List(t, l, c.filter))); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, diff)
+		}
+	}
+	calls := 0
+	err := l.Records(t.Context(), billing.RecordFilter{}, func(*billing.Record) bool {
+		calls++
+		return calls < 2
+	})
+	if err != nil || calls != 2 {
+		t.Errorf("%d calls, error %v; want 2 calls once yield returned false", calls, err)
+	}
+}
+
+// manyRecords has more records than any store reads at once, in groups of
+// one moment.
+func manyRecords(t *testing.T, open Open) {
+	const n = 2600
+	l := open(t)
+	defer close1(t, l)
+	var settles sync.WaitGroup
+	for g := range 10 {
+		settles.Go(func() {
+			for i := g; i < n; i += 10 {
+				r := &billing.Record{ID: fmt.Sprintf("%06d", i), Time: epoch.Add(time.Duration(i/300) * time.Second)}
+				if err := l.Settle(context.Background(), r); err != nil {
+					t.Errorf("Settle(%s): %v", r.ID, err)
+				}
+			}
+		})
+	}
+	settles.Wait()
+	want := []string{}
+	for i := range n {
+		want = append(want, fmt.Sprintf("%06d", n-1-i))
+	}
+	if diff := cmp.Diff(want, ids(List(t, l, billing.RecordFilter{}))); diff != "" {
+		t.Errorf("all (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(want[:2000], ids(List(t, l, billing.RecordFilter{Limit: 2000}))); diff != "" {
+		t.Errorf("limit 2000 (-want +got):\n%s", diff)
+	}
+}
+
+func cancelled(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 10})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.Settle(ctx, record("a", 1)); !errors.Is(err, context.Canceled) {
+		t.Errorf("Settle: %v, want context.Canceled", err)
+	}
+	settle(t, l, record("a", 1))
+	wantBalance(t, l, "alice", billing.Balance{Amount: 9})
+}
+
+func closed(t *testing.T, open Open) {
+	l := open(t)
+	declare(t, l, billing.User{Name: "alice", Balance: 10})
+	close1(t, l)
+	_, balanceErr := l.Balance(t.Context(), "alice")
+	for what, err := range map[string]error{
+		"Declare": l.Declare(t.Context(), []billing.User{{Name: "bob"}}),
+		"Balance": balanceErr,
+		"Settle":  l.Settle(t.Context(), record("a", 1)),
+		"Records": l.Records(t.Context(), billing.RecordFilter{}, func(*billing.Record) bool { return true }),
+		"Close":   l.Close(),
+	} {
+		if !errors.Is(err, billing.ErrClosed) {
+			t.Errorf("%s: %v, want ErrClosed", what, err)
+		}
+	}
+}

@@ -1,0 +1,54 @@
+package billing
+
+// Price fills in what r used, what that cost at list price and what is charged
+// for it: the token counts (the sums, where there are iterations), the costs,
+// RateMultiplier, Charged and Unpriced. Model, ModelSent and Time must be set:
+// the model that the client asked for is priced, at that time, and an
+// iteration of the model that was sent instead counts as that model.
+//
+// It returns the model among those used that the table knows least, and how
+// well: callers log a MatchFamily or MatchNone once per model.
+func (r *Record) Price(p *Prices, u Usage, rate Rate) (model string, match Match) {
+	r.setCounts(&u)
+	cost, priced := p.cost(r.Model, r.ModelSent, &u, r.Time)
+	r.InputCost = cost.Input
+	r.OutputCost = cost.Output
+	r.CacheWriteCost = cost.CacheWrite
+	r.CacheReadCost = cost.CacheRead
+	r.WebSearchCost = cost.WebSearch
+	r.Cost = cost.Total()
+	r.RateMultiplier = rate
+	r.Charged = r.Cost.Times(rate)
+	r.Unpriced = !priced
+
+	model = r.Model
+	_, _, match = p.find(model)
+	for i := range u.Iterations {
+		other := u.Iterations[i].Model
+		if other == "" || other == r.ModelSent {
+			continue
+		}
+		if _, _, m := p.find(other); m < match {
+			model, match = other, m
+		}
+	}
+	return model, match
+}
+
+func (r *Record) setCounts(u *Usage) {
+	r.Input, r.Output = max(u.Input, 0), max(u.Output, 0)
+	r.CacheWrite5m, r.CacheWrite1h = max(u.CacheWrite5m, 0), max(u.CacheWrite1h, 0)
+	r.CacheRead, r.WebSearches = max(u.CacheRead, 0), max(u.WebSearches, 0)
+	if len(u.Iterations) == 0 {
+		return
+	}
+	r.Input, r.Output, r.CacheWrite5m, r.CacheWrite1h, r.CacheRead = 0, 0, 0, 0, 0
+	for i := range u.Iterations {
+		it := &u.Iterations[i]
+		r.Input = saturatingSum(r.Input, it.Input)
+		r.Output = saturatingSum(r.Output, it.Output)
+		r.CacheWrite5m = saturatingSum(r.CacheWrite5m, it.CacheWrite5m)
+		r.CacheWrite1h = saturatingSum(r.CacheWrite1h, it.CacheWrite1h)
+		r.CacheRead = saturatingSum(r.CacheRead, it.CacheRead)
+	}
+}

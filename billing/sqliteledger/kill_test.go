@@ -1,0 +1,174 @@
+package sqliteledger
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
+)
+
+// childDir names the environment variable that makes this test binary a
+// process which settles records into that directory until it is killed.
+const childDir = "SQLITELEDGER_TEST_CHILD"
+
+const (
+	chargeOfChild   = 1001
+	settlersOfChild = 8
+)
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		if err := settleUntilKilled(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// settleUntilKilled prints the id of every record that Settle acknowledged.
+func settleUntilKilled(dir string) error {
+	ctx := context.Background()
+	l, err := Open(ctx, dir, Options{})
+	if err != nil {
+		return err
+	}
+	if err := l.Declare(ctx, []billing.User{{Name: "alice", Balance: 1e15}}); err != nil {
+		return err
+	}
+	var settlers sync.WaitGroup
+	for range settlersOfChild {
+		settlers.Go(func() {
+			for {
+				r := childRecord(newID())
+				if err := l.Settle(ctx, r); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					return
+				}
+				fmt.Println(r.ID)
+			}
+		})
+	}
+	settlers.Wait()
+	return nil
+}
+
+func childRecord(id string) *billing.Record {
+	r := exampleRecord(id)
+	r.Charged = chargeOfChild
+	return r
+}
+
+// TestKilledAtAnyMoment kills a settling process again and again. Nothing that
+// it acknowledged may be lost, and nothing charged twice, even if everything
+// is settled once more.
+func TestKilledAtAnyMoment(t *testing.T) {
+	dir := t.TempDir()
+	var acknowledged []string
+	for range 10 {
+		acknowledged = append(acknowledged, runAndKill(t, dir, 1+rand.IntN(2000))...)
+
+		l := open(t, dir, Options{})
+		recorded := make(map[string]bool)
+		for _, r := range ledgertest.List(t, l, billing.RecordFilter{}) {
+			if recorded[r.ID] {
+				t.Fatalf("record %s is there twice", r.ID)
+			}
+			recorded[r.ID] = true
+		}
+		for _, id := range acknowledged {
+			if !recorded[id] {
+				t.Fatalf("record %s was acknowledged and is lost", id)
+			}
+		}
+		checkIdentity(t, l)
+		before, err := l.Balance(t.Context(), "alice")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := billing.USD(1e15 - len(recorded)*chargeOfChild); before.Amount != want {
+			t.Fatalf("balance %s after %d records, want %s", before.Amount, len(recorded), want)
+		}
+		for id := range recorded {
+			if err := l.Settle(t.Context(), childRecord(id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if after, err := l.Balance(t.Context(), "alice"); err != nil || after != before {
+			t.Fatalf("balance %s became %s by settling everything again, error %v", before.Amount, after.Amount, err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// runAndKill kills a child after that many acknowledgements and gives them,
+// with those that came until it was dead.
+func runAndKill(t *testing.T, dir string, after int) []string {
+	t.Helper()
+	child, output := startChild(t, dir)
+	var ids []string
+	for output.Scan() {
+		ids = append(ids, output.Text())
+		if len(ids) == after {
+			if err := child.Process.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	err := child.Wait()
+	if len(ids) < after {
+		t.Fatalf("the child ended by itself: %v", err)
+	}
+	if last := len(ids) - 1; len(ids[last]) < len(newID()) { // killed in the middle of a line
+		ids = ids[:last]
+	}
+	return ids
+}
+
+func startChild(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
+	t.Helper()
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), childDir+"="+dir)
+	child.Stderr = os.Stderr
+	stdout, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return child, bufio.NewScanner(stdout)
+}
+
+func TestDirectoryHeldByAnotherProcess(t *testing.T) {
+	dir := t.TempDir()
+	child, output := startChild(t, dir)
+	if !output.Scan() {
+		t.Fatalf("the child settled nothing: %v", child.Wait())
+	}
+	_, err := Open(t.Context(), dir, Options{LockWait: 50 * time.Millisecond})
+	wantHeld(t, err, dir)
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	for output.Scan() { // until it is dead
+	}
+	if err := child.Wait(); err == nil || !strings.Contains(err.Error(), "kill") {
+		t.Fatalf("child: %v", err)
+	}
+	if err := open(t, dir, Options{}).Close(); err != nil {
+		t.Error(err)
+	}
+}

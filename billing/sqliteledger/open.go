@@ -1,0 +1,160 @@
+package sqliteledger
+
+import (
+	"context"
+	"database/sql"
+	_ "embed"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+//go:embed schema.sql
+var schema string
+
+// schemaVersion is kept in the database's user_version.
+const schemaVersion = 1
+
+// Options of a Ledger. The zero value is usable.
+type Options struct {
+	// Logger is told what goes wrong in the background. Default: nobody.
+	Logger *slog.Logger
+	// Sync has every commit synced to disk before Settle returns, so that
+	// records survive a power failure. Without, they survive the end of the
+	// process, kill -9 included, and a power failure may cost the last of them,
+	// but never the database.
+	Sync bool
+	// LockWait is how long Open waits for a process that holds the directory
+	// to let go. Default: 3 s.
+	LockWait time.Duration
+}
+
+// Open opens the ledger in dir, which is made, with mode 0700, where it
+// doesn't exist. One process at a time may hold a directory; the operating
+// system ends its hold with the process, however that ends.
+func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.LockWait == 0 {
+		opts.LockWait = 3 * time.Second
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("ledger directory: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("ledger directory: %w", err)
+	}
+	l := &Ledger{dir: dir, log: opts.Logger, users: make(map[string]*user)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.closeConns())
+		}
+	}()
+	if l.lock, err = lock(ctx, dir, opts.LockWait); err != nil {
+		return nil, err
+	}
+	if err := l.openDatabase(ctx, filepath.Join(dir, "ledger.db"), opts); err != nil {
+		return nil, fmt.Errorf("ledger in %s: %w", dir, err)
+	}
+	l.start()
+	return l, nil
+}
+
+// lock takes the directory for this process. It is an open transaction on an
+// empty database of its own, rather than SQLite's exclusive mode on the
+// ledger's, because that mode allows no second connection: exports and
+// checkpoints would then hold up every charge.
+func lock(ctx context.Context, dir string, wait time.Duration) (*conn, error) {
+	c, err := connect(ctx, filepath.Join(dir, "lock.db"))
+	if err != nil {
+		return nil, fmt.Errorf("locking the ledger directory %s: %w", dir, err)
+	}
+	_, err = c.exec(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", max(wait.Milliseconds(), 0)))
+	if err == nil {
+		_, err = c.exec(ctx, "BEGIN EXCLUSIVE")
+	}
+	if err == nil {
+		return &c, nil
+	}
+	var sqliteErr *sqlite.Error
+	if errors.As(err, &sqliteErr) && sqliteErr.Code()&0xff == sqlite3.SQLITE_BUSY {
+		err = fmt.Errorf("the ledger directory %s is held by another process, and still was after %v: "+
+			"stop that process, or if it is the server whose configuration should change, use `caddy reload`", dir, wait)
+	} else {
+		err = fmt.Errorf("locking the ledger directory %s: %w", dir, err)
+	}
+	return nil, errors.Join(err, c.Close())
+}
+
+func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) error {
+	var err error
+	if l.writer, err = openWriter(ctx, path, opts.Sync); err != nil {
+		return err
+	}
+	if err := migrate(ctx, l.writer.conn); err != nil {
+		return err
+	}
+	if err := l.writer.prepare(); err != nil {
+		return err
+	}
+	checkpoints, err := connect(ctx, path)
+	if err != nil {
+		return err
+	}
+	l.checkpoints = &checkpoints
+	connector, err := newConnector(path)
+	if err != nil {
+		return err
+	}
+	l.reader = sql.OpenDB(connector)
+	l.reader.SetMaxOpenConns(4)
+	return l.loadUsers(ctx)
+}
+
+// migrate makes the tables of a new database and refuses one from the future.
+func migrate(ctx context.Context, c conn) error {
+	row, err := c.exec(ctx, "PRAGMA user_version")
+	if err != nil {
+		return err
+	}
+	switch version := row[0].(int64); {
+	case version == schemaVersion:
+		return nil
+	case version != 0:
+		return fmt.Errorf("the database has schema version %d, this program knows up to %d: "+
+			"use the newer program that wrote it", version, schemaVersion)
+	}
+	script := fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version = %d; COMMIT", schema, schemaVersion)
+	if _, err := c.exec(ctx, script); err != nil {
+		return fmt.Errorf("making the tables: %w", err)
+	}
+	return nil
+}
+
+func (l *Ledger) loadUsers(ctx context.Context) error {
+	rows, err := l.reader.QueryContext(ctx, "SELECT name, balance, unlimited FROM users")
+	if err != nil {
+		return fmt.Errorf("reading balances: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var name string
+		var amount int64
+		var unlimited bool
+		if err := rows.Scan(&name, &amount, &unlimited); err != nil {
+			return fmt.Errorf("reading balances: %w", err)
+		}
+		l.users[name] = newUser(billing.USD(amount), unlimited)
+	}
+	return rows.Err()
+}

@@ -1,0 +1,247 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("sub2api", parseCaddyfile)
+	httpcaddyfile.RegisterDirectiveOrder("sub2api", httpcaddyfile.Before, "reverse_proxy")
+}
+
+func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+		return nil, err
+	}
+	return handler, nil
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	sub2api [<matcher>] {
+//	    mode  standard|simple
+//	    store embedded [<dir>]
+//
+//	    account <name> {
+//	        platform    anthropic|gemini|openai|antigravity
+//	        api_key     <secret>      # exactly one of these three
+//	        setup_token <secret>
+//	        oauth {
+//	            access_token <secret>
+//	        }
+//	        base_url    <url>
+//	        priority    <number>
+//	        concurrency <number>
+//	        models {
+//	            <model|prefix*> [<upstream model>]
+//	        }
+//	        error_codes <status...>
+//	        header      <name> <value>
+//	        disabled
+//	        mixed_scheduling
+//	    }
+//	    group <name> {
+//	        platform        anthropic|gemini|openai|antigravity
+//	        accounts        <account...>
+//	        rate_multiplier <number>
+//	    }
+//	    user <name> {
+//	        balance     <dollars>|unlimited
+//	        concurrency <number>
+//	        key         <secret>|sha256:<digest> [<group...>]
+//	    }
+//
+//	    scheduling {
+//	        sticky_ttl            <duration>
+//	        sticky_max_waiting    <number>
+//	        sticky_wait_timeout   <duration>
+//	        fallback_max_waiting  <number>
+//	        fallback_wait_timeout <duration>
+//	        user_extra_waiting    <number>
+//	        user_wait_timeout     <duration>
+//	        load_aware            on|off
+//	        content_session       conversation|cacheable
+//	        overload_cooldown     <duration>
+//	        rate_limit_cooldown   <duration>
+//	    }
+//	    retry {
+//	        max_switches <number>
+//	    }
+//	    request {
+//	        max_body        <size>
+//	        inject_system   off|oauth|all
+//	        thinking_blocks keep|strip|retry
+//	        inject_beta     on|off
+//	        allow_header    <name|prefix*...>
+//	    }
+//	    relay {
+//	        header_timeout      <duration>
+//	        first_event_timeout <duration>
+//	        idle_timeout        <duration>
+//	        keepalive           0|<duration> [after <duration>]
+//	    }
+//	    billing {
+//	        rate_multiplier <number>
+//	        durability      process|power
+//	    }
+//	}
+//
+// account, group, user, header, key and allow_header may be repeated; every
+// other word stands at most once in its block.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	p := &parser{d: d, seen: map[string]caddyfile.Token{}, count: map[string]int{}}
+	if !d.Next() {
+		return d.Err("sub2api: the directive is missing")
+	}
+	p.seen[""] = d.Token()
+	if d.NextArg() {
+		return d.Errf("sub2api: unexpected argument %q; everything but a matcher goes into the block", d.Val())
+	}
+	if err := p.block("", "sub2api", h.words(p)); err != nil {
+		return err
+	}
+	return p.locate(h.Validate())
+}
+
+// parser reads one directive. It remembers where each item stands, so that
+// the checks, which know no lines, can be reported with theirs.
+type parser struct {
+	d    *caddyfile.Dispenser
+	seen map[string]caddyfile.Token // by path, as in fault
+	// count is how many items of each repeatable path there were.
+	count map[string]int
+}
+
+// word is what may follow one word of a block.
+type word struct {
+	// usage is what to write after the word, for errors.
+	usage string
+	// min and max bound the number of arguments; max < 0 is no bound.
+	min, max int
+	// repeat allows the word to stand more than once, each time a new item.
+	repeat bool
+	// each makes every argument an item of its own, and allows the word to stand
+	// more than once.
+	each bool
+	// read takes the arguments.
+	read func(args []string) error
+	// open, instead of read, takes the arguments and reads the block that may
+	// follow. path is the item's own.
+	open func(path string, args []string) error
+}
+
+// block reads the words of a block up to its closing brace. No block, and an
+// empty one, are no error. title is what errors call the block.
+func (p *parser) block(path, title string, words map[string]word) error {
+	return p.lines(func(name string) error {
+		w, ok := words[name]
+		if !ok {
+			known := strings.Join(slices.Sorted(maps.Keys(words)), ", ")
+			return p.d.Errf("%s: unknown word %q; there are: %s", title, name, known)
+		}
+		item := name
+		if path != "" {
+			item = path + "." + name
+		}
+		if w.repeat {
+			item = p.nth(item)
+		}
+		if first, ok := p.seen[item]; ok && !w.each {
+			return p.d.Errf("%s: a second %q; it stands at line %d already, keep one", title, name, first.Line)
+		}
+		p.seen[item] = p.d.Token()
+		return p.word(item, title, name, w)
+	})
+}
+
+// word reads the arguments, and the block if any, of one word.
+func (p *parser) word(item, title, name string, w word) error {
+	args := p.d.RemainingArgs()
+	if len(args) < w.min || w.max >= 0 && len(args) > w.max {
+		problem := "too many arguments"
+		if len(args) < w.min {
+			problem = "an argument is missing"
+		}
+		return p.d.Errf("%s: %s: %s; write: %s", title, name, problem, strings.TrimSpace(name+" "+w.usage))
+	}
+	for _, arg := range args {
+		if arg == "" || !utf8.ValidString(arg) {
+			return p.d.Errf("%s: %s: an argument is empty or not UTF-8; write: %s %s", title, name, name, w.usage)
+		}
+		if w.each {
+			p.seen[p.nth(item)] = p.d.Token()
+		}
+	}
+	if w.open != nil {
+		return w.open(item, args)
+	}
+	if p.atBlock() {
+		return p.d.Errf("%s: %s takes no block; write: %s", title, name, strings.TrimSpace(name+" "+w.usage))
+	}
+	if err := w.read(args); err != nil {
+		return p.d.Errf("%s: %s: %w; write: %s %s", title, name, err, name, w.usage)
+	}
+	return nil
+}
+
+// lines calls read with the first token of each line of a block, if there is
+// one; read takes the rest of the line, and of the block that it opens.
+func (p *parser) lines(read func(first string) error) error {
+	for nesting := p.d.Nesting(); p.d.NextBlock(nesting); {
+		if err := read(p.d.Val()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// atBlock tells whether the next token opens a block. Caddy's own parser has
+// refused an opening brace at the start of a line.
+func (p *parser) atBlock() bool {
+	if !p.d.Next() {
+		return false
+	}
+	next := p.d.Token()
+	p.d.Prev()
+	return next.Text == "{" && !next.Quoted()
+}
+
+// nth is the path of the next of several items of one kind.
+func (p *parser) nth(item string) string {
+	n := p.count[item]
+	p.count[item]++
+	return fmt.Sprintf("%s[%d]", item, n)
+}
+
+// locate adds file and line to an error of the checks: those of the item, or of
+// the closest one around it.
+func (p *parser) locate(err error) error {
+	var f *fault
+	if !errors.As(err, &f) {
+		return err
+	}
+	path := f.path
+	token, ok := p.seen[path]
+	for !ok {
+		path = path[:max(0, strings.LastIndexAny(path, ".["))]
+		token, ok = p.seen[path]
+	}
+	at := caddyfile.NewDispenser([]caddyfile.Token{token})
+	at.Next()
+	return at.WrapErr(err)
+}
+
+// Interface guards
+var (
+	_ caddyfile.Unmarshaler = (*Handler)(nil)
+)

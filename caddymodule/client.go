@@ -1,0 +1,158 @@
+package caddymodule
+
+import (
+	"net/http"
+	"sync"
+	"time"
+)
+
+// client writes the answer of one request. The request's goroutine and the
+// keepalive's timer share it.
+type client struct {
+	w  http.ResponseWriter
+	rc *http.ResponseController
+	id string
+
+	mu       sync.Mutex
+	started  bool // the header is out
+	stream   bool // it was that of an event stream
+	ended    bool // the handler returns: nothing may be written any more
+	between  bool // what is out ends between two events
+	last     time.Time
+	beat     *time.Timer // nil without keepalive
+	interval time.Duration
+	after    time.Duration
+}
+
+func newClient(w http.ResponseWriter, id string) *client {
+	return &client{w: w, id: id, rc: http.NewResponseController(w)}
+}
+
+// keepAlive sends the client comment lines, one when it has heard nothing for
+// the after time, and one every interval from then on. Only a streaming client
+// understands them. It ends with end.
+func (c *client) keepAlive(interval, after time.Duration) {
+	if interval <= 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.interval, c.after = interval, after
+	c.last, c.between = time.Now(), true
+	c.beat = time.AfterFunc(after, c.onBeat)
+}
+
+// onBeat runs when the client may have heard nothing for long enough. Writes
+// don't touch the timer: it looks back at the last one.
+func (c *client) onBeat() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return
+	}
+	if silent := time.Since(c.last); silent < c.after {
+		c.beat.Reset(c.after - silent)
+		return
+	}
+	if c.between {
+		c.startStream()
+		if c.put([]byte(": keepalive\n\n")) != nil {
+			return // the client is gone; the request's context tells
+		}
+	}
+	c.beat.Reset(c.interval)
+	// From here on it is the interval that counts.
+	c.last = c.last.Add(-c.after + c.interval)
+}
+
+// write relays the next bytes of the stream: one write, one flush. between
+// tells whether they end between two events.
+func (c *client) write(p []byte, between bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.startStream()
+	c.between = between
+	return c.put(p)
+}
+
+// fail answers with an error: as the answer where nothing was sent, else as an
+// event, after seal.
+func (c *client) fail(e *apiError, seal string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.started:
+		c.started = true
+		e.write(c.w, c.id)
+	case c.stream:
+		c.put(append([]byte(seal), e.event(c.id)...))
+	}
+}
+
+// whole answers with a complete body; false if a stream has begun.
+func (c *client) whole(status int, header http.Header, body []byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.started {
+		return false
+	}
+	c.started = true
+	out := c.w.Header()
+	for name, values := range header {
+		out[name] = values
+	}
+	out.Set("Request-Id", c.id)
+	c.w.WriteHeader(status)
+	c.w.Write(body)
+	return true
+}
+
+// gone marks the request of a client that left, for the access log.
+func (c *client) gone() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.started {
+		c.started = true
+		c.w.WriteHeader(statusClientGone)
+	}
+}
+
+// end stops the keepalive. Nothing is written after it.
+func (c *client) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	if c.beat != nil {
+		c.beat.Stop()
+	}
+}
+
+// header sets headers of the stream to come; too late, it does nothing.
+func (c *client) header(name, value string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.started && value != "" {
+		c.w.Header().Set(name, value)
+	}
+}
+
+func (c *client) startStream() {
+	if c.started {
+		return
+	}
+	c.started, c.stream = true, true
+	header := c.w.Header()
+	header.Set("Content-Type", "text/event-stream; charset=utf-8")
+	header.Set("Cache-Control", "no-cache, no-transform")
+	header.Set("X-Accel-Buffering", "no")
+	header.Set("Request-Id", c.id)
+	c.w.WriteHeader(http.StatusOK)
+}
+
+func (c *client) put(p []byte) error {
+	if _, err := c.w.Write(p); err != nil {
+		return err
+	}
+	c.last = time.Now()
+	return c.rc.Flush()
+}

@@ -1,0 +1,143 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/spf13/cobra"
+
+	"github.com/sub2api/caddy-sub2api/upstream/simulator"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "sub2api",
+		Usage: "demo [--listen <addr>]",
+		Short: "Runs the sub2api gateway with a simulated upstream",
+		Long: `
+Commands of the sub2api gateway.
+
+"demo" starts a gateway and a simulated upstream on loopback, prints a curl line
+that streams an answer, and leaves no files behind.`,
+		CobraFunc: func(cmd *cobra.Command) {
+			demo := &cobra.Command{
+				Use:   "demo [--listen <addr>]",
+				Short: "Starts a gateway in front of a simulated upstream",
+				Args:  cobra.NoArgs,
+				RunE:  caddycmd.WrapCommandFuncForCobra(runDemo),
+			}
+			demo.Flags().String("listen", demoListen, "The address to listen on")
+			demo.Flags().Duration("pause", 50*time.Millisecond, "The pause between two events of a streamed answer")
+			cmd.AddCommand(demo)
+		},
+	})
+}
+
+const (
+	demoListen = "127.0.0.1:8080"
+	demoKey    = "sk-demo"
+)
+
+// runDemo serves until it is interrupted.
+func runDemo(flags caddycmd.Flags) (int, error) {
+	listen := flags.String("listen")
+	if probe, err := net.Listen("tcp", listen); err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("listening on %s: %w; choose another address with --listen", listen, err)
+	} else {
+		probe.Close()
+	}
+	upstream, err := simulator.Start(simulator.Config{Keep: -1})
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("starting the simulated upstream: %w", err)
+	}
+	defer upstream.Close()
+	upstream.Set("", simulator.Always(simulator.Reply{Pause: flags.Duration("pause")}))
+	dir, err := os.MkdirTemp("", "sub2api-demo-")
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("making a directory for the demo's ledger: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	admin, err := adminAddress()
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("finding an address for the admin endpoint: %w", err)
+	}
+	// Caddy's own signal handling exits without running what is deferred here.
+	stopped, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	caddy.OnExit(func(context.Context) {
+		_ = caddy.Stop()
+		os.RemoveAll(dir)
+	})
+	if err := caddy.Run(demoConfig(listen, admin, dir, upstream.URL)); err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	fmt.Print(demoText(listen, admin))
+	<-stopped.Done()
+	return caddy.ExitCodeSuccess, caddy.Stop()
+}
+
+// adminAddress is Caddy's usual admin address, or a free one where that is
+// taken.
+func adminAddress() (string, error) {
+	listener, err := net.Listen("tcp", caddy.DefaultAdminListen)
+	if err != nil {
+		if listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+			return "", err
+		}
+	}
+	defer listener.Close()
+	return listener.Addr().String(), nil
+}
+
+func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
+	handler := Handler{
+		Store: &Store{Embedded: &EmbeddedStore{Dir: dir}},
+		Accounts: []Account{
+			{Name: "first", APIKey: "sk-upstream-first", BaseURL: upstreamURL, Concurrency: 8},
+			{Name: "second", APIKey: "sk-upstream-second", BaseURL: upstreamURL, Concurrency: 8},
+		},
+		Groups: []Group{{Name: "default"}},
+		Users:  []User{{Name: "demo", Balance: "5", Keys: []Key{{Key: demoKey, Groups: []string{"default"}}}}},
+	}
+	server := caddyhttp.Server{
+		Listen:    []string{listen},
+		AutoHTTPS: &caddyhttp.AutoHTTPSConfig{Disabled: true},
+		Routes: caddyhttp.RouteList{
+			{HandlersRaw: []json.RawMessage{caddyconfig.JSONModuleObject(handler, "handler", "sub2api", nil)}},
+		},
+	}
+	app := caddyhttp.App{
+		Servers:     map[string]*caddyhttp.Server{"demo": &server},
+		GracePeriod: caddy.Duration(time.Second),
+	}
+	return &caddy.Config{
+		Admin:   &caddy.AdminConfig{Listen: admin, Config: &caddy.ConfigSettings{Persist: new(false)}},
+		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "WARN"}}}},
+		AppsRaw: caddy.ModuleMap{"http": caddyconfig.JSON(app, nil)},
+	}
+}
+
+func demoText(listen, admin string) string {
+	host, port, _ := net.SplitHostPort(listen)
+	if host == "" || host == "0.0.0.0" || host == "::" {
+		host = "127.0.0.1"
+	}
+	url := "http://" + net.JoinHostPort(host, port)
+	return fmt.Sprintf(`The gateway is at %[1]s, with a simulated upstream and a user who has $5.
+
+curl -N %[1]s/v1/messages -H 'x-api-key: %[2]s' -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' -d '{"model":"claude-sonnet-5-5","max_tokens":256,"stream":true,"messages":[{"role":"user","content":"Hello"}]}'
+
+Claude Code: ANTHROPIC_BASE_URL=%[1]s ANTHROPIC_AUTH_TOKEN=%[2]s claude
+Caddy's admin endpoint is at %[3]s. Ctrl+C ends the demo.
+`, url, demoKey, admin)
+}

@@ -1,0 +1,398 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"path/filepath"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/upstream"
+)
+
+// Handler stands between people's tools and a pool of upstream accounts: it
+// authenticates a gateway key, picks the right account, prepares the request,
+// relays the answer as it streams, counts what was used and bills it exactly
+// once. Requests to paths that are not its own go to the next handler,
+// untouched.
+//
+// Handlers that name the same store share one runtime: slots, session bindings
+// and the ledger.
+//
+// Secrets (credentials and gateway keys) may be `{env.NAME}` or
+// `{file./absolute/path}`; these are resolved when the config is loaded, so
+// that the config itself never holds them.
+type Handler struct {
+	// What the gateway guards: `standard` or `simple`. In simple mode nothing is
+	// refused or charged for money, and groups don't limit which accounts serve.
+	// Default: `standard`.
+	Mode string `json:"mode,omitempty"`
+
+	// Where balances, records and account states are kept.
+	// Default: an embedded store in the directory `sub2api` below Caddy's data
+	// directory.
+	Store *Store `json:"store,omitempty"`
+
+	// The upstream accounts. At least one is needed.
+	Accounts []Account `json:"account,omitempty"`
+
+	// The groups, which tie gateway keys to accounts and to a price.
+	// Default: none; keys without a group may use every account.
+	Groups []Group `json:"group,omitempty"`
+
+	// Who may use the gateway. Standard mode needs at least one.
+	Users []User `json:"user,omitempty"`
+
+	// How an account is chosen for a request.
+	Scheduling *Scheduling `json:"scheduling,omitempty"`
+
+	// What happens after an upstream failure.
+	Retry *Retry `json:"retry,omitempty"`
+
+	// How a request is prepared for upstream.
+	Request *Request `json:"request,omitempty"`
+
+	// How an answer is relayed.
+	Relay *Relay `json:"relay,omitempty"`
+
+	// What requests cost.
+	Billing *Billing `json:"billing,omitempty"`
+
+	live
+}
+
+// Store says where balances, records and account states are kept.
+type Store struct {
+	// A store in a directory of this machine, for one process.
+	Embedded *EmbeddedStore `json:"embedded,omitempty"`
+}
+
+// EmbeddedStore is a store in one directory, used by one process.
+type EmbeddedStore struct {
+	// The directory; it is made if it does not exist. May hold `{env.*}` and
+	// `{file.*}` placeholders.
+	// Default: `sub2api` below Caddy's data directory.
+	Dir string `json:"dir,omitempty"`
+}
+
+// Account is one upstream credential and how to use it. It has exactly one of
+// api_key, setup_token and oauth.
+type Account struct {
+	// The account's name, which is unique. Clients never see it.
+	Name string `json:"name"`
+
+	// Whose API the account speaks: `anthropic`, `gemini`, `openai` or
+	// `antigravity`. Default: `anthropic`.
+	Platform string `json:"platform,omitempty"`
+
+	// An API key, sent as `x-api-key`.
+	APIKey string `json:"api_key,omitempty"`
+
+	// A setup token, sent as `Authorization: Bearer`.
+	SetupToken string `json:"setup_token,omitempty"`
+
+	// An OAuth credential, sent as `Authorization: Bearer`.
+	OAuth *OAuth `json:"oauth,omitempty"`
+
+	// Where requests go, http or https, without a query. May hold `{env.*}` and
+	// `{file.*}` placeholders. Required for antigravity.
+	// Default: the platform's own API.
+	BaseURL string `json:"base_url,omitempty"`
+
+	// The lowest is tried first. Default: 50
+	Priority *int `json:"priority,omitempty"`
+
+	// How many requests may be in flight on the account; 0 is no limit.
+	// Default: 0
+	Concurrency int `json:"concurrency,omitempty"`
+
+	// The models that the account serves. An exact name wins over a prefix, a
+	// longer prefix over a shorter. Default: every model.
+	Models []ModelRule `json:"models,omitempty"`
+
+	// For api_key accounts: the only upstream statuses (400 to 599) that change
+	// the account's state. Default: every status does what it means.
+	ErrorCodes []int `json:"error_codes,omitempty"`
+
+	// Extra upstream request headers. They are set last and replace others of
+	// the same name.
+	Header []HeaderField `json:"header,omitempty"`
+
+	// Keep the account, but never schedule it. Default: false
+	Disabled bool `json:"disabled,omitempty"`
+
+	// For antigravity accounts: serve anthropic and gemini groups too.
+	// Default: false
+	MixedScheduling bool `json:"mixed_scheduling,omitempty"`
+}
+
+// OAuth is an OAuth 2.0 credential.
+type OAuth struct {
+	// The access token. Required.
+	AccessToken string `json:"access_token,omitempty"`
+}
+
+// ModelRule is one model, or one prefix of model names, that an account serves.
+type ModelRule struct {
+	// A model's name as clients ask for it; with a trailing `*`, every name with
+	// that prefix.
+	Match string `json:"match"`
+
+	// The name to send upstream. Default: the client's own.
+	Upstream string `json:"upstream,omitempty"`
+}
+
+// HeaderField is one header to set on an upstream request.
+type HeaderField struct {
+	// The header's name.
+	Name string `json:"name"`
+
+	// The header's value. May hold `{env.*}` and `{file.*}` placeholders.
+	Value string `json:"value"`
+}
+
+// Group ties gateway keys to accounts and to a price.
+type Group struct {
+	// The group's name, which is unique.
+	Name string `json:"name"`
+
+	// The platform of the group's requests. Default: `anthropic`
+	Platform string `json:"platform,omitempty"`
+
+	// The names of the group's accounts, which are of the group's platform or of
+	// antigravity. Default: every account of the platform.
+	Accounts []string `json:"accounts,omitempty"`
+
+	// What a user pays per upstream dollar; 0 is free. Default: 1
+	RateMultiplier *billing.Rate `json:"rate_multiplier,omitempty"`
+}
+
+// User is someone who may use the gateway.
+type User struct {
+	// The user's name, which is unique.
+	Name string `json:"name"`
+
+	// The opening balance in US dollars, credited once per store, or
+	// `unlimited`. Default: 0
+	Balance Dollars `json:"balance,omitempty"`
+
+	// How many requests of the user may be in flight; 0 is no limit. Default: 5
+	Concurrency *int `json:"concurrency,omitempty"`
+
+	// The user's gateway keys.
+	Keys []Key `json:"key,omitempty"`
+}
+
+// Key is a gateway key, which clients send to be let in.
+type Key struct {
+	// The key, or `sha256:` and the 64 hexadecimal digits of its SHA-256 digest.
+	Key string `json:"key"`
+
+	// The groups that the key may use, in order of preference.
+	// Default: none; the key may use every account.
+	Groups []string `json:"groups,omitempty"`
+}
+
+// Scheduling says how an account is chosen for a request.
+type Scheduling struct {
+	// How long a session stays bound to its account after its last use.
+	// Default: 1h
+	StickyTTL *caddy.Duration `json:"sticky_ttl,omitempty"`
+
+	// How many requests may wait for the account of their session. Default: 3
+	StickyMaxWaiting *int `json:"sticky_max_waiting,omitempty"`
+
+	// How long a request waits for the account of its session. Default: 45s
+	StickyWaitTimeout *caddy.Duration `json:"sticky_wait_timeout,omitempty"`
+
+	// How many requests may wait, per account, when all accounts are full.
+	// Default: 100
+	FallbackMaxWaiting *int `json:"fallback_max_waiting,omitempty"`
+
+	// How long a request waits when all accounts are full. Default: 30s
+	FallbackWaitTimeout *caddy.Duration `json:"fallback_wait_timeout,omitempty"`
+
+	// How many requests a user may have waiting, beyond the user's concurrency.
+	// Default: 20
+	UserExtraWaiting *int `json:"user_extra_waiting,omitempty"`
+
+	// How long a request waits for one of its user's slots. Default: 30s
+	UserWaitTimeout *caddy.Duration `json:"user_wait_timeout,omitempty"`
+
+	// Whether the least loaded of the accounts with the lowest priority is
+	// taken. Default: true
+	LoadAware *bool `json:"load_aware,omitempty"`
+
+	// What tells the session of a request that names none: `conversation` (key,
+	// system prompt and first message) or `cacheable` (what the client marked
+	// for caching). Default: `conversation`
+	ContentSession string `json:"content_session,omitempty"`
+
+	// How long an overloaded account rests at first; doubles on repeats up to
+	// 10 minutes. Default: 1m
+	OverloadCooldown *caddy.Duration `json:"overload_cooldown,omitempty"`
+
+	// How long a limited account rests when upstream names no time. Default: 5m
+	RateLimitCooldown *caddy.Duration `json:"rate_limit_cooldown,omitempty"`
+}
+
+// Retry says what happens after an upstream failure.
+type Retry struct {
+	// How many other accounts are tried after the first one. Default: 10
+	MaxSwitches *int `json:"max_switches,omitempty"`
+}
+
+// Request says how a request is prepared for upstream.
+type Request struct {
+	// The largest request body, in bytes. Default: 33554432 (32 MiB)
+	MaxBody *int64 `json:"max_body,omitempty"`
+
+	// Which requests without a system prompt get the one that the Claude Code
+	// client identifies itself with: `off`, `oauth` (those of groups that hold
+	// an oauth or setup_token account) or `all`. Default: `oauth`
+	InjectSystem string `json:"inject_system,omitempty"`
+
+	// What happens to thinking blocks of earlier turns: `keep`, `strip`, or
+	// `retry` (stripped only after upstream refused them). Default: `retry`
+	ThinkingBlocks string `json:"thinking_blocks,omitempty"`
+
+	// Whether api_key accounts get an anthropic-beta header when the client sent
+	// none and uses tools or thinking. Default: false
+	InjectBeta bool `json:"inject_beta,omitempty"`
+
+	// More client request headers to let through to upstream; a trailing `*`
+	// matches a prefix. Default: none
+	AllowHeader []string `json:"allow_header,omitempty"`
+}
+
+// Relay says how an answer is relayed.
+type Relay struct {
+	// How long to wait for upstream's response header. Default: 3m
+	HeaderTimeout *caddy.Duration `json:"header_timeout,omitempty"`
+
+	// How long to wait from the header to the first content block; pings don't
+	// count. Default: 5m
+	FirstEventTimeout *caddy.Duration `json:"first_event_timeout,omitempty"`
+
+	// The longest silence of an upstream stream; pings count. Default: 3m
+	IdleTimeout *caddy.Duration `json:"idle_timeout,omitempty"`
+
+	// Comments to streaming clients that have heard nothing for a while.
+	Keepalive *Keepalive `json:"keepalive,omitempty"`
+}
+
+// Keepalive sends comment lines to streaming clients that still wait.
+type Keepalive struct {
+	// How often a comment is sent; 0 is never. Default: 15s
+	Interval *caddy.Duration `json:"interval,omitempty"`
+
+	// How long a client has heard nothing before the first one. Default: 50s
+	After *caddy.Duration `json:"after,omitempty"`
+}
+
+// Billing says what requests cost.
+type Billing struct {
+	// What users of keys without a group pay per upstream dollar; 0 is free.
+	// Default: 1
+	RateMultiplier *billing.Rate `json:"rate_multiplier,omitempty"`
+
+	// What a record survives before its answer is complete: `process` (the end
+	// of this process, however sudden) or `power` (that of the machine too).
+	// Default: `process`
+	Durability string `json:"durability,omitempty"`
+}
+
+// Dollars is an amount of US dollars as decimal text, so that no digit of it is
+// lost, or `unlimited`. In JSON a plain number is accepted too.
+type Dollars string
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (d *Dollars) UnmarshalJSON(data []byte) error {
+	if bytes.HasPrefix(data, []byte(`"`)) {
+		return json.Unmarshal(data, (*string)(d))
+	}
+	var number json.Number
+	if err := json.Unmarshal(data, &number); err != nil {
+		return err
+	}
+	*d = Dollars(number)
+	return nil
+}
+
+// rateOne passes a price on as it is.
+const rateOne billing.Rate = 1_000_000_000
+
+// setDefaults fills in every option that the config left out. It runs when the
+// module is provisioned, so that a JSON config gets the same defaults as a
+// Caddyfile; running it again changes nothing.
+func (h *Handler) setDefaults() {
+	fill(&h.Mode, modeStandard)
+	fill(&h.Store, &Store{})
+	fill(&h.Store.Embedded, &EmbeddedStore{})
+	fill(&h.Store.Embedded.Dir, filepath.Join(caddy.AppDataDir(), "sub2api"))
+	for i := range h.Accounts {
+		a := &h.Accounts[i]
+		fill(&a.Platform, string(upstream.Anthropic))
+		fill(&a.BaseURL, upstream.Platform(a.Platform).DefaultBaseURL())
+		fill(&a.Priority, new(50))
+	}
+	for i := range h.Groups {
+		g := &h.Groups[i]
+		fill(&g.Platform, string(upstream.Anthropic))
+		fill(&g.RateMultiplier, new(rateOne))
+	}
+	for i := range h.Users {
+		u := &h.Users[i]
+		fill(&u.Balance, "0")
+		fill(&u.Concurrency, new(5))
+	}
+
+	fill(&h.Scheduling, &Scheduling{})
+	h.Scheduling.setDefaults()
+
+	fill(&h.Retry, &Retry{})
+	fill(&h.Retry.MaxSwitches, new(10))
+
+	fill(&h.Request, &Request{})
+	fill(&h.Request.MaxBody, new(int64(32<<20)))
+	fill(&h.Request.InjectSystem, string(injectSystemOAuth))
+	fill(&h.Request.ThinkingBlocks, string(thinkingRetry))
+
+	fill(&h.Relay, &Relay{})
+	fill(&h.Relay.HeaderTimeout, new(caddy.Duration(3*time.Minute)))
+	fill(&h.Relay.FirstEventTimeout, new(caddy.Duration(5*time.Minute)))
+	fill(&h.Relay.IdleTimeout, new(caddy.Duration(3*time.Minute)))
+	fill(&h.Relay.Keepalive, &Keepalive{})
+	fill(&h.Relay.Keepalive.Interval, new(caddy.Duration(15*time.Second)))
+	if *h.Relay.Keepalive.Interval != 0 {
+		fill(&h.Relay.Keepalive.After, new(caddy.Duration(50*time.Second)))
+	}
+
+	fill(&h.Billing, &Billing{})
+	fill(&h.Billing.RateMultiplier, new(rateOne))
+	fill(&h.Billing.Durability, durabilityProcess)
+}
+
+func (s *Scheduling) setDefaults() {
+	fill(&s.StickyTTL, new(caddy.Duration(time.Hour)))
+	fill(&s.StickyMaxWaiting, new(3))
+	fill(&s.StickyWaitTimeout, new(caddy.Duration(45*time.Second)))
+	fill(&s.FallbackMaxWaiting, new(100))
+	fill(&s.FallbackWaitTimeout, new(caddy.Duration(30*time.Second)))
+	fill(&s.UserExtraWaiting, new(20))
+	fill(&s.UserWaitTimeout, new(caddy.Duration(30*time.Second)))
+	fill(&s.LoadAware, new(true))
+	fill(&s.ContentSession, string(sessionByConversation))
+	fill(&s.OverloadCooldown, new(caddy.Duration(time.Minute)))
+	fill(&s.RateLimitCooldown, new(caddy.Duration(5*time.Minute)))
+}
+
+// fill sets an option that has its zero value.
+func fill[T comparable](option *T, value T) {
+	var zero T
+	if *option == zero {
+		*option = value
+	}
+}

@@ -1,0 +1,207 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/google/uuid"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
+)
+
+// statusClientGone is what access logs say of a client that left before its
+// answer, as nginx does.
+const statusClientGone = 499
+
+// busyRetryAfter is when a client that found every line full may try again.
+const busyRetryAfter = 5 * time.Second
+
+// exchange is one request and its answer.
+type exchange struct {
+	*gateway
+	r       *http.Request
+	path    string            // the API's, without a platform's prefix
+	force   upstream.Platform // by the path; "" = none
+	id      string            // request-id of the answer, and id of the record
+	arrived time.Time
+	key     *key
+	group   *group // nil without one
+	out     *client
+
+	// ctx ends when the client leaves or the gateway shuts down.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	unhook func() bool
+
+	call    anthropic.Call
+	session string
+	strip   bool // thinking blocks are to be left out
+	ledger  billing.Ledger
+	payer   string // Record.Billing
+	record  billing.Record
+	settled bool
+}
+
+func newExchange(g *gateway, w http.ResponseWriter, r *http.Request, path string, force upstream.Platform) *exchange {
+	x := &exchange{gateway: g, r: r, path: path, force: force, id: newRequestID(), arrived: time.Now()}
+	x.out = newClient(w, x.id)
+	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	x.unhook = context.AfterFunc(g.runtime.ctx, func() { x.cancel(errShutdown) })
+	return x
+}
+
+// end lets go of what the exchange holds. The answer is complete.
+func (x *exchange) end() {
+	x.out.end()
+	x.unhook()
+	x.cancel(nil)
+}
+
+func newRequestID() string {
+	id, err := uuid.NewV7()
+	if err != nil { // no randomness to be had
+		panic(err)
+	}
+	return "req_" + strings.ReplaceAll(id.String(), "-", "")
+}
+
+// fail answers with an error that the gateway itself found.
+func (x *exchange) fail(e *apiError) { x.out.fail(e, "") }
+
+// gone tells whether the request has ended from this side: the client left, or
+// the gateway is shutting down. It answers accordingly.
+func (x *exchange) gone() bool {
+	if x.ctx.Err() == nil {
+		return false
+	}
+	if errors.Is(context.Cause(x.ctx), errShutdown) {
+		x.record.Status = http.StatusServiceUnavailable
+		x.fail(&apiError{
+			status: http.StatusServiceUnavailable, kind: overloadedError, retryAfter: shutdownRetryAfter,
+			message: "the gateway is shutting down; try again",
+		})
+	} else {
+		x.record.Status = statusClientGone
+		x.out.gone()
+	}
+	return true
+}
+
+// internal answers with a fault of the gateway's own, and logs it.
+func (x *exchange) internal(doing string, err error) {
+	x.logger.Error("a request failed inside the gateway", "doing", doing, "request_id", x.id, "error", err)
+	x.fail(&apiError{
+		status: http.StatusInternalServerError, kind: serverError, retryAfter: openRetry,
+		message: "the gateway could not process the request; its log says why, under this request_id",
+	})
+}
+
+// readCall reads the request's body, whole and before any waiting: only then is
+// it noticed when the client leaves.
+func (x *exchange) readCall() bool {
+	if encoding := x.r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		x.fail(&apiError{
+			status: http.StatusUnsupportedMediaType, kind: invalidRequestError, final: true,
+			message: "compressed request bodies are not accepted; send the body without Content-Encoding",
+		})
+		return false
+	}
+	body, err := x.readBody()
+	if err != nil {
+		if tooLarge(err) {
+			x.fail(&apiError{
+				status: http.StatusRequestEntityTooLarge, kind: requestTooLarge, final: true,
+				message: fmt.Sprintf("the request body is larger than %d bytes", x.maxBody),
+			})
+		} else if !x.gone() {
+			x.fail(&apiError{status: http.StatusBadRequest, kind: invalidRequestError, message: "the request body could not be read whole"})
+		}
+		return false
+	}
+	request, err := anthropic.ParseRequest(body)
+	if err != nil {
+		x.fail(&apiError{status: http.StatusBadRequest, kind: invalidRequestError, message: err.Error()})
+		return false
+	}
+	x.call = anthropic.Call{Path: x.path, RawQuery: x.r.URL.RawQuery, Header: x.r.Header, Request: request}
+	return true
+}
+
+// firstRead bounds the memory that a request is given before it has sent that
+// much: a length is easily claimed.
+const firstRead = 512 << 10
+
+func (x *exchange) readBody() ([]byte, error) {
+	if x.r.ContentLength > x.maxBody {
+		return nil, &http.MaxBytesError{Limit: x.maxBody}
+	}
+	from := http.MaxBytesReader(nil, x.r.Body, x.maxBody)
+	size := int64(4 << 10)
+	if x.r.ContentLength > 0 {
+		size = min(x.r.ContentLength+1, firstRead) // + 1 to read EOF without growing
+	}
+	body := make([]byte, 0, size)
+	for {
+		n, err := from.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case err == io.EOF:
+			return body, nil
+		case err != nil:
+			return nil, err
+		case len(body) == cap(body):
+			body = append(body, 0)[:len(body)]
+		}
+	}
+}
+
+// tooLarge tells whether reading a body failed for its size, by our limit or by
+// that of request_body in front of us.
+func tooLarge(err error) bool {
+	var limit *http.MaxBytesError
+	var handler caddyhttp.HandlerError
+	return errors.As(err, &limit) || errors.As(err, &handler) && handler.StatusCode == http.StatusRequestEntityTooLarge
+}
+
+// demand is what the request needs of an account.
+func (x *exchange) demand() scheduler.Demand {
+	d := scheduler.Demand{
+		Request: x.id,
+		User:    x.key.user.name,
+		Force:   x.force,
+		Model:   x.call.Model,
+		Fast:    x.call.Fast,
+		Session: x.session,
+	}
+	if x.group != nil {
+		d.Group = x.group.name
+	}
+	return d
+}
+
+// options say how the request is prepared for an account.
+func (x *exchange) options() anthropic.Options {
+	return anthropic.Options{
+		InjectSystem: x.injectSystem == injectSystemAll ||
+			x.injectSystem == injectSystemOAuth && x.scheduler.HoldsBearer(x.groupName(), x.force),
+		StripThinking: x.thinkingBlocks == thinkingStrip || x.strip,
+		InjectBeta:    x.injectBeta,
+		Allow:         x.allow,
+	}
+}
+
+func (x *exchange) groupName() string {
+	if x.group == nil {
+		return ""
+	}
+	return x.group.name
+}

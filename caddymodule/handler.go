@@ -1,0 +1,173 @@
+// Package caddymodule is the door: the Caddy handler `sub2api`, its config, and
+// the one room that puts scheduler, upstream and billing together.
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync/atomic"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
+)
+
+func init() { caddy.RegisterModule(Handler{}) }
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.sub2api",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// live is what a handler has beyond its config, once it is provisioned.
+type live struct {
+	gateway *gateway
+	// pooled is the key of the handler's reference to its runtime, "" before it
+	// has one.
+	pooled string
+}
+
+// gateway is one config at work. It never changes; requests in flight keep the
+// one that they began with.
+type gateway struct {
+	*settings
+	scheduler *scheduler.Scheduler
+	runtime   *runtime
+	ready     atomic.Pointer[billing.Ledger] // once it is open
+	prices    *billing.Prices
+	allow     anthropic.HeaderList
+	logger    *slog.Logger
+}
+
+// Provision reads the config and joins the runtime of its store. The store
+// itself is opened when the config has started, or by the first request:
+// `caddy validate` provisions in a second process.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	settings, err := h.settings()
+	if err != nil {
+		return err
+	}
+	runtime, err := joinRuntime(settings.storeDir)
+	if err != nil {
+		return err
+	}
+	h.pooled = runtime.key
+	logger := ctx.Slogger()
+	sched, err := scheduler.New(settings.scheduler, runtime.leases, logger)
+	if err != nil {
+		return fmt.Errorf("scheduling: %w", err)
+	}
+	h.gateway = &gateway{
+		settings:  settings,
+		scheduler: sched,
+		runtime:   runtime,
+		prices:    billing.BuiltIn(),
+		logger:    logger,
+	}
+	for _, name := range settings.allowHeader {
+		h.gateway.allow = append(h.gateway.allow, http.CanonicalHeaderKey(name))
+	}
+	return h.onStarted(ctx)
+}
+
+// onStarted asks to be told when the config runs. Until then it may still be
+// rolled back.
+func (h *Handler) onStarted(ctx caddy.Context) error {
+	app, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("loading the events app: %w", err)
+	}
+	return app.(*caddyevents.App).On("started", h)
+}
+
+// Handle implements caddyevents.Handler: the config has started.
+func (h *Handler) Handle(ctx context.Context, _ caddy.Event) error {
+	h.gateway.runtime.logs.set(h.gateway.logger)
+	if _, err := h.gateway.ledger(context.WithoutCancel(ctx)); err != nil {
+		h.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
+	}
+	return nil
+}
+
+// Cleanup gives up the handler's share of the runtime. Streams in flight keep
+// theirs until they end.
+func (h *Handler) Cleanup() error {
+	if h.pooled == "" {
+		return nil
+	}
+	return leaveRuntime(h.pooled)
+}
+
+// forcePrefix is the path below which the platform is antigravity.
+const forcePrefix = "/antigravity"
+
+// ServeHTTP answers the requests whose paths are the gateway's, and hands all
+// others on.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	path, force := r.URL.Path, upstream.Platform("")
+	if rest, ok := strings.CutPrefix(path, forcePrefix); ok {
+		path, force = rest, upstream.Antigravity
+	}
+	var serve func(*exchange)
+	method := http.MethodGet
+	switch {
+	case path == "/v1/messages":
+		method, serve = http.MethodPost, (*exchange).messages
+	case path == "/v1/messages/count_tokens":
+		method, serve = http.MethodPost, (*exchange).countTokens
+	case path == "/v1/models":
+		serve = (*exchange).listModels
+	case isModelPath(path):
+		serve = (*exchange).oneModel
+	case path == "/v1/usage":
+		serve = (*exchange).usage
+	default:
+		return next.ServeHTTP(w, r)
+	}
+	if !h.gateway.runtime.enter() {
+		(&apiError{
+			status: http.StatusServiceUnavailable, kind: overloadedError, retryAfter: shutdownRetryAfter,
+			message: "the gateway is shutting down; try again",
+		}).write(w, newRequestID())
+		return nil
+	}
+	defer h.gateway.runtime.leave()
+	x := newExchange(h.gateway, w, r, path, force)
+	defer x.end()
+	if r.Method != method {
+		x.fail(&apiError{
+			status: http.StatusMethodNotAllowed, kind: invalidRequestError, final: true,
+			message: "method not allowed; use " + method,
+			header:  http.Header{"Allow": {method}},
+		})
+		return nil
+	}
+	var refusal *apiError
+	if x.key, refusal = h.gateway.authenticate(r); refusal != nil {
+		x.fail(refusal)
+		return nil
+	}
+	serve(x)
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddy.Module                = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddyevents.Handler         = (*Handler)(nil)
+)

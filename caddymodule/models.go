@@ -1,0 +1,157 @@
+package caddymodule
+
+import (
+	"encoding/json"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
+)
+
+const modelsPath = "/v1/models"
+
+// Page sizes of GET /v1/models, as the API has them.
+const (
+	defaultModelLimit = 20
+	maxModelLimit     = 1000
+)
+
+// model is an entry of GET /v1/models. What the gateway can't know is null.
+type model struct {
+	Type           string  `json:"type"`
+	ID             string  `json:"id"`
+	DisplayName    string  `json:"display_name"`
+	CreatedAt      string  `json:"created_at"`
+	MaxInputTokens *int    `json:"max_input_tokens"`
+	MaxTokens      *int    `json:"max_tokens"`
+	Capabilities   *string `json:"capabilities"`
+	Lifecycle      *string `json:"lifecycle"`
+	Line           *string `json:"line"`
+	DeprecatedAt   *string `json:"deprecated_at"`
+	RetiresAt      *string `json:"retires_at"`
+}
+
+// modelList is the answer of GET /v1/models: the API's shape, and the `object`
+// that OpenAI's clients look for.
+type modelList struct {
+	Object  string  `json:"object"`
+	Data    []model `json:"data"`
+	HasMore bool    `json:"has_more"`
+	FirstID *string `json:"first_id"`
+	LastID  *string `json:"last_id"`
+}
+
+// isModelPath tells whether a path is that of one model.
+func isModelPath(path string) bool {
+	id, ok := strings.CutPrefix(path, modelsPath+"/")
+	return ok && id != "" && !strings.Contains(id, "/")
+}
+
+// modelNames are the models that the key may ask for: those that its group's
+// accounts name, else the platform's built-in list.
+func (x *exchange) modelNames() []string {
+	platform := upstream.Anthropic
+	var names []string
+	for _, group := range x.key.groups {
+		names = append(names, x.scheduler.Models(group.name, x.force)...)
+	}
+	switch {
+	case len(x.key.groups) == 0:
+		names = slices.Clone(x.scheduler.Models("", x.force))
+	default:
+		platform = x.key.groups[0].platform
+	}
+	if x.force != "" {
+		platform = x.force
+	}
+	if len(names) == 0 {
+		return builtInModels(platform)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// builtInModels are a platform's own models, as far as they are known.
+func builtInModels(platform upstream.Platform) []string {
+	switch platform {
+	case upstream.Anthropic, upstream.Antigravity:
+		return anthropic.BuiltInModels
+	}
+	return nil
+}
+
+// listModels answers GET /v1/models.
+func (x *exchange) listModels() {
+	query := x.r.URL.Query()
+	limit := defaultModelLimit
+	if text := query.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > maxModelLimit {
+			x.fail(&apiError{
+				status: http.StatusBadRequest, kind: invalidRequestError,
+				message: "limit: must be a number from 1 to " + strconv.Itoa(maxModelLimit),
+			})
+			return
+		}
+		limit = n
+	}
+	names := x.modelNames()
+	list := modelList{Object: "list", Data: []model{}}
+	page := names
+	switch after, before := query.Get("after_id"), query.Get("before_id"); {
+	case after != "":
+		page = page[min(len(page), slices.Index(page, after)+1):]
+		list.HasMore = len(page) > limit
+		page = page[:min(limit, len(page))]
+	case before != "":
+		if at := slices.Index(page, before); at >= 0 {
+			page = page[:at]
+		}
+		list.HasMore = len(page) > limit
+		page = page[max(0, len(page)-limit):]
+	default:
+		list.HasMore = len(page) > limit
+		page = page[:min(limit, len(page))]
+	}
+	for _, name := range page {
+		list.Data = append(list.Data, modelOf(name))
+	}
+	if len(page) > 0 {
+		list.FirstID, list.LastID = &page[0], &page[len(page)-1]
+	}
+	x.answerJSON(list)
+}
+
+// oneModel answers GET /v1/models/{id}.
+func (x *exchange) oneModel() {
+	id := strings.TrimPrefix(x.path, modelsPath+"/")
+	if !slices.Contains(x.modelNames(), id) {
+		x.fail(&apiError{status: http.StatusNotFound, kind: notFoundError, message: "model: " + shorten(id)})
+		return
+	}
+	x.answerJSON(modelOf(id))
+}
+
+// modelOf makes the entry of a model. Its date is read from its name; SDKs need
+// one, and the API itself uses the epoch where it is unknown.
+func modelOf(id string) model {
+	created := "1970-01-01T00:00:00Z"
+	if at := strings.LastIndexByte(id, '-'); at >= 0 {
+		if date := id[at+1:]; len(date) == 8 && strings.Trim(date, "0123456789") == "" {
+			created = date[:4] + "-" + date[4:6] + "-" + date[6:] + "T00:00:00Z"
+		}
+	}
+	return model{Type: "model", ID: id, DisplayName: id, CreatedAt: created}
+}
+
+func (x *exchange) answerJSON(v any) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		x.internal("encoding an answer", err)
+		return
+	}
+	x.out.whole(http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body)
+}

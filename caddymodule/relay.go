@@ -1,0 +1,207 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
+)
+
+// messages answers POST /v1/messages: the main job.
+func (x *exchange) messages() {
+	if !x.readCall() {
+		return
+	}
+	var refusal *apiError
+	if x.group, refusal = x.chooseGroup(x.key, x.force, x.call.Model); refusal != nil {
+		x.fail(refusal)
+		return
+	}
+	x.session = x.call.Session(x.r.Header, x.key.id, x.contentSession())
+	if x.call.Stream {
+		x.out.keepAlive(x.keepalive, x.keepaliveAfter)
+	}
+	slot, err := x.scheduler.Admit(x.ctx, x.id, x.key.user.name, x.key.user.concurrency)
+	if err != nil {
+		x.failPick(err, nil)
+		return
+	}
+	defer slot.Release()
+	if !x.canPay() {
+		return
+	}
+	x.relay()
+}
+
+// relay asks one account after the other, until one answers or none is left.
+// Nothing has gone to the client when the next one is asked.
+func (x *exchange) relay() {
+	demand := x.demand()
+	var last *upstream.Failure
+	for switches := 0; ; switches++ {
+		lease, err := x.scheduler.Pick(x.ctx, demand)
+		if err != nil {
+			x.failPick(err, last)
+			return
+		}
+		last = x.attempt(lease)
+		switch {
+		case last == nil:
+			return
+		case !last.Elsewhere() || switches >= x.maxSwitches:
+			x.refuse(last)
+			return
+		}
+		demand.Exclude = append(demand.Exclude, lease.Account.Name)
+	}
+}
+
+// attempt asks the account of a lease. nil means that the client has its
+// answer, or is gone; a failure means that it has nothing yet. The account is
+// marked before its slot is given back.
+func (x *exchange) attempt(lease *scheduler.Lease) *upstream.Failure {
+	defer lease.Release()
+	account := lease.Account
+	if x.thinkingBlocks == thinkingRetry && lease.Marks&scheduler.StripThinking != 0 {
+		x.strip = true
+	}
+	failure := x.send(account)
+	if failure != nil && x.thinkingBlocks == thinkingRetry && !x.strip && anthropic.AboutThinking(failure) && x.call.HasThinking() {
+		x.strip = true
+		failure = x.send(account)
+		if failure == nil || !anthropic.AboutThinking(failure) {
+			x.scheduler.MarkSession(context.WithoutCancel(x.ctx), x.demand(), scheduler.StripThinking)
+		}
+	}
+	if failure != nil {
+		x.report(account, failure)
+	}
+	return failure
+}
+
+// send sends the request to an account once and relays its answer.
+func (x *exchange) send(account *upstream.Account) *upstream.Failure {
+	ctx, cancel := context.WithCancelCause(x.ctx)
+	defer cancel(nil)
+	guard := newWatch(cancel)
+	defer guard.stop()
+	guard.begin(&timeout{"no response header", "header_timeout", x.headerTimeout}, nil)
+
+	x.record.Attempts++
+	x.record.Account, x.record.Platform = account.Name, string(account.Platform)
+	x.record.ModelSent = x.call.Sent(account)
+	response, err := x.runtime.transports.For(account).RoundTrip(
+		anthropic.Prepare(ctx, &x.call, account, account.Secret, x.options()))
+	if err != nil {
+		if x.gone() {
+			x.settleNothing()
+			return nil
+		}
+		return unreachable(ctx, err)
+	}
+	defer response.Body.Close()
+	x.record.UpstreamRequestID = response.Header.Get("Request-Id")
+	a := &answer{exchange: x, account: account, response: response, ctx: ctx, guard: guard}
+	switch {
+	case response.StatusCode/100 != 2:
+		return a.failure()
+	case isEventStream(response.Header):
+		return a.stream()
+	}
+	return a.whole()
+}
+
+// unreachable makes a Failure of a request that got no answer.
+func unreachable(ctx context.Context, err error) *upstream.Failure {
+	f := &upstream.Failure{Kind: upstream.Unreachable, Err: err}
+	var late *timeout
+	if errors.As(context.Cause(ctx), &late) {
+		f.Status, f.Err = http.StatusGatewayTimeout, late
+	}
+	return f
+}
+
+// report tells the scheduler what a failure means for the account.
+func (x *exchange) report(account *upstream.Account, f *upstream.Failure) {
+	outcome := scheduler.Outcome{
+		Kind:       outcomes[f.Kind],
+		Status:     f.Status,
+		Model:      x.call.Model,
+		Reset:      f.Reset,
+		RetryAfter: f.RetryAfter,
+		Family:     f.Family,
+		Fast:       f.Fast,
+		Reason:     f.Error(),
+		Window:     windowReport(f.Window),
+	}
+	if outcome.Kind == 0 {
+		return
+	}
+	x.logger.Warn("an account failed a request", "account", account.Name, "request_id", x.id, "error", f)
+	x.tell(account, outcome)
+}
+
+func (x *exchange) tell(account *upstream.Account, outcome scheduler.Outcome) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), settleTimeout)
+	defer cancel()
+	if _, err := x.scheduler.Report(ctx, account.Name, outcome); err != nil {
+		x.logger.Error("an account's state could not be kept", "account", account.Name, "error", err)
+	}
+}
+
+// outcomes are the failures that say something of the account.
+var outcomes = map[upstream.FailureKind]scheduler.OutcomeKind{
+	upstream.Unauthorized: scheduler.Unauthorized,
+	upstream.Forbidden:    scheduler.Forbidden,
+	upstream.RateLimited:  scheduler.RateLimited,
+	upstream.Burst:        scheduler.Burst,
+	upstream.SpendLimit:   scheduler.SpendLimit,
+	upstream.CreditGone:   scheduler.CreditGone,
+	upstream.Overloaded:   scheduler.Overloaded,
+	upstream.ServerFault:  scheduler.ServerFault,
+	upstream.Unreachable:  scheduler.ServerFault,
+}
+
+func windowReport(w *upstream.Window) *scheduler.WindowReport {
+	return (*scheduler.WindowReport)(w)
+}
+
+// failPick answers a request that got no slot: with the failure of the last
+// account that was asked, where there was one.
+func (x *exchange) failPick(err error, last *upstream.Failure) {
+	var out *scheduler.OutError
+	switch {
+	case x.gone():
+		if x.record.Attempts > 0 {
+			x.settleNothing()
+		}
+	case last != nil:
+		x.refuse(last)
+	case errors.Is(err, scheduler.ErrNoAccount):
+		x.fail(noAccount(x.force, x.call.Model))
+	case errors.Is(err, scheduler.ErrFull):
+		x.fail(&apiError{
+			status: http.StatusTooManyRequests, kind: rateLimitError, retryAfter: busyRetryAfter,
+			message: "too many requests are in flight; try again",
+		})
+	case errors.As(err, &out):
+		x.fail(&apiError{
+			status: http.StatusServiceUnavailable, kind: overloadedError,
+			message: "every account that serves this model is out for now; try again", retryAfter: untilBack(out.Until),
+		})
+	default:
+		x.internal("choosing an account", err)
+	}
+}
+
+// untilBack is the retry-after for a time; one that is not known is a minute.
+func untilBack(at time.Time) time.Duration {
+	if at.IsZero() {
+		return time.Minute
+	}
+	return max(time.Second, time.Until(at))
+}

@@ -1,0 +1,290 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/upstream"
+)
+
+// The values of options that are one of a few words.
+const (
+	modeStandard = "standard"
+	modeSimple   = "simple"
+
+	durabilityProcess = "process"
+	durabilityPower   = "power"
+)
+
+// contentSession says what tells the session of a request that names none.
+type contentSession string
+
+const (
+	sessionByConversation contentSession = "conversation"
+	sessionByCacheable    contentSession = "cacheable"
+)
+
+// injectSystem says which requests without a system prompt get one.
+type injectSystem string
+
+const (
+	injectSystemOff   injectSystem = "off"
+	injectSystemOAuth injectSystem = "oauth"
+	injectSystemAll   injectSystem = "all"
+)
+
+// thinkingBlocks says what happens to thinking blocks of earlier turns.
+type thinkingBlocks string
+
+const (
+	thinkingKeep  thinkingBlocks = "keep"
+	thinkingStrip thinkingBlocks = "strip"
+	thinkingRetry thinkingBlocks = "retry"
+)
+
+// settings is a config with everything resolved: defaults filled in, secrets
+// read, names replaced by what they name. It never changes.
+type settings struct {
+	simple   bool
+	storeDir string // absolute
+
+	accounts  []*upstream.Account
+	scheduler scheduler.Settings
+	groups    map[string]*group
+	users     map[string]*user
+	declared  []billing.User // the users, for Ledger.Declare
+	keys      map[[sha256.Size]byte]*key
+
+	contentSession contentSession
+	maxSwitches    int
+
+	maxBody        int64 // bytes
+	injectSystem   injectSystem
+	thinkingBlocks thinkingBlocks
+	injectBeta     bool
+	allowHeader    []string // lower case; a trailing * matches a prefix
+
+	headerTimeout     time.Duration
+	firstEventTimeout time.Duration
+	idleTimeout       time.Duration
+	keepalive         time.Duration // between comments; 0 = never
+	keepaliveAfter    time.Duration // silence before the first one
+
+	defaultRate billing.Rate // for keys without a group
+	syncRecords bool         // sync the disk for every record
+}
+
+// group ties keys to accounts and to a price.
+type group struct {
+	name     string
+	platform upstream.Platform
+	rate     billing.Rate
+}
+
+// user is someone who may use the gateway.
+type user struct {
+	name        string
+	concurrency int // 0 = no limit
+}
+
+// key is a gateway key. The key itself is not kept.
+type key struct {
+	id     string // the first 12 hexadecimal digits of the digest
+	user   *user
+	groups []*group // in order of preference; empty = every account
+}
+
+// settings fills in the defaults, checks the config and resolves it. It reads
+// environment variables and files. Errors name the item and the placeholder,
+// never a secret.
+func (h *Handler) settings() (*settings, error) {
+	h.setDefaults()
+	if err := h.Validate(); err != nil {
+		return nil, err
+	}
+	dir, err := resolve(h.Store.Embedded.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("store: making %s absolute: %w", dir, err)
+	}
+	s := &settings{
+		simple:   h.Mode == modeSimple,
+		storeDir: dir,
+		groups:   make(map[string]*group, len(h.Groups)),
+		users:    make(map[string]*user, len(h.Users)),
+		keys:     make(map[[sha256.Size]byte]*key),
+
+		contentSession: contentSession(h.Scheduling.ContentSession),
+		maxSwitches:    *h.Retry.MaxSwitches,
+
+		maxBody:        *h.Request.MaxBody,
+		injectSystem:   injectSystem(h.Request.InjectSystem),
+		thinkingBlocks: thinkingBlocks(h.Request.ThinkingBlocks),
+		injectBeta:     h.Request.InjectBeta,
+
+		headerTimeout:     time.Duration(*h.Relay.HeaderTimeout),
+		firstEventTimeout: time.Duration(*h.Relay.FirstEventTimeout),
+		idleTimeout:       time.Duration(*h.Relay.IdleTimeout),
+		keepalive:         time.Duration(*h.Relay.Keepalive.Interval),
+
+		defaultRate: *h.Billing.RateMultiplier,
+		syncRecords: h.Billing.Durability == durabilityPower,
+	}
+	if s.keepalive > 0 {
+		s.keepaliveAfter = time.Duration(*h.Relay.Keepalive.After)
+	}
+	for _, name := range h.Request.AllowHeader {
+		s.allowHeader = append(s.allowHeader, strings.ToLower(name))
+	}
+	for i := range h.Accounts {
+		account, err := h.Accounts[i].build()
+		if err != nil {
+			return nil, fmt.Errorf("account %s: %w", h.Accounts[i].Name, err)
+		}
+		s.accounts = append(s.accounts, account)
+	}
+	for _, g := range h.Groups {
+		s.groups[g.Name] = &group{name: g.Name, platform: upstream.Platform(g.Platform), rate: *g.RateMultiplier}
+	}
+	if err := s.addUsers(h.Users); err != nil {
+		return nil, err
+	}
+	s.scheduler = h.schedulerSettings(s.accounts)
+	return s, nil
+}
+
+// build resolves an account that was checked.
+func (a *Account) build() (*upstream.Account, error) {
+	account := &upstream.Account{
+		Name:            a.Name,
+		Platform:        upstream.Platform(a.Platform),
+		Priority:        *a.Priority,
+		Concurrency:     a.Concurrency,
+		ErrorCodes:      a.ErrorCodes,
+		MixedScheduling: a.MixedScheduling,
+		Disabled:        a.Disabled,
+	}
+	word, secret := "api_key", a.APIKey
+	switch {
+	case a.SetupToken != "":
+		account.Kind, word, secret = upstream.SetupToken, "setup_token", a.SetupToken
+	case a.OAuth != nil:
+		account.Kind, word, secret = upstream.OAuth, "oauth: access_token", a.OAuth.AccessToken
+	}
+	var err error
+	account.Secret, err = resolve(secret)
+	if err == nil {
+		err = credentialText(account.Secret)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", word, err)
+	}
+	text, err := resolve(a.BaseURL)
+	if err == nil {
+		account.BaseURL, err = parseBaseURL(text)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("base_url: %w", err)
+	}
+	for _, rule := range a.Models {
+		account.Models = append(account.Models, upstream.ModelRule(rule))
+	}
+	for _, field := range a.Header {
+		name := http.CanonicalHeaderKey(field.Name)
+		value, err := resolve(field.Value)
+		if err == nil {
+			err = headerValue(value)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("header: %s: %w", name, err)
+		}
+		account.Header = append(account.Header, upstream.HeaderField{Name: name, Value: value})
+	}
+	return account, nil
+}
+
+// addUsers comes when the groups are known.
+func (s *settings) addUsers(users []User) error {
+	for _, u := range users {
+		declared := billing.User{Name: u.Name, Unlimited: u.Balance == unlimited}
+		if !declared.Unlimited {
+			var err error
+			if declared.Balance, err = billing.ParseUSD(string(u.Balance)); err != nil {
+				return fmt.Errorf("user %s: balance: %w", u.Name, err)
+			}
+		}
+		s.declared = append(s.declared, declared)
+		owner := &user{name: u.Name, concurrency: *u.Concurrency}
+		s.users[u.Name] = owner
+		for _, k := range u.Keys {
+			if err := s.addKey(owner, k); err != nil {
+				return fmt.Errorf("user %s: key: %w", u.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (s *settings) addKey(owner *user, k Key) error {
+	text, err := resolve(k.Key)
+	if err != nil {
+		return err
+	}
+	digest, err := keyDigest(text)
+	if err != nil {
+		return err
+	}
+	if other, ok := s.keys[digest]; ok {
+		return fmt.Errorf("is the same as a key of user %s; every key belongs to one user, once", other.user.name)
+	}
+	entry := &key{id: hex.EncodeToString(digest[:6]), user: owner}
+	for _, name := range k.Groups {
+		entry.groups = append(entry.groups, s.groups[name])
+	}
+	s.keys[digest] = entry
+	return nil
+}
+
+func (h *Handler) schedulerSettings(accounts []*upstream.Account) scheduler.Settings {
+	options := h.Scheduling
+	out := scheduler.Settings{
+		Accounts:            accounts,
+		GroupsDontLimit:     h.Mode == modeSimple,
+		StickyTTL:           time.Duration(*options.StickyTTL),
+		StickyMaxWaiting:    *options.StickyMaxWaiting,
+		StickyWaitTimeout:   time.Duration(*options.StickyWaitTimeout),
+		FallbackMaxWaiting:  *options.FallbackMaxWaiting,
+		FallbackWaitTimeout: time.Duration(*options.FallbackWaitTimeout),
+		UserExtraWaiting:    *options.UserExtraWaiting,
+		UserWaitTimeout:     time.Duration(*options.UserWaitTimeout),
+		LoadAware:           *options.LoadAware,
+		OverloadCooldown:    time.Duration(*options.OverloadCooldown),
+		RateLimitCooldown:   time.Duration(*options.RateLimitCooldown),
+	}
+	for _, g := range h.Groups {
+		out.Groups = append(out.Groups, scheduler.Group{Name: g.Name, Platform: upstream.Platform(g.Platform), Accounts: g.Accounts})
+	}
+	return out
+}
+
+// resolve replaces the placeholders of a text that was checked. One that
+// resolves to nothing is an error.
+func resolve(text string) (string, error) {
+	resolved, err := caddy.NewReplacer().ReplaceOrErr(text, true, true)
+	if err != nil {
+		return "", fmt.Errorf("%w; set the variable, or write the file, where Caddy runs", err)
+	}
+	return resolved, nil
+}

@@ -1,0 +1,318 @@
+package caddymodule
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/upstream"
+)
+
+// configured is a handler as Caddy makes it from a Caddyfile.
+func configured(t *testing.T, body string) *Handler {
+	t.Helper()
+	tokens, err := caddyfile.Tokenize([]byte("sub2api {\n"+body+"\n}"), "Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var h Handler
+	if err := h.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
+		t.Fatal(err)
+	}
+	return throughJSON(t, &h)
+}
+
+func mustSettings(t *testing.T, h *Handler) *settings {
+	t.Helper()
+	s, err := h.settings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func mustURL(t *testing.T, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+var compareSettings = cmp.AllowUnexported(settings{}, group{}, user{}, key{})
+
+const minimal = `
+	account main {
+		api_key upstream-secret
+	}
+	user alice {
+		key gateway-secret
+	}`
+
+func TestSettingsHaveTheDefaults(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", "/data")
+	account := &upstream.Account{
+		Name: "main", Platform: upstream.Anthropic, Kind: upstream.APIKey, Secret: "upstream-secret",
+		BaseURL: mustURL(t, "https://api.anthropic.com"), Priority: 50,
+	}
+	alice := &user{name: "alice", concurrency: 5}
+	want := &settings{
+		storeDir: "/data/caddy/sub2api",
+		accounts: []*upstream.Account{account},
+		scheduler: scheduler.Settings{
+			Accounts: []*upstream.Account{account}, StickyTTL: time.Hour, StickyMaxWaiting: 3, StickyWaitTimeout: 45 * time.Second,
+			FallbackMaxWaiting: 100, FallbackWaitTimeout: 30 * time.Second, UserExtraWaiting: 20, UserWaitTimeout: 30 * time.Second,
+			LoadAware: true, OverloadCooldown: time.Minute, RateLimitCooldown: 5 * time.Minute,
+		},
+		groups:   map[string]*group{},
+		users:    map[string]*user{"alice": alice},
+		declared: []billing.User{{Name: "alice"}},
+		keys: map[[sha256.Size]byte]*key{
+			sha256.Sum256([]byte("gateway-secret")): {id: fmt.Sprintf("%x", sha256.Sum256([]byte("gateway-secret")))[:12], user: alice},
+		},
+		contentSession: sessionByConversation, maxSwitches: 10,
+		maxBody: 32 << 20, injectSystem: injectSystemOAuth, thinkingBlocks: thinkingRetry,
+		headerTimeout: 3 * time.Minute, firstEventTimeout: 5 * time.Minute, idleTimeout: 3 * time.Minute,
+		keepalive: 15 * time.Second, keepaliveAfter: 50 * time.Second,
+		defaultRate: 1_000_000_000,
+	}
+	h := configured(t, minimal)
+	if diff := cmp.Diff(want, mustSettings(t, h), compareSettings); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(want, mustSettings(t, h), compareSettings); diff != "" {
+		t.Errorf("settings made a second time (-want +got):\n%s", diff)
+	}
+}
+
+func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
+	dir := t.TempDir()
+	token := filepath.Join(dir, "token")
+	if err := os.WriteFile(token, []byte("token-of-a-file\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("MAIN_KEY", "key-of-the-environment")
+	t.Setenv("AG_HOST", "ag.example.com")
+	t.Setenv("TENANT", "blue")
+	t.Setenv("BOB_KEY", fmt.Sprintf("sha256:%X", sha256.Sum256([]byte("bobs"))))
+	t.Setenv("STORE", dir)
+	s := mustSettings(t, configured(t, `
+	mode simple
+	store embedded {env.STORE}/store
+	account main {
+		api_key {env.MAIN_KEY}
+		base_url https://example.com/anthropic/
+		priority 0
+		concurrency 8
+		models {
+			claude-a glm
+			claude-*
+		}
+		error_codes 401 429
+		header x-tenant "t {env.TENANT}"
+		disabled
+	}
+	account team {
+		setup_token {file.`+token+`}
+	}
+	account ag {
+		platform antigravity
+		oauth {
+			access_token ya29
+		}
+		base_url http://{env.AG_HOST}:8045/
+		mixed_scheduling
+	}
+	group default {
+		accounts main team
+		rate_multiplier 1.25
+	}
+	group flash {
+		platform gemini
+		rate_multiplier 0
+	}
+	user alice {
+		balance 20.5
+		concurrency 0
+		key alices flash default
+	}
+	user bob {
+		balance unlimited
+		key {env.BOB_KEY}
+	}
+	scheduling {
+		load_aware off
+		sticky_max_waiting 0
+		content_session cacheable
+	}
+	retry {
+		max_switches 0
+	}
+	request {
+		max_body 1KiB
+		inject_system off
+		thinking_blocks keep
+		inject_beta on
+		allow_header X-My-Trace X-Team-*
+	}
+	relay {
+		keepalive 0
+		idle_timeout 20ms
+	}
+	billing {
+		rate_multiplier 0.5
+		durability power
+	}`))
+
+	accounts := []*upstream.Account{
+		{
+			Name: "main", Platform: upstream.Anthropic, Secret: "key-of-the-environment", BaseURL: mustURL(t, "https://example.com/anthropic"),
+			Concurrency: 8, Models: upstream.ModelMap{{Match: "claude-a", Upstream: "glm"}, {Match: "claude-*"}}, ErrorCodes: []int{401, 429},
+			Header: []upstream.HeaderField{{Name: "X-Tenant", Value: "t blue"}}, Disabled: true,
+		},
+		{Name: "team", Platform: upstream.Anthropic, Kind: upstream.SetupToken, Secret: "token-of-a-file", BaseURL: mustURL(t, "https://api.anthropic.com"), Priority: 50},
+		{Name: "ag", Platform: upstream.Antigravity, Kind: upstream.OAuth, Secret: "ya29", BaseURL: mustURL(t, "http://ag.example.com:8045"), Priority: 50, MixedScheduling: true},
+	}
+	def := &group{name: "default", platform: upstream.Anthropic, rate: 1_250_000_000}
+	flash := &group{name: "flash", platform: upstream.Gemini}
+	alice, bob := &user{name: "alice"}, &user{name: "bob", concurrency: 5}
+	want := &settings{
+		simple:   true,
+		storeDir: filepath.Join(dir, "store"),
+		accounts: accounts,
+		scheduler: scheduler.Settings{
+			Accounts: accounts,
+			Groups: []scheduler.Group{
+				{Name: "default", Platform: upstream.Anthropic, Accounts: []string{"main", "team"}},
+				{Name: "flash", Platform: upstream.Gemini},
+			},
+			GroupsDontLimit: true, StickyTTL: time.Hour, StickyWaitTimeout: 45 * time.Second, FallbackMaxWaiting: 100,
+			FallbackWaitTimeout: 30 * time.Second, UserExtraWaiting: 20, UserWaitTimeout: 30 * time.Second,
+			OverloadCooldown: time.Minute, RateLimitCooldown: 5 * time.Minute,
+		},
+		groups:   map[string]*group{"default": def, "flash": flash},
+		users:    map[string]*user{"alice": alice, "bob": bob},
+		declared: []billing.User{{Name: "alice", Balance: 20_500_000_000}, {Name: "bob", Unlimited: true}},
+		keys: map[[sha256.Size]byte]*key{
+			sha256.Sum256([]byte("alices")): {id: fmt.Sprintf("%x", sha256.Sum256([]byte("alices")))[:12], user: alice, groups: []*group{flash, def}},
+			sha256.Sum256([]byte("bobs")):   {id: fmt.Sprintf("%x", sha256.Sum256([]byte("bobs")))[:12], user: bob},
+		},
+		contentSession: sessionByCacheable,
+		maxBody:        1024, injectSystem: injectSystemOff, thinkingBlocks: thinkingKeep, injectBeta: true,
+		allowHeader:   []string{"x-my-trace", "x-team-*"},
+		headerTimeout: 3 * time.Minute, firstEventTimeout: 5 * time.Minute, idleTimeout: 20 * time.Millisecond,
+		defaultRate: 500_000_000, syncRecords: true,
+	}
+	if diff := cmp.Diff(want, s, compareSettings); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+}
+
+func TestRelativeStoreDirBecomesAbsolute(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	s := mustSettings(t, configured(t, "store embedded data\n"+minimal))
+	if want := filepath.Join(dir, "data"); s.storeDir != want {
+		t.Errorf("store dir %s, want %s", s.storeDir, want)
+	}
+}
+
+// What only shows once placeholders are resolved.
+func TestSettingsRefuseWhatResolvesBadly(t *testing.T) {
+	absent := filepath.Join(t.TempDir(), "absent")
+	t.Setenv("SUB2API_TEST_EMPTY", "")
+	t.Setenv("SPACED", "DO-NOT-SHOW it")
+	t.Setenv("GATEWAY_KEY", "DO-NOT-SHOW")
+	t.Setenv("GATEWAY_KEY_AGAIN", "DO-NOT-SHOW")
+	t.Setenv("BAD_DIGEST", "sha256:DO-NOT-SHOW")
+	t.Setenv("BAD_URL", "ftp://example.com")
+	t.Setenv("TWO_LINES", "DO-NOT-SHOW\nX-Other: 1")
+	withAccount := func(lines string) string { return "account main {\n" + lines + "\n}\nuser alice" }
+	withUser := func(lines string) string { return "account main {\napi_key a\n}\nuser alice {\n" + lines + "\n}" }
+	for name, test := range map[string]struct{ body, want string }{
+		"unset variable":    {withAccount("api_key {env.SUB2API_TEST_EMPTY}"), "account main: api_key: evaluated placeholder {env.SUB2API_TEST_EMPTY} is empty; set the variable"},
+		"unset setup token": {withAccount("setup_token {env.SUB2API_TEST_EMPTY}"), "account main: setup_token: evaluated placeholder {env.SUB2API_TEST_EMPTY} is empty"},
+		"unset oauth token": {withAccount("oauth {\naccess_token {env.SUB2API_TEST_EMPTY}\n}"), "account main: oauth: access_token: evaluated placeholder {env.SUB2API_TEST_EMPTY} is empty"},
+		"missing file":      {withAccount("api_key {file." + absent + "}"), "account main: api_key: evaluated placeholder {file." + absent + "} is empty; set the variable, or write the file"},
+		"secret with space": {withAccount("api_key {env.SPACED}"), "account main: api_key: has a space"},
+		"base_url":          {withAccount("api_key a\nbase_url {env.BAD_URL}"), "account main: base_url: ftp://example.com is neither http nor https"},
+		"header value":      {withAccount("api_key a\nheader X-A {env.TWO_LINES}"), "account main: header: X-A: has a value with a line break"},
+		"unset key":         {withUser("key {env.SUB2API_TEST_EMPTY}"), "user alice: key: evaluated placeholder {env.SUB2API_TEST_EMPTY} is empty"},
+		"key of bad digest": {withUser("key {env.BAD_DIGEST}"), "user alice: key: sha256: wants the 64 hexadecimal digits"},
+		"same key":          {withUser("key {env.GATEWAY_KEY}\nkey {env.GATEWAY_KEY_AGAIN}"), "user alice: key: is the same as a key of user alice"},
+		"same key of two":   {withUser("key {env.GATEWAY_KEY}") + "\nuser bob {\nkey DO-NOT-SHOW\n}", "user bob: key: is the same as a key of user alice"},
+		"store":             {"store embedded {env.SUB2API_TEST_EMPTY}\n" + minimal, "store: evaluated placeholder {env.SUB2API_TEST_EMPTY} is empty"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := configured(t, test.body).settings()
+			wantError(t, err, test.want)
+		})
+	}
+}
+
+func wantError(t *testing.T, err error, want string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error; want: %s", want)
+	}
+	if !strings.Contains(err.Error(), want) {
+		t.Errorf("error: %v\nlacks: %s", err, want)
+	}
+	if strings.Contains(err.Error(), "DO-NOT-SHOW") {
+		t.Errorf("the error shows a secret: %v", err)
+	}
+}
+
+// A JSON config passes the same checks as a Caddyfile, and gets no file or line.
+func TestJSONConfigIsChecked(t *testing.T) {
+	const account = `"account":[{"name":"main","api_key":"a"}]`
+	for name, test := range map[string]struct{ config, want string }{
+		"nothing":           {`{}`, "sub2api: there is no account"},
+		"no user":           {`{` + account + `}`, "sub2api: there is no user"},
+		"null account":      {`{"account":[null],"user":[{"name":"alice"}]}`, "account[0]: has no name"},
+		"null user":         {`{` + account + `,"user":[null]}`, "user[0]: has no name"},
+		"mode":              {`{"mode":"fast",` + account + `}`, `mode: "fast" is unknown`},
+		"relative file":     {`{"account":[{"name":"main","api_key":"{file.key}"}],"user":[{"name":"alice"}]}`, "account main: api_key: {file.key} is no absolute path"},
+		"empty key":         {`{` + account + `,"user":[{"name":"alice","key":[{"key":""}]}]}`, "user alice: key: is empty"},
+		"empty model":       {`{"account":[{"name":"main","api_key":"a","models":[{"match":""}]}],"user":[{"name":"alice"}]}`, "account main: models: holds an empty model name"},
+		"unknown group":     {`{` + account + `,"user":[{"name":"alice","key":[{"key":"k","groups":["x"]}]}]}`, "user alice: key: the group in place 1 is no group here"},
+		"negative duration": {`{` + account + `,"user":[{"name":"alice"}],"relay":{"idle_timeout":"-1s"}}`, "relay: idle_timeout: -1s is out of range"},
+		"negative keepalive": {`{` + account + `,"user":[{"name":"alice"}],"relay":{"keepalive":{"after":-1}}}`,
+			"relay: keepalive: -1ns is out of range"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var h Handler
+			if err := caddy.StrictUnmarshalJSON([]byte(test.config), &h); err != nil {
+				t.Fatal(err)
+			}
+			_, err := h.settings()
+			wantError(t, err, test.want)
+		})
+	}
+}
+
+func TestBalanceMayBeANumberInJSON(t *testing.T) {
+	for text, want := range map[string]Dollars{`20.000000001`: "20.000000001", `"0.5"`: "0.5", `"unlimited"`: unlimited, `null`: ""} {
+		var u User
+		if err := json.Unmarshal([]byte(`{"balance":`+text+`}`), &u); err != nil || u.Balance != want {
+			t.Errorf("balance %s became %q, error %v", text, u.Balance, err)
+		}
+	}
+	var u User
+	if err := json.Unmarshal([]byte(`{"balance":true}`), &u); err == nil {
+		t.Errorf("balance true became %q", u.Balance)
+	}
+}

@@ -1,0 +1,192 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
+)
+
+// bufferSize is how much of a stream is read at once, as in net/http's copy
+// loops.
+const bufferSize = 32 << 10
+
+// maxHeld bounds what is kept back of a stream whose content has not begun: a
+// message_start has under 2 kB, a ping 36 bytes.
+const maxHeld = 1 << 20
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// stream relays an event stream. Nothing goes to the client before the content
+// has begun; until then any failure is one for another account.
+func (a *answer) stream() *upstream.Failure {
+	from, err := a.body()
+	if err != nil {
+		return a.brokenOff(err)
+	}
+	buffer := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buffer)
+	s := &stream{answer: a, from: from, buffer: buffer[:]}
+	if sent := a.record.ModelSent; sent != a.call.Model {
+		s.renamer = &anthropic.Renamer{Sent: sent, Asked: a.call.Model}
+	}
+	a.guard.begin(&timeout{"no content", "first_event_timeout", a.firstEventTimeout}, a.idleLimit())
+	held, failure := s.awaitContent()
+	switch {
+	case failure != nil && a.gone():
+		a.settleNothing()
+		return nil
+	case failure != nil:
+		return failure
+	}
+	// From here on the answer is this account's, whatever comes.
+	a.guard.begin(nil, a.idleLimit())
+	a.record.TTFTMS = time.Since(a.arrived).Milliseconds()
+	a.call.Drop()
+	a.succeeded()
+	a.record.Status = 200
+	copyToClient := []string{prefixMismatch}
+	for _, name := range copyToClient {
+		a.out.header(name, a.response.Header.Get(name))
+	}
+	s.finish(s.relay(held))
+	return nil
+}
+
+// stream is an event stream on its way.
+type stream struct {
+	*answer
+	from    io.Reader
+	buffer  []byte
+	meter   anthropic.Meter
+	renamer *anthropic.Renamer // nil where the model is not renamed
+	renamed []byte
+	eof     bool
+}
+
+// awaitContent reads until the content begins and returns all that came.
+func (s *stream) awaitContent() ([]byte, *upstream.Failure) {
+	var held []byte
+	for !s.meter.Begun() {
+		p, err := s.next()
+		held = append(held, p...)
+		switch {
+		case s.meter.Begun():
+		case s.meter.Failure() != nil:
+			return nil, s.meter.Failure()
+		case err == io.EOF:
+			return nil, s.brokenOff(errors.New("the stream ended before its content"))
+		case err != nil:
+			return nil, s.brokenOff(err)
+		case len(held) > maxHeld:
+			return nil, s.brokenOff(fmt.Errorf("the stream's content did not begin within %d bytes", maxHeld))
+		}
+	}
+	return held, nil
+}
+
+// next reads once, and has the meter look at what came. The meter goes first:
+// what completes an answer must be on record before it goes out.
+func (s *stream) next() ([]byte, error) {
+	n, err := s.from.Read(s.buffer)
+	s.guard.alive()
+	s.meter.Feed(s.buffer[:n])
+	if err != nil {
+		s.meter.Finish()
+		s.eof = err == io.EOF
+	}
+	return s.buffer[:n], err
+}
+
+// How a relayed stream ended.
+var (
+	errClientGone = errors.New("the client is gone")
+	errUnsettled  = errors.New("what the answer used could not be recorded")
+	errTruncated  = errors.New("the stream ended in the middle")
+)
+
+// relay sends p and all that follows: one read, one write, one flush. nil
+// means that the answer is whole.
+func (s *stream) relay(p []byte) error {
+	var err error
+	for {
+		if s.meter.Done() && !s.settled {
+			if err := s.settle(s.meter.Usage(), false); err != nil {
+				s.logger.Error("an answer is cut short: its record could not be kept", "request_id", s.id, "error", err)
+				return errUnsettled
+			}
+		}
+		if s.renamer != nil {
+			p = s.rename(p)
+		}
+		if len(p) > 0 && s.out.write(p, s.meter.AtBoundary()) != nil {
+			return errClientGone
+		}
+		switch {
+		case s.meter.Failure() != nil:
+			return s.meter.Failure()
+		case s.eof && s.meter.Done(), err != nil && s.meter.Done():
+			return nil
+		case s.eof:
+			return errTruncated
+		case err != nil:
+			return err
+		}
+		p, err = s.next()
+	}
+}
+
+func (s *stream) rename(p []byte) []byte {
+	s.renamed = s.renamer.Stream(s.renamed[:0], p)
+	if s.eof {
+		s.renamed = s.renamer.Rest(s.renamed)
+	}
+	return s.renamed
+}
+
+// finish ends the client's stream and settles what has not been settled.
+func (s *stream) finish(err error) {
+	var failure *upstream.Failure
+	var late *timeout
+	ours := &apiError{kind: serverError, message: "the upstream service broke off its answer"}
+	switch {
+	case err == nil:
+		return
+	case errors.As(context.Cause(s.ctx), &late):
+		ours.kind, ours.message = timeoutError, "the upstream service fell silent in the middle of its answer"
+		failure = s.brokenOff(late)
+	case errors.Is(context.Cause(s.exchange.ctx), errShutdown):
+		ours.kind, ours.message = overloadedError, "the gateway is shutting down; try again"
+	case errors.Is(err, errUnsettled):
+		ours.message = "the gateway could not record this answer; its log says why, under this request_id"
+	case s.exchange.ctx.Err() != nil, errors.Is(err, errClientGone):
+		s.record.Status = statusClientGone
+		ours = nil
+	case errors.As(err, &failure): // upstream's own error event has gone out as it is
+		ours = nil
+		failure.Kind = upstream.ServerFault
+	default:
+		failure = s.brokenOff(err)
+	}
+	if failure != nil {
+		s.report(s.account, failure)
+	}
+	if !s.settled {
+		s.settleBroken()
+	}
+	if ours != nil {
+		s.out.fail(ours, s.meter.Seal())
+	}
+}
+
+// settleBroken settles an answer that broke off, with what is known of it.
+func (s *stream) settleBroken() {
+	if err := s.settle(s.meter.EstimatedUsage(), !s.meter.Final()); err != nil {
+		s.logger.Error("the record of an answer that broke off could not be kept", "request_id", s.id, "error", err)
+	}
+}

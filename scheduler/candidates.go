@@ -1,0 +1,217 @@
+package scheduler
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/sub2api/caddy-sub2api/upstream"
+)
+
+const (
+	accountPrefix = "account/"
+	userPrefix    = "user/"
+
+	// Models are the clients' words, so what is remembered of them is bounded.
+	maxCachedSets = 1024
+)
+
+// AccountPlace is the place of an account in the State.
+func AccountPlace(name string) string { return accountPrefix + name }
+
+// UserPlace is the place of a user in the State.
+func UserPlace(name string) string { return userPrefix + name }
+
+// catalog knows which accounts may serve which requests, by config alone.
+type catalog struct {
+	accounts []*upstream.Account
+	byPlace  map[string]*upstream.Account
+	groups   map[string]*Group
+	open     bool // groups choose the platform alone
+
+	mu    sync.RWMutex
+	rolls map[rollKey]*roll
+	sets  map[setKey]*Candidates
+	// interned holds the sets by their members: there are as many as the config
+	// can tell apart, whatever models clients name.
+	interned map[string]*Candidates
+}
+
+type rollKey struct {
+	group string
+	force upstream.Platform
+}
+
+type setKey struct {
+	rollKey
+	model string
+}
+
+// roll lists the candidates of a group, of any model.
+type roll struct {
+	pool    string
+	members []int // of catalog.accounts
+	bearer  bool
+	models  []string
+}
+
+func newCatalog(s *Settings) (*catalog, error) {
+	c := &catalog{
+		accounts: s.Accounts,
+		byPlace:  make(map[string]*upstream.Account, len(s.Accounts)),
+		groups:   make(map[string]*Group, len(s.Groups)),
+		open:     s.GroupsDontLimit,
+		rolls:    map[rollKey]*roll{},
+		sets:     map[setKey]*Candidates{},
+		interned: map[string]*Candidates{},
+	}
+	for _, a := range s.Accounts {
+		place := AccountPlace(a.Name)
+		if c.byPlace[place] != nil {
+			return nil, fmt.Errorf("account %q is defined twice", a.Name)
+		}
+		c.byPlace[place] = a
+	}
+	for i := range s.Groups {
+		g := &s.Groups[i]
+		if g.Name == "" || c.groups[g.Name] != nil {
+			return nil, fmt.Errorf("group %q is defined twice or has no name", g.Name)
+		}
+		for _, name := range g.Accounts {
+			if c.byPlace[AccountPlace(name)] == nil {
+				return nil, fmt.Errorf("group %q names account %q, which does not exist", g.Name, name)
+			}
+		}
+		c.groups[g.Name] = g
+	}
+	return c, nil
+}
+
+// candidates returns the accounts that serve the model for the group; nil if
+// there are none.
+func (c *catalog) candidates(group string, force upstream.Platform, model string) *Candidates {
+	key := setKey{rollKey{group, force}, model}
+	c.mu.RLock()
+	set, known := c.sets[key]
+	c.mu.RUnlock()
+	if known {
+		return set
+	}
+	roll := c.roll(group, force)
+	if roll == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	set = c.intern(roll, model)
+	if len(model) <= maxModelName {
+		if len(c.sets) >= maxCachedSets {
+			clear(c.sets)
+		}
+		c.sets[key] = set
+	}
+	return set
+}
+
+// intern makes the set of those on the roll that serve the model, or finds the
+// same one.
+func (c *catalog) intern(r *roll, model string) *Candidates {
+	bits := make([]byte, (len(c.accounts)+7)/8)
+	n := 0
+	for _, i := range r.members {
+		if c.accounts[i].Serves(model) {
+			bits[i/8] |= 1 << (i % 8)
+			n++
+		}
+	}
+	if n == 0 {
+		return nil
+	}
+	id := r.pool + "\x00" + string(bits)
+	if set := c.interned[id]; set != nil {
+		return set
+	}
+	set := &Candidates{Pool: r.pool, Places: make([]Place, 0, n)}
+	for _, i := range r.members {
+		if bits[i/8]&(1<<(i%8)) == 0 {
+			continue
+		}
+		a := c.accounts[i]
+		set.Places = append(set.Places, Place{
+			Name:        AccountPlace(a.Name),
+			Limit:       a.Concurrency,
+			Priority:    a.Priority,
+			UnusedFirst: a.Platform == upstream.Gemini && a.Kind == upstream.OAuth,
+		})
+	}
+	c.interned[id] = set
+	return set
+}
+
+// roll returns a group's candidates, nil for a group that does not exist.
+func (c *catalog) roll(group string, force upstream.Platform) *roll {
+	key := rollKey{group, force}
+	c.mu.RLock()
+	r := c.rolls[key]
+	c.mu.RUnlock()
+	if r != nil || group != "" && c.groups[group] == nil {
+		return r
+	}
+	r = c.makeRoll(key)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rolls[key] = r
+	return r
+}
+
+func (c *catalog) makeRoll(key rollKey) *roll {
+	platform := upstream.Anthropic
+	var only []string
+	if g := c.groups[key.group]; g != nil {
+		if g.Platform != "" {
+			platform = g.Platform
+		}
+		if !c.open {
+			only = g.Accounts
+		}
+	}
+	if key.force != "" {
+		platform = key.force
+	}
+	r := &roll{
+		pool:    "group/" + key.group + "/" + string(platform),
+		members: c.list(platform, key.force != "", only),
+	}
+	if key.force != "" && len(r.members) == 0 {
+		r.members = c.list(platform, true, nil)
+	}
+	models := map[string]bool{}
+	for _, i := range r.members {
+		a := c.accounts[i]
+		r.bearer = r.bearer || a.Bearer()
+		for _, name := range a.Models.Names() {
+			models[name] = true
+		}
+	}
+	r.models = slices.Sorted(maps.Keys(models))
+	return r
+}
+
+// list returns the accounts that may serve a platform, of those named in only,
+// if it names any. A forced platform admits no other's accounts.
+func (c *catalog) list(platform upstream.Platform, forced bool, only []string) []int {
+	named := map[string]bool{}
+	for _, name := range only {
+		named[name] = true
+	}
+	var members []int
+	for i, a := range c.accounts {
+		mixed := !forced && (platform == upstream.Anthropic || platform == upstream.Gemini) &&
+			a.Platform == upstream.Antigravity && a.MixedScheduling
+		if !a.Disabled && (a.Platform == platform || mixed) && (len(only) == 0 || named[a.Name]) {
+			members = append(members, i)
+		}
+	}
+	return members
+}

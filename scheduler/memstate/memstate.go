@@ -1,0 +1,303 @@
+// Package memstate keeps the scheduler's State in the memory of one process.
+//
+// One mutex guards everything. Acquire looks at each candidate once; freed slots
+// are handed to waiting asks by whoever frees them; what happens by itself
+// (leases and bindings that expire, limits that pass) hangs on one timer.
+package memstate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/scheduler"
+)
+
+// State implements scheduler.State. Make one with New.
+type State struct {
+	mu       sync.Mutex
+	closed   bool
+	start    time.Time
+	places   map[string]*place
+	leases   map[string]*lease
+	sessions map[string]*session
+	pools    map[string]*pool
+	// active are the sets of several places that have asks in line.
+	active    []*set
+	arrivals  int64
+	lastGrant int64
+	alarms    alarms
+}
+
+// New returns an empty State.
+func New() *State {
+	s := &State{
+		start:    time.Now(),
+		places:   map[string]*place{},
+		leases:   map[string]*lease{},
+		sessions: map[string]*session{},
+		pools:    map[string]*pool{},
+	}
+	s.alarms.wake = s.wake
+	return s
+}
+
+// instant is nanoseconds since the State began, by the monotonic clock.
+type instant int64
+
+func (s *State) instant(now time.Time) instant { return instant(now.Sub(s.start)) }
+
+// place is an account or a user.
+type place struct {
+	name           string
+	inUse, waiting int
+	// probe is the lease on trial; nil = none.
+	probe *lease
+	// clear says that standing bars nobody.
+	clear    bool
+	lastUsed int64
+	standing scheduler.Standing
+	// line holds the asks that wait for this place alone, in no set order.
+	line []*lease
+	// next change of the standing by itself
+	alarm alarm
+}
+
+// lease is a slot, or a place in line.
+type lease struct {
+	id string
+	// place is where the slot is, or where the ask counts as waiting; nil once it
+	// has left the line without a slot.
+	place   *place
+	expires instant
+	alarm   alarm
+	// wait is nil unless the ask was queued.
+	wait *wait
+}
+
+// Acquire implements scheduler.State.
+func (s *State) Acquire(ctx context.Context, ask *scheduler.Ask) (scheduler.Answer, error) {
+	if ctx.Err() != nil {
+		return scheduler.Answer{}, context.Cause(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return scheduler.Answer{}, scheduler.ErrClosed
+	}
+	if _, ok := s.leases[ask.Lease]; ok {
+		return scheduler.Answer{}, fmt.Errorf("acquiring slot: lease %q is in use already", ask.Lease)
+	}
+	set, err := s.resolve(ask.Candidates)
+	if err != nil {
+		return scheduler.Answer{}, err
+	}
+	now := time.Now()
+	if m := s.bound(ask, set, now); m != nil && !ask.Unstick {
+		use, _ := m.place.usable(ask, now)
+		switch {
+		case use == scheduler.Barred:
+		case m.free(use):
+			return s.grantNew(ask, m, use, now), nil
+		case m.place.waiting < ask.StickyMaxWaiting:
+			return s.queue(ask, set, m, true, now), nil
+		}
+	}
+	v := set.scan(ask, now)
+	switch {
+	case v.free != nil:
+		return s.grantNew(ask, v.free, v.use, now), nil
+	case v.queue != nil:
+		return s.queue(ask, set, v.queue, false, now), nil
+	case v.usable:
+		return scheduler.Answer{Kind: scheduler.Full}, nil
+	}
+	return scheduler.Answer{Kind: scheduler.Out, Until: v.until}, nil
+}
+
+func (s *State) grantNew(ask *scheduler.Ask, m *member, use scheduler.Use, now time.Time) scheduler.Answer {
+	l := &lease{id: ask.Lease}
+	s.leases[l.id] = l
+	return s.grant(l, ask, m, use, now)
+}
+
+// grant gives the lease a slot at m and binds the ask's session to it.
+func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, use scheduler.Use, now time.Time) scheduler.Answer {
+	p, at := m.place, s.instant(now)
+	s.lastGrant = max(s.lastGrant+1, int64(at)+1)
+	p.lastUsed = s.lastGrant
+	p.inUse++
+	l.place = p
+	if use == scheduler.Probe {
+		p.probe = l
+	}
+	l.expires = at + instant(ask.TTL)
+	s.alarms.set(&l.alarm, l, l.expires, at)
+	answer := scheduler.Answer{Kind: scheduler.Granted, Place: p.name}
+	if ask.Session != "" {
+		answer.Moved, answer.Marks = s.bind(ask.Session, p, ask.BindTTL, at)
+	}
+	return answer
+}
+
+// Release implements scheduler.State.
+func (s *State) Release(_ context.Context, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l := s.leases[id]; l != nil {
+		s.drop(l, errReleased)
+	}
+	return nil
+}
+
+// drop ends a lease: its slot goes to the line, and if it was in line itself,
+// whoever awaits it gets err.
+func (s *State) drop(l *lease, err error) {
+	delete(s.leases, l.id)
+	s.alarms.unset(&l.alarm)
+	switch p := l.place; {
+	case p == nil:
+	case l.inLine():
+		s.leave(l, false)
+		l.wait.end(scheduler.Answer{}, err)
+	default:
+		p.inUse--
+		if p.probe == l {
+			p.probe = nil
+		}
+		s.serve(p)
+	}
+}
+
+// ring is called when a lease may have expired.
+func (l *lease) ring(s *State, now instant) {
+	switch {
+	case l.inLine() && l.wait.awaited:
+		s.alarms.set(&l.alarm, l, now+instant(l.wait.ask.TTL), now)
+	case !l.inLine() && l.expires > now:
+		s.alarms.set(&l.alarm, l, l.expires, now)
+	default:
+		s.drop(l, errExpired)
+	}
+}
+
+var (
+	errReleased = errors.New("the place in line was given up")
+	errExpired  = errors.New("the place in line expired")
+)
+
+// Renew implements scheduler.State.
+func (s *State) Renew(_ context.Context, ids []string, ttl time.Duration) (lost []string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, scheduler.ErrClosed
+	}
+	now := s.instant(time.Now())
+	for _, id := range ids {
+		l := s.leases[id]
+		if l == nil {
+			lost = append(lost, id)
+			continue
+		}
+		// The alarm stays, unless it would ring too late: it looks at expires.
+		l.expires = now + instant(ttl)
+		if l.expires < l.alarm.at {
+			s.alarms.set(&l.alarm, l, l.expires, now)
+		}
+	}
+	return lost, nil
+}
+
+// Change implements scheduler.State.
+func (s *State) Change(_ context.Context, name string, f func(*scheduler.Standing)) (scheduler.Standing, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return scheduler.Standing{}, scheduler.ErrClosed
+	}
+	p := s.place(name)
+	standing := p.standing.Clone()
+	f(&standing)
+	now := time.Now()
+	if standing.Trials(now) < p.standing.Trials(now) {
+		p.probe = nil
+	}
+	p.standing, p.clear = standing, standing.Clear()
+	p.schedule(s, now)
+	s.expel(p, now)
+	s.serve(p)
+	return standing, nil
+}
+
+// schedule sets the alarm for the next time at which the standing lets more
+// asks through by itself.
+func (p *place) schedule(s *State, now time.Time) {
+	next := p.standing.NextChange(now)
+	if next.IsZero() {
+		s.alarms.unset(&p.alarm)
+		return
+	}
+	at := s.instant(now)
+	s.alarms.set(&p.alarm, p, at+instant(next.Sub(now)), at)
+}
+
+func (p *place) ring(s *State, _ instant) {
+	p.schedule(s, time.Now())
+	s.serve(p)
+}
+
+// Standing implements scheduler.State.
+func (s *State) Standing(name string) scheduler.Standing {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.places[name]; p != nil {
+		return p.standing
+	}
+	return scheduler.Standing{}
+}
+
+// Load implements scheduler.State.
+func (s *State) Load(_ context.Context, name string) (scheduler.Load, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.places[name]
+	if p == nil {
+		return scheduler.Load{}, nil
+	}
+	load := scheduler.Load{InUse: p.inUse, Waiting: p.waiting}
+	if p.lastUsed > 0 {
+		load.LastUsed = s.start.Add(time.Duration(p.lastUsed - 1))
+	}
+	return load, nil
+}
+
+// Close implements scheduler.State.
+func (s *State) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	s.alarms.stop()
+	for _, l := range s.leases {
+		if l.inLine() {
+			l.wait.end(scheduler.Answer{}, scheduler.ErrClosed)
+		}
+	}
+	clear(s.leases)
+	s.active = slices.Delete(s.active, 0, len(s.active))
+	return nil
+}
+
+func (s *State) place(name string) *place {
+	p := s.places[name]
+	if p == nil {
+		p = &place{name: name, clear: true}
+		s.places[name] = p
+	}
+	return p
+}
+
+var _ scheduler.State = (*State)(nil)

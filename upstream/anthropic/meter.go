@@ -1,0 +1,195 @@
+package anthropic
+
+import (
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/sse"
+)
+
+// Meter reads a streamed answer as its bytes pass by: what it used, whether
+// its content has begun, and how it ended. It parses the few events that carry
+// usage and skips the rest by name. The zero value is at the stream's
+// beginning.
+type Meter struct {
+	scanner sse.Scanner
+	event   eventKind
+	totals  totals
+
+	begun   bool
+	done    bool
+	final   bool
+	failure *upstream.Failure
+
+	deltaBytes int64 // bytes of JSON text in the content deltas
+}
+
+type eventKind uint8
+
+const (
+	other eventKind = iota
+	messageStart
+	blockStart
+	blockDelta
+	messageDelta
+	messageStop
+	streamError
+	nameless // its type stands in its data
+)
+
+// How many bytes of an event's data are kept.
+const (
+	maxUsageEvent = 1 << 20 // message_start, message_delta; real ones stay under 2 kB
+	maxErrorEvent = 64 << 10
+	deltaPrefix   = 128 // enough for a delta's type
+)
+
+// Feed reads the next bytes of the stream.
+func (m *Meter) Feed(p []byte) {
+	for m.failure == nil { // nothing counts after an error event
+		n, step := m.scanner.Next(p)
+		p = p[n:]
+		switch step {
+		case sse.Begin:
+			m.begin()
+		case sse.End:
+			m.end()
+		default:
+			return
+		}
+	}
+}
+
+// Finish tells the meter that the stream has ended: an event without its blank
+// line counts as whole, as it does for clients.
+func (m *Meter) Finish() {
+	if m.scanner.Finish() == sse.End {
+		m.end()
+	}
+}
+
+// Begun tells whether content has begun: the first content block, or a
+// message_delta where there is none. Until then nothing should reach a client.
+func (m *Meter) Begun() bool { return m.begun }
+
+// Done tells whether message_stop has come: the answer is whole.
+func (m *Meter) Done() bool { return m.done }
+
+// Final tells whether upstream has told the output's total: the figures of a
+// message_delta, where before there are only those of the beginning.
+func (m *Meter) Final() bool { return m.final }
+
+// Failure is what an error event said, nil if there was none.
+func (m *Meter) Failure() *upstream.Failure { return m.failure }
+
+// Usage is what was used, as far as upstream has told.
+func (m *Meter) Usage() upstream.Usage { return m.totals.usage() }
+
+// AtBoundary tells whether the bytes so far end between two events.
+func (m *Meter) AtBoundary() bool { return m.scanner.AtBoundary() }
+
+// Seal returns what must come before an event that is put in after the bytes so
+// far. Whole lines are completed to an event. Half a line can't be taken back:
+// it is ended, without the blank line, so that the name of the next event
+// replaces its own and no client reads half an event as a whole one.
+func (m *Meter) Seal() string {
+	switch {
+	case m.scanner.AtBoundary():
+		return ""
+	default:
+		return "\n"
+	}
+}
+
+// EstimatedUsage is Usage for an answer that broke off: its output is the
+// larger of what upstream told and an estimate from the text that went by.
+func (m *Meter) EstimatedUsage() upstream.Usage {
+	u := m.totals.usage()
+	if !m.final {
+		u.Output = max(u.Output, m.deltaBytes/bytesPerToken)
+	}
+	return u
+}
+
+// bytesPerToken is the usual size of a token of English text or code.
+const bytesPerToken = 4
+
+func (m *Meter) begin() {
+	m.event = kindOf(m.scanner.Name())
+	switch m.event {
+	case messageStart:
+		m.scanner.Keep(maxUsageEvent)
+	case messageDelta:
+		m.begun = true
+		m.scanner.Keep(maxUsageEvent)
+	case blockStart:
+		m.begun = true
+	case blockDelta:
+		m.scanner.Keep(deltaPrefix)
+	case messageStop:
+		m.done = true
+	case streamError:
+		m.scanner.Keep(maxErrorEvent)
+	case nameless:
+		m.scanner.Keep(maxUsageEvent)
+	}
+}
+
+func (m *Meter) end() {
+	if m.scanner.DataLen() == 0 {
+		return
+	}
+	if m.event == nameless {
+		m.event = kindOf(m.scanner.Name())
+		if m.event == nameless {
+			kind := gjson.Get(textOf(m.scanner.Data()), "type")
+			m.event = kindOf(bytesOf(kind.Str))
+		}
+		m.begun = m.begun || m.event == blockStart || m.event == messageDelta
+		m.done = m.done || m.event == messageStop
+	}
+	switch m.event {
+	case messageStart:
+		m.totals.read(gjson.Get(textOf(m.scanner.Data()), "message.usage"))
+	case messageDelta:
+		usage := gjson.Get(textOf(m.scanner.Data()), "usage")
+		m.totals.read(usage)
+		m.final = m.final || usage.Get("output_tokens").Type == gjson.Number
+	case blockDelta:
+		m.countDelta()
+	case streamError:
+		m.failure = ReadError(m.scanner.Data())
+	}
+}
+
+// countDelta counts the output in a content delta by its length, without
+// parsing it.
+func (m *Meter) countDelta() {
+	const frame = `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}`
+	if strings.Contains(textOf(m.scanner.Data()), `"signature_delta"`) {
+		return // not output
+	}
+	m.deltaBytes += int64(max(0, m.scanner.DataLen()-len(frame)))
+}
+
+func kindOf(name []byte) eventKind {
+	switch string(name) {
+	case "content_block_delta":
+		return blockDelta
+	case "content_block_start":
+		return blockStart
+	case "message_start":
+		return messageStart
+	case "message_delta":
+		return messageDelta
+	case "message_stop":
+		return messageStop
+	case "error":
+		return streamError
+	case "":
+		return nameless
+	}
+	return other
+}

@@ -1,0 +1,152 @@
+// Package anthropic is the Messages dialect: what a client asks, how it is
+// sent to an account, and how usage and failures are read from the answer.
+package anthropic
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/tidwall/gjson"
+)
+
+// maxDepth is how deep a body's JSON may be nested: encoding/json's own limit.
+// Real requests stay under 20.
+const maxDepth = 10_000
+
+// Request is a Messages or count_tokens request body and what the gateway
+// reads of it. The bytes are never re-encoded; see Prepare.
+type Request struct {
+	// Body is the client's body, byte for byte. It must not be changed.
+	Body []byte
+	// Model is the model that the client asks for.
+	Model string
+	// Stream tells whether the answer is to be streamed.
+	Stream bool
+	// Fast tells whether fast mode is asked for (`speed`).
+	Fast bool
+	// MaxTokens is max_tokens, 0 where absent.
+	MaxTokens int64
+
+	userID   string // metadata.user_id
+	messages gjson.Result
+	system   gjson.Result
+	tools    gjson.Result
+	thinking gjson.Result
+	open     int    // offset of the byte after the opening brace
+	models   []span // the values of `model`: more than one where keys repeat
+	fields   []member
+}
+
+// span is a range of a body's bytes.
+type span struct{ start, end int }
+
+// member is a top-level key with its value.
+type member struct {
+	name string
+	span // from the key's first byte to the value's last
+}
+
+// ParseRequest reads a body. Its errors are for the client: they say what is
+// wrong with the request. Where a key stands twice the last one counts, as it
+// does upstream.
+func ParseRequest(body []byte) (*Request, error) {
+	if len(bytes.TrimSpace(body)) == 0 {
+		return nil, errors.New("the request body is empty; send a JSON object")
+	}
+	if depth(body) > maxDepth {
+		return nil, fmt.Errorf("the request body is nested more than %d levels deep", maxDepth)
+	}
+	if !gjson.ValidBytes(body) {
+		return nil, errors.New("the request body is not valid JSON")
+	}
+	root := gjson.Parse(textOf(body))
+	if !root.IsObject() {
+		return nil, errors.New("the request body is not a JSON object")
+	}
+	r := &Request{Body: body, open: bytes.IndexByte(body, '{') + 1}
+	var model, stream gjson.Result
+	root.ForEach(func(key, value gjson.Result) bool {
+		r.fields = append(r.fields, member{key.Str, span{key.Index, value.Index + len(value.Raw)}})
+		switch key.Str {
+		case "model":
+			model = value
+			r.models = append(r.models, span{value.Index, value.Index + len(value.Raw)})
+		case "stream":
+			stream = value
+		case "speed":
+			r.Fast = value.Str == "fast"
+		case "max_tokens":
+			r.MaxTokens = max(0, value.Int())
+		case "metadata":
+			r.userID = value.Get("user_id").String()
+		case "messages":
+			r.messages = value
+		case "system":
+			r.system = value
+		case "tools":
+			r.tools = value
+		case "thinking":
+			r.thinking = value
+		}
+		return true
+	})
+	switch {
+	case !model.Exists():
+		return nil, errors.New("model: field required")
+	case model.Type != gjson.String:
+		return nil, errors.New("model: must be a string")
+	case model.Str == "":
+		return nil, errors.New("model: must not be empty")
+	case stream.Exists() && !stream.IsBool():
+		return nil, errors.New("stream: must be true or false")
+	}
+	r.Model = string([]byte(model.Str)) // a copy, so that it does not hold the body
+	r.Stream = stream.Bool()
+	return r, nil
+}
+
+// Drop lets go of the body, once no other account will be asked: a long stream
+// should not hold a large request in memory.
+func (r *Request) Drop() {
+	*r = Request{Model: r.Model, Stream: r.Stream, Fast: r.Fast, MaxTokens: r.MaxTokens}
+}
+
+// depth returns how deep the JSON in b is nested, valid or not. It guards the
+// recursive parsers against a body made to exhaust the stack.
+func depth(b []byte) int {
+	now, deepest := 0, 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '{', '[':
+			now++
+			deepest = max(deepest, now)
+		case '}', ']':
+			now--
+		case '"':
+			i = stringEnd(b, i)
+		}
+	}
+	return deepest
+}
+
+// stringEnd returns the offset of the quote that closes the string opened at
+// start, or len(b).
+func stringEnd(b []byte, start int) int {
+	for i := start + 1; i < len(b); {
+		n := bytes.IndexByte(b[i:], '"')
+		if n < 0 {
+			return len(b)
+		}
+		i += n
+		backslashes := 0
+		for j := i - 1; j > start && b[j] == '\\'; j-- {
+			backslashes++
+		}
+		if backslashes%2 == 0 {
+			return i
+		}
+		i++
+	}
+	return len(b)
+}
