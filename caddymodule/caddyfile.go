@@ -107,8 +107,12 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("sub2api: unexpected argument %q; everything but a matcher goes into the block", d.Val())
 	}
+	nesting := d.Nesting()
 	if err := p.block("", "sub2api", h.words(p)); err != nil {
 		return err
+	}
+	if d.Nesting() > nesting {
+		return d.Errf("sub2api: a closing brace is missing, or is not alone on its line")
 	}
 	return p.locate(h.Validate())
 }

@@ -88,14 +88,19 @@ func (h *Handler) onStarted(ctx caddy.Context) error {
 	if err != nil {
 		return fmt.Errorf("loading the events app: %w", err)
 	}
-	return app.(*caddyevents.App).On("started", h)
+	return app.(*caddyevents.App).On("started", starter{h.gateway})
 }
 
+// starter is what is told that a config has started. Caddy logs the exported
+// fields of such a handler at debug level; this one has none, where Handler's
+// would show literal secrets.
+type starter struct{ gateway *gateway }
+
 // Handle implements caddyevents.Handler: the config has started.
-func (h *Handler) Handle(ctx context.Context, _ caddy.Event) error {
-	h.gateway.runtime.logs.set(h.gateway.logger)
-	if _, err := h.gateway.ledger(context.WithoutCancel(ctx)); err != nil {
-		h.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
+func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
+	s.gateway.runtime.logs.set(s.gateway.logger)
+	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil {
+		s.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
 	}
 	return nil
 }
@@ -169,5 +174,5 @@ var (
 	_ caddy.Validator             = (*Handler)(nil)
 	_ caddy.CleanerUpper          = (*Handler)(nil)
 	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
-	_ caddyevents.Handler         = (*Handler)(nil)
+	_ caddyevents.Handler         = starter{}
 )

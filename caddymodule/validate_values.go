@@ -216,9 +216,9 @@ var ownHeaders = []string{
 	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
 }
 
-// credentialHeaders are those that carry the client's own credential, which
-// never goes upstream.
-var credentialHeaders = []string{"Authorization", "Proxy-Authorization", "X-Api-Key", "X-Goog-Api-Key"}
+// credentialHeaders are those that carry the client's own credentials, which
+// never go upstream.
+var credentialHeaders = []string{"Authorization", "Cookie", "Proxy-Authorization", "X-Api-Key", "X-Goog-Api-Key"}
 
 func headerName(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {

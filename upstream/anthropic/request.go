@@ -54,7 +54,7 @@ func ParseRequest(body []byte) (*Request, error) {
 	if len(bytes.TrimSpace(body)) == 0 {
 		return nil, errors.New("the request body is empty; send a JSON object")
 	}
-	if depth(body) > maxDepth {
+	if tooDeep(body) {
 		return nil, fmt.Errorf("the request body is nested more than %d levels deep", maxDepth)
 	}
 	if !gjson.ValidBytes(body) {
@@ -112,22 +112,26 @@ func (r *Request) Drop() {
 	*r = Request{Model: r.Model, Stream: r.Stream, Fast: r.Fast, MaxTokens: r.MaxTokens}
 }
 
-// depth returns how deep the JSON in b is nested, valid or not. It guards the
-// recursive parsers against a body made to exhaust the stack.
-func depth(b []byte) int {
-	now, deepest := 0, 0
+// tooDeep tells whether the JSON in b is nested deeper than maxDepth. It guards
+// the recursive parsers against a body made to exhaust the stack.
+func tooDeep(b []byte) bool {
+	if bytes.Count(b, []byte("["))+bytes.Count(b, []byte("{")) <= maxDepth {
+		return false // nearly always, and found out fast
+	}
+	depth := 0
 	for i := 0; i < len(b); i++ {
 		switch b[i] {
 		case '{', '[':
-			now++
-			deepest = max(deepest, now)
+			if depth++; depth > maxDepth {
+				return true
+			}
 		case '}', ']':
-			now--
+			depth--
 		case '"':
 			i = stringEnd(b, i)
 		}
 	}
-	return deepest
+	return false
 }
 
 // stringEnd returns the offset of the quote that closes the string opened at

@@ -1,0 +1,159 @@
+package caddymodule_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/standard"
+
+	_ "github.com/sub2api/caddy-sub2api/caddymodule"
+	"github.com/sub2api/caddy-sub2api/upstream/simulator"
+)
+
+// BenchmarkRelay runs the gateway beside plain reverse_proxy: one process, one
+// simulated upstream, one client, in turns. It reports the CPU time of the
+// whole process per request, and its ratio; the client's and the upstream's
+// share, measured without anything between them, is taken off both.
+func BenchmarkRelay(b *testing.B) {
+	for _, bench := range []struct {
+		name   string
+		body   string
+		reply  simulator.Reply
+		events int
+	}{
+		{"small request", `{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"Say hi in five words."}]}`, simulator.Reply{Text: "Hi there, nice to see you."}, 0},
+		{"stream of 200 events", `{"model":"claude-sonnet-5-5","max_tokens":1024,"stream":true,"messages":[{"role":"user","content":"Say hi in five words."}]}`, simulator.Reply{Deltas: 194}, 200},
+		{"50 kB request", `{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"` + strings.Repeat(`A line of text with \"quotes\" in it.\n`, 1300) + `"}]}`, simulator.Reply{Text: "Hi there, nice to see you."}, 0},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			side := startPair(b, simulator.Fixed(bench.reply, []byte(bench.body)))
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+			post := func(url string) {
+				request, _ := http.NewRequest(http.MethodPost, url+"/v1/messages", strings.NewReader(bench.body))
+				request.Header.Set("X-Api-Key", "sk-bench")
+				request.Header.Set("Anthropic-Version", "2023-06-01")
+				request.Header.Set("Content-Type", "application/json")
+				response, err := client.Do(request)
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer response.Body.Close()
+				if response.StatusCode != http.StatusOK {
+					text, _ := io.ReadAll(response.Body)
+					b.Fatalf("%s answered %d: %s", url, response.StatusCode, text)
+				}
+				io.Copy(io.Discard, bufio.NewReader(response.Body))
+			}
+			const batch = 20
+			var direct, proxy, gateway [2]time.Duration // CPU, wall
+			measure := func(sum *[2]time.Duration, url string) {
+				cpu, wall := cpuTime(), time.Now()
+				for range batch {
+					post(url)
+				}
+				sum[0] += cpuTime() - cpu
+				sum[1] += time.Since(wall)
+			}
+			for range 3 * batch { // connections, caches
+				post(side.direct)
+				post(side.proxy)
+				post(side.gateway)
+			}
+			rounds := 0
+			for b.Loop() {
+				measure(&direct, side.direct)
+				measure(&proxy, side.proxy)
+				measure(&gateway, side.gateway)
+				rounds++
+			}
+			per := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / float64(rounds*batch) }
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(per(direct[0]), "direct-cpu-ns")
+			b.ReportMetric(per(proxy[0]), "proxy-cpu-ns")
+			b.ReportMetric(per(gateway[0]), "gateway-cpu-ns")
+			b.ReportMetric(float64(gateway[0]-direct[0])/float64(proxy[0]-direct[0]), "cpu-ratio")
+			b.ReportMetric(float64(gateway[0])/float64(proxy[0]), "whole-cpu-ratio")
+			b.ReportMetric(float64(gateway[1])/float64(proxy[1]), "whole-wall-ratio")
+		})
+	}
+}
+
+type pair struct{ direct, proxy, gateway string }
+
+// startPair serves the gateway and reverse_proxy in front of one upstream.
+func startPair(b *testing.B, reply simulator.Reply) pair {
+	sim, err := simulator.Start(simulator.Config{Keep: -1})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { sim.Close() })
+	sim.Set("", simulator.Always(reply))
+	side := pair{sim.URL, "http://" + freeAddress(b), "http://" + freeAddress(b)}
+	loadCaddyfile(b, fmt.Sprintf(`{
+	admin off
+	persist_config off
+	auto_https off
+	log {
+		level ERROR
+	}
+}
+%s {
+	reverse_proxy %s {
+		flush_interval -1
+	}
+}
+%s {
+	sub2api {
+		store embedded %s
+		account main {
+			api_key sk-upstream
+			base_url %s
+			concurrency 64
+		}
+		group default
+		user bench {
+			balance 1000000
+			key sk-bench default
+		}
+	}
+}`, side.proxy, strings.TrimPrefix(sim.URL, "http://"), side.gateway, b.TempDir(), sim.URL))
+	return side
+}
+
+func loadCaddyfile(tb testing.TB, text string) {
+	tb.Helper()
+	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		tb.Fatal(err, warnings)
+	}
+	if err := caddy.Load(config, true); err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { caddy.Stop() })
+}
+
+func freeAddress(tb testing.TB) string {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+func cpuTime() time.Duration {
+	var usage syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &usage); err != nil {
+		panic(err)
+	}
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
