@@ -102,7 +102,7 @@ type Record struct {
 type User struct {
 	Name string
 	// Balance is the opening balance, credited once per store, the first time
-	// that the store meets this user.
+	// that the user is declared without Unlimited.
 	Balance USD
 	// Unlimited users have no balance: nothing is refused for money, and
 	// records say what it would have cost.
@@ -126,9 +126,10 @@ var (
 // Ledger keeps balances and records. Implementations are safe for concurrent
 // use. After any crash, Σ charged = opening + credits − balance.
 type Ledger interface {
-	// Declare makes users known: a user whom the store has never met is
-	// credited the opening balance, in the same transaction. Declaring someone
-	// again changes only Unlimited.
+	// Declare makes users known. The first time that a user is declared with a
+	// balance, that is without Unlimited, the opening balance is credited, in
+	// the same transaction. Declaring someone again changes only Unlimited: the
+	// balance of an unlimited user is kept for when the limit comes back.
 	Declare(ctx context.Context, users []User) error
 
 	// Balance returns the user's money, including every Settle that has
@@ -137,15 +138,19 @@ type Ledger interface {
 	Balance(ctx context.Context, user string) (Balance, error)
 
 	// Settle keeps the record and, where Billing is PaidFromBalance, takes
-	// Charged from the user's balance: one transaction, once per record ID
-	// (settling again changes nothing and is no error). When it returns nil,
-	// record and charge survive kill -9. The record is not modified and not
-	// kept after the return.
+	// Charged from the user's balance, even below zero and even if the user is
+	// unlimited by now: one transaction, once per record ID (settling again
+	// changes nothing and is no error). When it returns nil, record and charge
+	// survive kill -9. When it returns an error, settle the same record again
+	// later: it may or may not have been kept, but never by half. Some errors
+	// stay: ErrUnknownUser, and that of a record without an ID or with a
+	// negative charge. The record is not modified and not kept after the return.
 	Settle(ctx context.Context, record *Record) error
 
 	// Records calls yield for each record that the filter matches, newest
-	// first, until yield returns false. Records that Settle returned for are
-	// seen.
+	// first and those of one moment in descending order of ID, until yield
+	// returns false. Records that Settle returned for are seen. yield may keep
+	// the record and may call the ledger.
 	Records(ctx context.Context, filter RecordFilter, yield func(*Record) bool) error
 
 	// Close settles what is under way and closes the store. Later calls return

@@ -68,7 +68,7 @@ func (a *answer) read(most int64) ([]byte, error) {
 	for {
 		n, err := from.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
-		a.guard.alive()
+		a.guard.alive(a.clock.now())
 		switch {
 		case err == io.EOF:
 			return body, nil
@@ -104,7 +104,10 @@ func (a *answer) whole() *upstream.Failure {
 		}
 		return a.brokenOff(err)
 	}
-	if gjson.GetBytes(body, "type").Str == "error" {
+	switch {
+	case !gjson.ValidBytes(body): // cut short, or a proxy's page: nothing was counted
+		return a.brokenOff(errors.New("the answer is not JSON"))
+	case gjson.GetBytes(body, "type").Str == "error":
 		return anthropic.ReadError(body)
 	}
 	a.succeeded()

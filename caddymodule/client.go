@@ -9,23 +9,24 @@ import (
 // client writes the answer of one request. The request's goroutine and the
 // keepalive's timer share it.
 type client struct {
-	w  http.ResponseWriter
-	rc *http.ResponseController
-	id string
+	w     http.ResponseWriter
+	rc    *http.ResponseController
+	id    string
+	clock clock
 
 	mu       sync.Mutex
-	started  bool // the header is out
-	stream   bool // it was that of an event stream
-	ended    bool // the handler returns: nothing may be written any more
-	between  bool // what is out ends between two events
-	last     time.Time
-	beat     *time.Timer // nil without keepalive
+	started  bool          // the header is out
+	stream   bool          // it was that of an event stream
+	ended    bool          // the handler returns: nothing may be written any more
+	between  bool          // what is out ends between two events
+	last     time.Duration // when something went out, on the clock
+	beat     *time.Timer   // nil without keepalive
 	interval time.Duration
 	after    time.Duration
 }
 
-func newClient(w http.ResponseWriter, id string) *client {
-	return &client{w: w, id: id, rc: http.NewResponseController(w)}
+func newClient(w http.ResponseWriter, id string, clock clock) *client {
+	return &client{w: w, id: id, rc: http.NewResponseController(w), clock: clock}
 }
 
 // keepAlive sends the client comment lines, one when it has heard nothing for
@@ -38,7 +39,7 @@ func (c *client) keepAlive(interval, after time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.interval, c.after = interval, after
-	c.last, c.between = time.Now(), true
+	c.last, c.between = c.clock.now(), true
 	c.beat = time.AfterFunc(after, c.onBeat)
 }
 
@@ -50,29 +51,29 @@ func (c *client) onBeat() {
 	if c.ended {
 		return
 	}
-	if silent := time.Since(c.last); silent < c.after {
+	if silent := c.clock.now() - c.last; silent < c.after {
 		c.beat.Reset(c.after - silent)
 		return
 	}
 	if c.between {
 		c.startStream()
-		if c.put([]byte(": keepalive\n\n")) != nil {
+		if c.put([]byte(": keepalive\n\n"), c.clock.now()) != nil {
 			return // the client is gone; the request's context tells
 		}
 	}
 	c.beat.Reset(c.interval)
 	// From here on it is the interval that counts.
-	c.last = c.last.Add(-c.after + c.interval)
+	c.last += c.interval - c.after
 }
 
 // write relays the next bytes of the stream: one write, one flush. between
-// tells whether they end between two events.
-func (c *client) write(p []byte, between bool) error {
+// tells whether they end between two events, now is the time on the clock.
+func (c *client) write(p []byte, between bool, now time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.startStream()
 	c.between = between
-	return c.put(p)
+	return c.put(p, now)
 }
 
 // fail answers with an error: as the answer where nothing was sent, else as an
@@ -85,7 +86,7 @@ func (c *client) fail(e *apiError, seal string) {
 		c.started = true
 		e.write(c.w, c.id)
 	case c.stream:
-		c.put(append([]byte(seal), e.event(c.id)...))
+		c.put(append([]byte(seal), e.event(c.id)...), c.clock.now())
 	}
 }
 
@@ -149,10 +150,10 @@ func (c *client) startStream() {
 	c.w.WriteHeader(http.StatusOK)
 }
 
-func (c *client) put(p []byte) error {
+func (c *client) put(p []byte, now time.Duration) error {
 	if _, err := c.w.Write(p); err != nil {
 		return err
 	}
-	c.last = time.Now()
+	c.last = now
 	return c.rc.Flush()
 }

@@ -44,7 +44,7 @@ func (x *exchange) countTokens() {
 func (x *exchange) count(account *upstream.Account) *upstream.Failure {
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	defer cancel(nil)
-	guard := newWatch(cancel)
+	guard := newWatch(cancel, x.clock)
 	defer guard.stop()
 	guard.begin(&timeout{"no response header", "header_timeout", x.headerTimeout}, nil)
 	response, err := x.runtime.transports.For(account).RoundTrip(

@@ -33,6 +33,7 @@ type exchange struct {
 	force   upstream.Platform // by the path; "" = none
 	id      string            // request-id of the answer, and id of the record
 	arrived time.Time
+	clock   clock
 	key     *key
 	group   *group // nil without one
 	out     *client
@@ -53,7 +54,8 @@ type exchange struct {
 
 func newExchange(g *gateway, w http.ResponseWriter, r *http.Request, path string, force upstream.Platform) *exchange {
 	x := &exchange{gateway: g, r: r, path: path, force: force, id: newRequestID(), arrived: time.Now()}
-	x.out = newClient(w, x.id)
+	x.clock = clock{x.arrived}
+	x.out = newClient(w, x.id, x.clock)
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
 	x.unhook = context.AfterFunc(g.runtime.ctx, func() { x.cancel(errShutdown) })
 	return x

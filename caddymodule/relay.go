@@ -87,7 +87,7 @@ func (x *exchange) attempt(lease *scheduler.Lease) *upstream.Failure {
 func (x *exchange) send(account *upstream.Account) *upstream.Failure {
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	defer cancel(nil)
-	guard := newWatch(cancel)
+	guard := newWatch(cancel, x.clock)
 	defer guard.stop()
 	guard.begin(&timeout{"no response header", "header_timeout", x.headerTimeout}, nil)
 

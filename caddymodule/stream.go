@@ -66,6 +66,7 @@ type stream struct {
 	meter   anthropic.Meter
 	renamer *anthropic.Renamer // nil where the model is not renamed
 	renamed []byte
+	heard   time.Duration // when the last bytes came, on the clock
 	eof     bool
 }
 
@@ -94,7 +95,8 @@ func (s *stream) awaitContent() ([]byte, *upstream.Failure) {
 // what completes an answer must be on record before it goes out.
 func (s *stream) next() ([]byte, error) {
 	n, err := s.from.Read(s.buffer)
-	s.guard.alive()
+	s.heard = s.clock.now()
+	s.guard.alive(s.heard)
 	s.meter.Feed(s.buffer[:n])
 	if err != nil {
 		s.meter.Finish()
@@ -124,7 +126,7 @@ func (s *stream) relay(p []byte) error {
 		if s.renamer != nil {
 			p = s.rename(p)
 		}
-		if len(p) > 0 && s.out.write(p, s.meter.AtBoundary()) != nil {
+		if len(p) > 0 && s.out.write(p, s.meter.AtBoundary(), s.heard) != nil {
 			return errClientGone
 		}
 		switch {

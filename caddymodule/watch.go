@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -23,36 +24,41 @@ func (t *timeout) Error() string {
 // timer: it looks back at the last one when it fires.
 type watch struct {
 	cancel context.CancelCauseFunc
+	clock  clock
+	heard  atomic.Int64 // on the clock
 
 	mu    sync.Mutex
 	timer *time.Timer
-	until time.Time // end of the phase; zero = no limit
-	phase *timeout
-	idle  *timeout // limit on silence; nil = none
-	heard time.Time
+	until time.Duration // end of the phase, on the clock
+	phase *timeout      // limit on the phase; nil = none
+	idle  *timeout      // limit on silence; nil = none
 }
 
-func newWatch(cancel context.CancelCauseFunc) *watch { return &watch{cancel: cancel} }
+// clock counts from the arrival of a request.
+type clock struct{ start time.Time }
+
+func (c clock) now() time.Duration { return time.Since(c.start) }
+
+func newWatch(cancel context.CancelCauseFunc, clock clock) *watch {
+	return &watch{cancel: cancel, clock: clock}
+}
 
 // begin starts a phase, in place of the one before. phase and idle may be nil,
 // for no limit.
 func (w *watch) begin(phase, idle *timeout) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.heard = time.Now()
-	w.phase, w.idle, w.until = phase, idle, time.Time{}
+	now := w.clock.now()
+	w.alive(now)
+	w.phase, w.idle = phase, idle
 	if phase != nil {
-		w.until = w.heard.Add(phase.after)
+		w.until = now + phase.after
 	}
-	w.set(w.heard)
+	w.set(now)
 }
 
-// alive tells that upstream was heard.
-func (w *watch) alive() {
-	w.mu.Lock()
-	w.heard = time.Now()
-	w.mu.Unlock()
-}
+// alive tells that upstream was heard at that time.
+func (w *watch) alive(now time.Duration) { w.heard.Store(int64(now)) }
 
 func (w *watch) stop() {
 	w.mu.Lock()
@@ -66,33 +72,36 @@ func (w *watch) stop() {
 func (w *watch) onTimer() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := time.Now()
+	now := w.clock.now()
 	switch {
-	case w.phase != nil && !now.Before(w.until):
+	case w.phase != nil && now >= w.until:
 		w.cancel(w.phase)
-	case w.idle != nil && now.Sub(w.heard) >= w.idle.after:
+	case w.idle != nil && now >= w.silentUntil():
 		w.cancel(w.idle)
 	default:
 		w.set(now)
 	}
 }
 
+// silentUntil is when the silence will have lasted too long.
+func (w *watch) silentUntil() time.Duration { return time.Duration(w.heard.Load()) + w.idle.after }
+
 // set makes the timer fire at the next limit.
-func (w *watch) set(now time.Time) {
+func (w *watch) set(now time.Duration) {
 	var next time.Duration
 	switch {
 	case w.phase != nil && w.idle != nil:
-		next = min(w.until.Sub(now), w.heard.Add(w.idle.after).Sub(now))
+		next = min(w.until, w.silentUntil())
 	case w.phase != nil:
-		next = w.until.Sub(now)
+		next = w.until
 	case w.idle != nil:
-		next = w.heard.Add(w.idle.after).Sub(now)
+		next = w.silentUntil()
 	default:
 		return
 	}
 	if w.timer == nil {
-		w.timer = time.AfterFunc(next, w.onTimer)
+		w.timer = time.AfterFunc(next-now, w.onTimer)
 		return
 	}
-	w.timer.Reset(next)
+	w.timer.Reset(next - now)
 }

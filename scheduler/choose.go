@@ -21,28 +21,28 @@ func (s *Scheduler) Choose(d Demand) (*upstream.Account, error) {
 	if candidates == nil {
 		return nil, fmt.Errorf("model %.100q in group %q: %w", d.Model, d.Group, ErrNoAccount)
 	}
+	places := candidates.Places
 	now := time.Now()
-	var best []*Place
 	var soonest time.Time
-	for i := range candidates.Places {
-		place := &candidates.Places[i]
-		if len(best) > 0 && place.Priority > best[0].Priority {
-			continue
+	usable := func(p *Place) bool {
+		standing := s.state.Standing(p.Name)
+		use, until := standing.Usable(now, d.Model, d.Fast)
+		if use == Barred && !until.IsZero() && (soonest.IsZero() || until.Before(soonest)) {
+			soonest = until
 		}
-		standing := s.state.Standing(place.Name)
-		if use, until := standing.Usable(now, d.Model, d.Fast); use == Barred {
-			if soonest.IsZero() || !until.IsZero() && until.Before(soonest) {
-				soonest = until
-			}
-			continue
-		}
-		if len(best) > 0 && place.Priority < best[0].Priority {
-			best = best[:0]
-		}
-		best = append(best, place)
+		return use != Barred
 	}
-	if len(best) == 0 {
+	// From a place that moves on with every call, the first of the best.
+	var best *Place
+	first := turn.Add(1)
+	for i := range places {
+		p := &places[(first+uint64(i))%uint64(len(places))]
+		if (best == nil || p.Priority < best.Priority) && usable(p) {
+			best = p
+		}
+	}
+	if best == nil {
 		return nil, &OutError{Until: soonest}
 	}
-	return s.catalog.byPlace[best[turn.Add(1)%uint64(len(best))].Name], nil
+	return s.catalog.byPlace[best.Name], nil
 }

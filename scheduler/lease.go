@@ -14,10 +14,9 @@ const (
 	// leaseTTL is how long a slot outlives its holder's death.
 	leaseTTL = time.Minute
 	// renewEvery leaves two tries before a lease ends.
-	renewEvery = 20 * time.Second
-	renewBatch = 500
-	// stateTimeout bounds work that no request waits for.
-	stateTimeout = 5 * time.Second
+	renewEvery   = 20 * time.Second
+	renewBatch   = 500
+	renewTimeout = 5 * time.Second
 )
 
 // Lease is a slot held. Release it in a defer.
@@ -39,7 +38,7 @@ type Lease struct {
 }
 
 // Release gives the slot back, the first time that it is called. It works when
-// the request's context has ended, and takes at most 5 s.
+// the request's context has ended, and takes at most 5 s (State.Release).
 func (l *Lease) Release() {
 	if l.leases.forget(l) {
 		l.leases.giveBack(l.id)
@@ -100,7 +99,7 @@ func (ls *Leases) renew(ctx context.Context) {
 	ls.mu.Unlock()
 	for len(ids) > 0 {
 		n := min(len(ids), renewBatch)
-		bounded, cancel := context.WithTimeout(ctx, stateTimeout)
+		bounded, cancel := context.WithTimeout(ctx, renewTimeout)
 		lost, err := ls.state.Renew(bounded, ids[:n], leaseTTL)
 		cancel()
 		if err != nil {
@@ -151,9 +150,7 @@ func (ls *Leases) forget(l *Lease) bool {
 
 // giveBack releases what the State may hold under the id.
 func (ls *Leases) giveBack(id string) {
-	ctx, cancel := context.WithTimeout(context.Background(), stateTimeout)
-	defer cancel()
-	if err := ls.state.Release(ctx, id); err != nil && !errors.Is(err, ErrClosed) {
+	if err := ls.state.Release(context.Background(), id); err != nil && !errors.Is(err, ErrClosed) {
 		ls.logger.Error("a slot could not be given back; it is free again within 60s", "lease", id, "error", err)
 	}
 }

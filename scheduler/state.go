@@ -46,7 +46,8 @@ type State interface {
 
 	// Release gives back the slot, or the place in line, of a lease, and hands
 	// the slot to the line. Unknown leases are no error: releasing twice is
-	// releasing once.
+	// releasing once. It takes at most 5 s, without being told by ctx: callers
+	// release on their way out and would rather leave a slot to its expiry.
 	Release(ctx context.Context, lease string) error
 
 	// Renew extends leases to now + ttl. It returns those that no longer exist:

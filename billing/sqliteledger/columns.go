@@ -38,9 +38,9 @@ func values(args []driver.NamedValue, r *billing.Record) {
 	}
 }
 
-// targets are where a row's columns are scanned to; the time goes to nanos.
-func targets(r *billing.Record, nanos *int64) []any {
-	return []any{
+// targets are the record's fields by column; nanos stands for the time.
+func targets(r *billing.Record, nanos *int64) [33]any {
+	return [...]any{
 		&r.ID, nanos, &r.User, &r.KeyID, &r.Account, &r.Group, &r.Platform, &r.Model, &r.ModelSent, &r.Session,
 		&r.Stream, &r.Status, &r.Input, &r.Output, &r.CacheWrite5m, &r.CacheWrite1h, &r.CacheRead, &r.WebSearches,
 		&r.InputCost, &r.OutputCost, &r.CacheWriteCost, &r.CacheReadCost, &r.WebSearchCost,
@@ -48,6 +48,8 @@ func targets(r *billing.Record, nanos *int64) []any {
 		&r.UpstreamRequestID, &r.Estimated, &r.Unpriced,
 	}
 }
+
+func unixNano(n int64) time.Time { return time.Unix(0, n).UTC() }
 
 // The times that fit int64 nanoseconds since 1970.
 var (

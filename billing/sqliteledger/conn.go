@@ -63,7 +63,7 @@ func (c conn) exec(ctx context.Context, statement string, args ...driver.Value) 
 
 // statement is a prepared statement and its arguments.
 type statement struct {
-	driver.StmtExecContext
+	driver.Stmt
 	args []driver.NamedValue
 }
 
@@ -76,13 +76,13 @@ func (c conn) prepare(text string) (statement, error) {
 	for i := range args {
 		args[i].Ordinal = i + 1
 	}
-	return statement{s.(driver.StmtExecContext), args}, nil
+	return statement{s, args}, nil
 }
 
 // run executes the statement with s.args and gives the number of rows that it
 // changed.
 func (s *statement) run() (int64, error) {
-	result, err := s.ExecContext(context.Background(), s.args)
+	result, err := s.Stmt.(driver.StmtExecContext).ExecContext(context.Background(), s.args)
 	if err != nil {
 		return 0, err
 	}

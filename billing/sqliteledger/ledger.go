@@ -1,11 +1,12 @@
 // Package sqliteledger is a billing.Ledger for one process: an SQLite database
-// in a directory of its own.
+// in a directory of its own, with a journal in front.
 //
-// Every record is a row in the database before Settle returns; there is no
-// journal in front. Measured on 2 cores: appending to a journal takes 1.3 µs,
-// a lone commit here 70 µs and, gathered with others, 18 µs a record. That is
-// within what a request may cost, and a journal would be a second thing to
-// sync, replay and truncate, for records that then still go into SQLite.
+// Settle appends to the journal and adjusts the balance in memory; a moment
+// later the records go to the database together. Measured on 2 cores, without
+// syncing: committing each record to the database before Settle returns costs
+// 85 µs of CPU a record and 60 µs of waiting for a lone caller, 42 µs and 340 µs
+// for 16 callers who share commits, and now and then all wait for a checkpoint.
+// With the journal it is 18 to 29 µs of CPU, all in, and 5 to 8 µs of waiting.
 package sqliteledger
 
 import (
@@ -23,40 +24,43 @@ import (
 
 // Ledger is a billing.Ledger. Make one with Open.
 type Ledger struct {
-	dir string
-	log *slog.Logger
+	dir  string
+	log  *slog.Logger
+	sync bool
 
-	lock        *conn
-	checkpoints *conn
-	reader      *sql.DB
+	lock   *conn
+	reader *sql.DB
 
-	// writing is held by who uses writer, and by nobody for long.
+	// writing is held by who uses writer.
 	writing sync.Mutex
 	writer  *writer
 
-	// mu guards the map; users are changed by who holds writing.
-	mu    sync.RWMutex
-	users map[string]*user
+	// usersMu guards the map.
+	usersMu sync.RWMutex
+	users   map[string]*user
 
-	// gate is held for reading while something is put in queue, so that Close
-	// can close queue once nobody does.
-	gate   sync.RWMutex
-	closed atomic.Bool
-	queue  chan *job
+	// mu guards what a Settle changes, in this order on its way: the journal,
+	// the balances, and what is not in the database yet.
+	mu      sync.Mutex
+	closed  atomic.Bool
+	lookups *lookups
+	journal *journal
+	pending map[string]position // by record id
+	queue   []billing.Record    // those of journal.current
 
-	checkpointDue chan struct{}
-	loops         sync.WaitGroup
+	// flushing is held by who moves records from the journal to the database;
+	// taken are those of journal.other. Locked before writing and mu.
+	flushing sync.Mutex
+	taken    []billing.Record
+
+	begun, gathered, quit chan struct{}
+	loops                 sync.WaitGroup
 }
 
-// user is what the database says of a user, kept for Balance.
+// user is a balance as of the last Settle.
 type user struct {
 	amount    atomic.Int64
 	unlimited atomic.Bool
-
-	// next is the amount within the batch that is being written, where pending;
-	// dirty where the database must still be told.
-	next           billing.USD
-	pending, dirty bool
 }
 
 func newUser(amount billing.USD, unlimited bool) *user {
@@ -67,10 +71,10 @@ func newUser(amount billing.USD, unlimited bool) *user {
 }
 
 func (l *Ledger) start() {
-	l.queue = make(chan *job, maxBatch)
-	l.checkpointDue = make(chan struct{}, 1)
-	l.loops.Go(l.writeLoop)
-	l.loops.Go(l.checkpointLoop)
+	l.begun = make(chan struct{}, 1)
+	l.gathered = make(chan struct{}, 1)
+	l.quit = make(chan struct{})
+	l.loops.Go(l.flushLoop)
 }
 
 // Balance implements billing.Ledger.
@@ -86,8 +90,8 @@ func (l *Ledger) Balance(_ context.Context, name string) (billing.Balance, error
 }
 
 func (l *Ledger) user(name string) *user {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
+	l.usersMu.RLock()
+	defer l.usersMu.RUnlock()
 	return l.users[name]
 }
 
@@ -98,93 +102,90 @@ func (l *Ledger) Declare(ctx context.Context, users []billing.User) error {
 	if l.closed.Load() {
 		return billing.ErrClosed
 	}
-	declared := make(map[string]billing.Balance, len(users))
-	err := l.writer.transaction(func() error {
-		for _, u := range users {
-			balance, err := l.declare(ctx, u)
-			if err != nil {
+	credited := make([]billing.USD, len(users))
+	err := l.writer.transaction(func() (err error) {
+		for i, u := range users {
+			if credited[i], err = l.declare(ctx, u); err != nil {
 				return fmt.Errorf("user %q: %w", u.Name, err)
 			}
-			declared[u.Name] = balance
 		}
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("declaring users to the ledger in %s: %w", l.dir, err)
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for name, balance := range declared {
-		if u := l.users[name]; u != nil {
-			u.amount.Store(int64(balance.Amount))
-			u.unlimited.Store(balance.Unlimited)
-		} else {
-			l.users[name] = newUser(balance.Amount, balance.Unlimited)
+	l.usersMu.Lock()
+	defer l.usersMu.Unlock()
+	for i, u := range users {
+		if l.users[u.Name] == nil {
+			l.users[u.Name] = new(user)
 		}
+		l.users[u.Name].amount.Add(int64(credited[i]))
+		l.users[u.Name].unlimited.Store(u.Unlimited)
 	}
 	return nil
 }
 
-// declare writes one user and gives their balance from then on.
-func (l *Ledger) declare(ctx context.Context, u billing.User) (billing.Balance, error) {
-	if u.Name == "" {
-		return billing.Balance{}, errors.New("a user needs a name")
+// declare writes one user and gives what they are credited.
+func (l *Ledger) declare(ctx context.Context, u billing.User) (billing.USD, error) {
+	switch {
+	case u.Name == "":
+		return 0, errors.New("it has no name")
+	case u.Balance > largestAmount/2 || u.Balance < -largestAmount/2:
+		return 0, fmt.Errorf("an opening balance of %s is out of range, the limit is %s", u.Balance, largestAmount/2)
 	}
-	row, err := l.writer.exec(ctx, `INSERT INTO users (name, balance, unlimited) VALUES (?1, 0, ?2)
-		ON CONFLICT (name) DO UPDATE SET unlimited = ?2 RETURNING balance`, u.Name, integer(u.Unlimited))
-	if err != nil {
-		return billing.Balance{}, err
+	_, err := l.writer.exec(ctx, `INSERT INTO users (name, balance, unlimited) VALUES (?1, 0, ?2)
+		ON CONFLICT (name) DO UPDATE SET unlimited = ?2`, u.Name, integer(u.Unlimited))
+	if err != nil || u.Unlimited {
+		return 0, err
 	}
-	balance := billing.Balance{Amount: billing.USD(row[0].(int64)), Unlimited: u.Unlimited}
-	if u.Unlimited {
-		return balance, nil
-	}
-	row, err = l.writer.exec(ctx, `INSERT INTO credits (user, kind, id, time, amount) VALUES (?, 'opening', '', ?, ?)
+	row, err := l.writer.exec(ctx, `INSERT INTO credits (user, kind, id, time, amount) VALUES (?, 'opening', '', ?, ?)
 		ON CONFLICT DO NOTHING RETURNING amount`, u.Name, time.Now().UnixNano(), int64(u.Balance))
 	if err != nil || row[0] == nil {
-		return balance, err
+		return 0, err
 	}
-	credited := balance.Amount.Plus(u.Balance)
-	if credited-u.Balance != balance.Amount {
-		return balance, fmt.Errorf("balance %s and opening balance %s are more than a ledger can hold", balance.Amount, u.Balance)
-	}
-	balance.Amount = credited
-	_, err = l.writer.exec(ctx, "UPDATE users SET balance = ? WHERE name = ?", int64(balance.Amount), u.Name)
-	return balance, err
+	_, err = l.writer.exec(ctx, "UPDATE users SET balance = balance + ? WHERE name = ?", int64(u.Balance), u.Name)
+	return u.Balance, err
 }
 
-// Close implements billing.Ledger.
+// Close implements billing.Ledger. What the database refuses stays in the
+// journal for the next Open, and is an error.
 func (l *Ledger) Close() error {
-	l.gate.Lock()
+	l.mu.Lock()
 	wasClosed := l.closed.Swap(true)
-	if !wasClosed {
-		close(l.queue)
-	}
-	l.gate.Unlock()
+	l.mu.Unlock()
 	if wasClosed {
 		return billing.ErrClosed
 	}
+	close(l.quit)
 	l.loops.Wait()
+	err := l.flush()
+
+	l.flushing.Lock() // for who came before closed was set
+	defer l.flushing.Unlock()
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	if err := l.closeConns(); err != nil {
+	if err := errors.Join(err, l.closeFiles()); err != nil {
 		return fmt.Errorf("closing the ledger in %s: %w", l.dir, err)
 	}
 	return nil
 }
 
-// closeConns closes what is open; the last connection to the database empties
+// closeFiles closes what is open; the last connection to the database empties
 // its WAL, and the directory is let go after that.
-func (l *Ledger) closeConns() error {
+func (l *Ledger) closeFiles() error {
 	var errs []error
 	if l.reader != nil {
 		errs = append(errs, l.reader.Close())
 	}
-	if l.checkpoints != nil {
-		errs = append(errs, l.checkpoints.Close())
+	if l.lookups != nil {
+		errs = append(errs, l.lookups.Close())
 	}
 	if l.writer != nil {
 		errs = append(errs, l.writer.Close())
+	}
+	if l.journal != nil {
+		errs = append(errs, l.journal.close())
 	}
 	if l.lock != nil {
 		errs = append(errs, l.lock.Close())

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"modernc.org/sqlite"
@@ -54,10 +55,14 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("ledger directory: %w", err)
 	}
-	l := &Ledger{dir: dir, log: opts.Logger, users: make(map[string]*user)}
+	l := &Ledger{
+		dir: dir, log: opts.Logger, sync: opts.Sync,
+		users:   make(map[string]*user),
+		pending: make(map[string]position),
+	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, l.closeConns())
+			err = errors.Join(err, l.closeFiles())
 		}
 	}()
 	if l.lock, err = lock(ctx, dir, opts.LockWait); err != nil {
@@ -72,8 +77,8 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 
 // lock takes the directory for this process. It is an open transaction on an
 // empty database of its own, rather than SQLite's exclusive mode on the
-// ledger's, because that mode allows no second connection: exports and
-// checkpoints would then hold up every charge.
+// ledger's, because that mode allows no second connection: and Settle
+// and exports read while records are written.
 func lock(ctx context.Context, dir string, wait time.Duration) (*conn, error) {
 	c, err := connect(ctx, filepath.Join(dir, "lock.db"))
 	if err != nil {
@@ -107,11 +112,20 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	if err := l.writer.prepare(); err != nil {
 		return err
 	}
-	checkpoints, err := connect(ctx, path)
-	if err != nil {
+	if l.journal, err = openJournal(l.dir); err != nil {
 		return err
 	}
-	l.checkpoints = &checkpoints
+	if opts.Sync {
+		if err := syncDirectory(l.dir); err != nil {
+			return err
+		}
+	}
+	if err := l.replay(); err != nil {
+		return err
+	}
+	if l.lookups, err = openLookups(ctx, path); err != nil {
+		return err
+	}
 	connector, err := newConnector(path)
 	if err != nil {
 		return err
@@ -119,6 +133,19 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	l.reader = sql.OpenDB(connector)
 	l.reader.SetMaxOpenConns(4)
 	return l.loadUsers(ctx)
+}
+
+// syncDirectory makes the names of new files survive a power failure. Windows
+// does so by itself, and can't sync a directory.
+func syncDirectory(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
 
 // migrate makes the tables of a new database and refuses one from the future.

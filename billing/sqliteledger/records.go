@@ -16,6 +16,12 @@ const pageSize = 512
 // Records implements billing.Ledger. Records of one moment come in descending
 // order of their ids.
 func (l *Ledger) Records(ctx context.Context, filter billing.RecordFilter, yield func(*billing.Record) bool) error {
+	if l.closed.Load() {
+		return billing.ErrClosed
+	}
+	if err := l.flush(); err != nil {
+		return err
+	}
 	left := filter.Limit
 	var last *billing.Record
 	for {
@@ -24,7 +30,7 @@ func (l *Ledger) Records(ctx context.Context, filter billing.RecordFilter, yield
 			limit = min(left, pageSize)
 		}
 		page, err := l.page(ctx, &filter, last, limit)
-		if l.closed.Load() {
+		if err != nil && l.closed.Load() {
 			return billing.ErrClosed
 		}
 		if err != nil {
@@ -56,10 +62,11 @@ func (l *Ledger) page(ctx context.Context, filter *billing.RecordFilter, after *
 	for rows.Next() {
 		r := new(billing.Record)
 		var nanos int64
-		if err := rows.Scan(targets(r, &nanos)...); err != nil {
+		columns := targets(r, &nanos)
+		if err := rows.Scan(columns[:]...); err != nil {
 			return nil, err
 		}
-		r.Time = time.Unix(0, nanos).UTC()
+		r.Time = unixNano(nanos)
 		page = append(page, r)
 	}
 	return page, rows.Err()

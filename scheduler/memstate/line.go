@@ -214,7 +214,8 @@ func (s *State) expel(p *place, now time.Time) {
 	}
 }
 
-// out answers Out. The lease stays for Await to find.
+// out answers Out. Until it is awaited, or expires, the lease stays for Await to
+// find.
 func (s *State) out(l *lease, until time.Time) {
 	s.leave(l, false)
 	l.place = nil
@@ -238,9 +239,6 @@ func (s *State) Await(ctx context.Context, id string) (scheduler.Answer, error) 
 	}
 	w := l.wait
 	w.awaited = true
-	if l.place == nil {
-		s.drop(l, nil)
-	}
 	s.mu.Unlock()
 
 	select {

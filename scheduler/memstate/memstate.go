@@ -26,10 +26,11 @@ type State struct {
 	sessions map[string]*session
 	pools    map[string]*pool
 	// active are the sets of several places that have asks in line.
-	active    []*set
-	arrivals  int64
-	lastGrant int64
-	alarms    alarms
+	active      []*set
+	arrivals    int64
+	lastGrant   int64
+	maxSessions int
+	alarms      alarms
 }
 
 // New returns an empty State.
@@ -40,6 +41,8 @@ func New() *State {
 		leases:   map[string]*lease{},
 		sessions: map[string]*session{},
 		pools:    map[string]*pool{},
+
+		maxSessions: maxSessions,
 	}
 	s.alarms.wake = s.wake
 	return s
@@ -50,19 +53,24 @@ type instant int64
 
 func (s *State) instant(now time.Time) instant { return instant(now.Sub(s.start)) }
 
-// place is an account or a user.
+// place is an account or a user. What a look at thousands of them reads fits
+// into one cache line; the rest is further off.
 type place struct {
 	name           string
 	inUse, waiting int
+	lastUsed       int64
+	// clear says that standing bars nobody.
+	clear bool
 	// probe is the lease on trial; nil = none.
 	probe *lease
-	// clear says that standing bars nobody.
-	clear    bool
-	lastUsed int64
+	*back
+}
+
+type back struct {
 	standing scheduler.Standing
 	// line holds the asks that wait for this place alone, in no set order.
 	line []*lease
-	// next change of the standing by itself
+	// alarm rings when the standing changes by itself.
 	alarm alarm
 }
 
@@ -294,7 +302,7 @@ func (s *State) Close() error {
 func (s *State) place(name string) *place {
 	p := s.places[name]
 	if p == nil {
-		p = &place{name: name, clear: true}
+		p = &place{name: name, clear: true, back: &back{}}
 		s.places[name] = p
 	}
 	return p

@@ -8,7 +8,7 @@ import (
 )
 
 // maxSessions bounds what clients can make the process remember, at about
-// 300 bytes each. Past it a session is forgotten for each new one.
+// 300 bytes each. Past it some session is forgotten for each new one.
 const maxSessions = 1 << 20
 
 type session struct {
@@ -79,7 +79,7 @@ func (s *State) session(key string, ttl time.Duration, now instant) *session {
 }
 
 func (s *State) makeRoom() {
-	if len(s.sessions) < maxSessions {
+	if len(s.sessions) < s.maxSessions {
 		return
 	}
 	for key, b := range s.sessions {

@@ -114,10 +114,10 @@ func (set *set) scan(ask *scheduler.Ask, now time.Time) verdict {
 		if !free && (v.free != nil || p.waiting >= ask.MaxWaiting) {
 			continue
 		}
-		spot = scheduler.Spot{
-			Priority: m.priority, InUse: p.inUse, Waiting: p.waiting, Limit: m.limit,
-			LastUsed: p.lastUsed, UnusedFirst: m.unusedFirst,
-		}
+		// Field by field: a literal would be built aside and copied, at twice the
+		// cost of the whole loop.
+		spot.Priority, spot.Limit, spot.UnusedFirst = m.priority, m.limit, m.unusedFirst
+		spot.InUse, spot.Waiting, spot.LastUsed = p.inUse, p.waiting, p.lastUsed
 		switch {
 		case free && (v.free == nil || scheduler.Better(&spot, &best, ask.IgnoreLoad)):
 			v.free, v.use, best = m, use, spot

@@ -91,16 +91,15 @@ func (m *Meter) Usage() upstream.Usage { return m.totals.usage() }
 func (m *Meter) AtBoundary() bool { return m.scanner.AtBoundary() }
 
 // Seal returns what must come before an event that is put in after the bytes so
-// far. Whole lines are completed to an event. Half a line can't be taken back:
-// it is ended, without the blank line, so that the name of the next event
-// replaces its own and no client reads half an event as a whole one.
+// far, "" between two events. Whole lines are completed to an event. Half a line
+// can't be taken back: it is ended, and its event renamed to a ping, whose data
+// the SDKs don't read, so that none takes half an event for a whole one or trips
+// over its JSON.
 func (m *Meter) Seal() string {
-	switch {
-	case m.scanner.AtBoundary():
+	if m.scanner.AtBoundary() {
 		return ""
-	default:
-		return "\n"
 	}
+	return "\nevent: ping\n\n"
 }
 
 // EstimatedUsage is Usage for an answer that broke off: its output is the

@@ -114,15 +114,18 @@ func TestEstimate(t *testing.T) {
 }
 
 func TestSeal(t *testing.T) {
-	const ours = "event: error\ndata: {}\n\n"
+	const (
+		ours = "event: error\ndata: {}\n\n"
+		seal = "\nevent: ping\n\n"
+	)
 	for _, test := range []struct {
 		sent, want string
 	}{
 		{start + text, ""},
-		{start + "event: ping\ndata: {}\n", "\n"},      // a whole event
-		{start + "event: ping\ndata: {\"ty", "\n"},     // half a line: renamed by what follows
-		{start + "event: content_block_de", "\n"},      // half a name
-		{start + "event: ping\ndata: {}\n\n: c", "\n"}, // half a comment
+		{start + "event: ping\ndata: {}\n", seal},      // a whole event
+		{start + "event: ping\ndata: {\"ty", seal},     // half a line
+		{start + "event: content_block_de", seal},      // half a name
+		{start + "event: ping\ndata: {}\n\n: c", seal}, // half a comment
 	} {
 		var m Meter
 		m.Feed([]byte(test.sent))
@@ -131,8 +134,8 @@ func TestSeal(t *testing.T) {
 		}
 		var n Meter
 		n.Feed([]byte(test.sent + m.Seal() + ours))
-		if n.Failure() == nil {
-			t.Errorf("after %q: our error is not seen", test.sent[len(start):])
+		if n.Failure() == nil || string(n.Failure().Body) != "{}" {
+			t.Errorf("after %q: our error is not seen: %+v", test.sent[len(start):], n.Failure())
 		}
 	}
 }

@@ -91,8 +91,8 @@ func (r *Request) contentSession(keyID string, content ContentSession) string {
 	switch content {
 	case Conversation:
 		hashText(h, keyID)
-		found = hashContent(h, r.system)
-		found = hashContent(h, r.messages.Get("0.content")) || found
+		found = hashContent(h, r.system.Raw)
+		found = hashContent(h, r.firstMessage()) || found
 	case Cacheable:
 		found = r.hashCacheable(h)
 	}
@@ -102,73 +102,60 @@ func (r *Request) contentSession(keyID string, content ContentSession) string {
 	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
+// firstMessage is the content of the first message, as raw JSON.
+func (r *Request) firstMessage() string {
+	for _, message := range items(r.messages.Raw) {
+		return memberOf(message, "content")
+	}
+	return ""
+}
+
 // hashCacheable hashes the text of the first message that holds a block marked
 // for the cache; else that of the marked system blocks; else the system's; else
 // the first message's.
 func (r *Request) hashCacheable(h hash.Hash) (found bool) {
-	r.messages.ForEach(func(_, message gjson.Result) bool {
-		marked := false
-		message.Get("content").ForEach(func(_, block gjson.Result) bool {
-			marked = isMarked(block)
-			return !marked
-		})
-		if marked {
-			found = hashContent(h, message.Get("content"))
-		}
-		return !marked
-	})
-	if found {
-		return true
-	}
-	if r.system.IsArray() {
-		r.system.ForEach(func(_, block gjson.Result) bool {
+	for _, message := range items(r.messages.Raw) {
+		content := memberOf(message, "content")
+		for _, block := range items(content) {
 			if isMarked(block) {
-				found = hashBlock(h, block) || found
+				return hashContent(h, content)
 			}
-			return true
-		})
+		}
 	}
-	return found || hashContent(h, r.system) || hashContent(h, r.messages.Get("0.content"))
+	for _, block := range items(r.system.Raw) {
+		if isMarked(block) {
+			found = hashBlock(h, block) || found
+		}
+	}
+	return found || hashContent(h, r.system.Raw) || hashContent(h, r.firstMessage())
 }
 
-func isMarked(block gjson.Result) bool {
-	return block.IsObject() && block.Get("cache_control.type").Str == "ephemeral"
+func isMarked(block string) bool {
+	return memberOf(memberOf(block, "cache_control"), "type") == `"ephemeral"`
 }
 
 // hashContent hashes the text of a content value, a string or a list of
 // blocks, and tells whether there was any. A string and one text block of the
-// same text are the same: clients turn one into the other between turns.
-func hashContent(h hash.Hash, content gjson.Result) (found bool) {
-	if content.Type == gjson.String {
-		hashText(h, content.Str)
-		return content.Str != ""
+// same text are the same: clients turn one into the other between turns. The
+// text is hashed as it is escaped: a client escapes it alike on every turn.
+func hashContent(h hash.Hash, content string) (found bool) {
+	if strings.HasPrefix(content, `"`) {
+		return hashText(h, content)
 	}
-	if !content.IsArray() {
-		return false
-	}
-	content.ForEach(func(_, block gjson.Result) bool {
+	for _, block := range items(content) {
 		found = hashBlock(h, block) || found
-		return true
-	})
+	}
 	return found
 }
 
-func hashBlock(h hash.Hash, block gjson.Result) bool {
-	if !block.IsObject() {
-		return false
-	}
-	text := block.Get("text")
-	if text.Type != gjson.String || text.Str == "" {
-		return false
-	}
-	hashText(h, text.Str)
-	return true
-}
+func hashBlock(h hash.Hash, block string) bool { return hashText(h, memberOf(block, "text")) }
 
-// hashText writes text after its length, so that two texts never hash as one.
-func hashText(h hash.Hash, text string) {
+// hashText writes a text after its length, so that two texts never hash as one.
+// It tells whether there was any.
+func hashText(h hash.Hash, text string) bool {
 	var size [8]byte
 	binary.LittleEndian.PutUint64(size[:], uint64(len(text)))
 	h.Write(size[:])
 	h.Write(bytesOf(text))
+	return len(text) > len(`""`)
 }
