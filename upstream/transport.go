@@ -52,25 +52,14 @@ func (t *Transports) For(account *Account) http.RoundTripper {
 	return pool
 }
 
-// Retain closes the idle connections of the pools that no listed account uses,
-// and forgets them. Requests in flight end as they would.
-func (t *Transports) Retain(accounts []*Account) {
-	used := make(map[poolKey]bool, len(accounts))
-	for _, account := range accounts {
-		used[poolKey{account.Name, account.Concurrency}] = true
-	}
+// Close closes all idle connections. Requests in flight end as they would.
+func (t *Transports) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for key, pool := range t.pools {
-		if !used[key] {
-			pool.CloseIdleConnections()
-			delete(t.pools, key)
-		}
+	for _, pool := range t.pools {
+		pool.CloseIdleConnections()
 	}
 }
-
-// Close closes all idle connections.
-func (t *Transports) Close() { t.Retain(nil) }
 
 func newPool(concurrency int) *http.Transport {
 	idle := concurrency
