@@ -67,7 +67,7 @@ const (
 	overload    = scheduler.StateOverloaded
 	inError     = scheduler.StateError
 	monthsEnd   = 22*24*time.Hour - (12*time.Hour + 34*time.Minute + 56*time.Second)
-	thirtySecs  = 30 * time.Second
+	halfMinute  = 30 * time.Second
 	aLittle     = time.Second
 	cooldown429 = 5 * time.Minute
 )
@@ -114,15 +114,15 @@ func TestState(t *testing.T) {
 		{name: "a success under way does not end an overload", events: []event{{0, overloaded}, {0, success}}, state: overload, until: time.Minute},
 		{name: "nor does it make the next one short", events: []event{{0, overloaded}, {0, success}, {time.Minute, overloaded}}, at: time.Minute, state: overload, until: 3 * time.Minute},
 		{name: "four faults", events: repeat(4, event{0, fault}), state: active},
-		{name: "five faults", events: repeat(5, event{0, fault}), state: overload, until: thirtySecs},
-		{name: "ten faults at once", events: repeat(10, event{0, fault}), state: overload, until: thirtySecs},
+		{name: "five faults", events: repeat(5, event{0, fault}), state: overload, until: halfMinute},
+		{name: "ten faults at once", events: repeat(10, event{0, fault}), state: overload, until: halfMinute},
 		{name: "five faults over more than 60 s", events: append(repeat(1, event{0, fault}), repeat(4, event{61 * time.Second, fault})...), at: 61 * time.Second, state: active},
 		{name: "five faults over 60 s", events: append(repeat(1, event{0, fault}), repeat(4, event{time.Minute, fault})...), at: time.Minute, state: overload, until: 90 * time.Second},
 		{name: "a success between the faults", events: append(repeat(4, event{0, fault}), event{0, success}, event{0, fault}), state: active},
-		{name: "one fault on trial", events: append(repeat(5, event{0, fault}), event{thirtySecs, fault}), at: thirtySecs, state: overload, until: thirtySecs + time.Minute},
+		{name: "one fault on trial", events: append(repeat(5, event{0, fault}), event{halfMinute, fault}), at: halfMinute, state: overload, until: halfMinute + time.Minute},
 		{name: "faults on trial double to 10 min", events: append(repeat(5, event{0, fault}), event{1 * time.Hour, fault}, event{2 * time.Hour, fault}, event{3 * time.Hour, fault}, event{4 * time.Hour, fault}, event{5 * time.Hour, fault}), at: 5 * time.Hour, state: overload, until: 5*time.Hour + 10*time.Minute},
 		{name: "a success ends the faults", events: append(repeat(5, event{0, fault}), event{0, success}), state: active},
-		{name: "faults after a success begin anew", events: append(append(repeat(5, event{0, fault}), event{thirtySecs, success}), repeat(5, event{time.Minute, fault})...), at: time.Minute, state: overload, until: 90 * time.Second},
+		{name: "faults after a success begin anew", events: append(append(repeat(5, event{0, fault}), event{halfMinute, success}), repeat(5, event{time.Minute, fault})...), at: time.Minute, state: overload, until: 90 * time.Second},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
