@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,19 +25,22 @@ import (
 // whole process per request, and its ratio; the client's and the upstream's
 // share, measured without anything between them, is taken off both.
 func BenchmarkRelay(b *testing.B) {
+	const streamed = `{"model":"claude-sonnet-5-5","max_tokens":1024,"stream":true,"messages":[{"role":"user","content":"Say hi in five words."}]}`
 	for _, bench := range []struct {
-		name   string
-		body   string
-		reply  simulator.Reply
-		events int
+		name    string
+		body    string
+		reply   simulator.Reply
+		clients int // at the same time
 	}{
-		{"small request", `{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"Say hi in five words."}]}`, simulator.Reply{Text: "Hi there, nice to see you."}, 0},
-		{"stream of 200 events", `{"model":"claude-sonnet-5-5","max_tokens":1024,"stream":true,"messages":[{"role":"user","content":"Say hi in five words."}]}`, simulator.Reply{Deltas: 194}, 200},
-		{"50 kB request", `{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"` + strings.Repeat(`A line of text with \"quotes\" in it.\n`, 1300) + `"}]}`, simulator.Reply{Text: "Hi there, nice to see you."}, 0},
+		{"small request", `{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"Say hi in five words."}]}`, simulator.Reply{Text: "Hi there, nice to see you."}, 1},
+		{"stream of 200 events", streamed, simulator.Reply{Deltas: 194}, 1},
+		// Paced, every event is relayed by itself.
+		{"20 paced streams of 200 events", streamed, simulator.Reply{Deltas: 194, Pause: time.Millisecond}, 20},
+		{"50 kB request", `{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"` + strings.Repeat(`A line of text with \"quotes\" in it.\n`, 1300) + `"}]}`, simulator.Reply{Text: "Hi there, nice to see you."}, 1},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			side := startPair(b, simulator.Fixed(bench.reply, []byte(bench.body)))
-			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+			client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
 			post := func(url string) {
 				request, _ := http.NewRequest(http.MethodPost, url+"/v1/messages", strings.NewReader(bench.body))
 				request.Header.Set("X-Api-Key", "sk-bench")
@@ -44,12 +48,13 @@ func BenchmarkRelay(b *testing.B) {
 				request.Header.Set("Content-Type", "application/json")
 				response, err := client.Do(request)
 				if err != nil {
-					b.Fatal(err)
+					b.Error(err)
+					return
 				}
 				defer response.Body.Close()
 				if response.StatusCode != http.StatusOK {
 					text, _ := io.ReadAll(response.Body)
-					b.Fatalf("%s answered %d: %s", url, response.StatusCode, text)
+					b.Errorf("%s answered %d: %s", url, response.StatusCode, text)
 				}
 				io.Copy(io.Discard, bufio.NewReader(response.Body))
 			}
@@ -57,9 +62,15 @@ func BenchmarkRelay(b *testing.B) {
 			var direct, proxy, gateway [2]time.Duration // CPU, wall
 			measure := func(sum *[2]time.Duration, url string) {
 				cpu, wall := cpuTime(), time.Now()
-				for range batch {
-					post(url)
+				var clients sync.WaitGroup
+				for range bench.clients {
+					clients.Go(func() {
+						for range batch / bench.clients {
+							post(url)
+						}
+					})
 				}
+				clients.Wait()
 				sum[0] += cpuTime() - cpu
 				sum[1] += time.Since(wall)
 			}
@@ -122,6 +133,7 @@ func startPair(b *testing.B, reply simulator.Reply) pair {
 		group default
 		user bench {
 			balance 1000000
+			concurrency 0
 			key sk-bench default
 		}
 	}

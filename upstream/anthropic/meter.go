@@ -49,6 +49,11 @@ const (
 // Feed reads the next bytes of the stream.
 func (m *Meter) Feed(p []byte) {
 	for m.failure == nil { // nothing counts after an error event
+		if data, rest, ok := m.scanner.Whole(p, "content_block_delta"); ok {
+			m.countDelta(data, len(data))
+			p = rest
+			continue
+		}
 		n, step := m.scanner.Next(p)
 		p = p[n:]
 		switch step {
@@ -158,21 +163,21 @@ func (m *Meter) end() {
 		m.totals.read(usage)
 		m.final = m.final || usage.Get("output_tokens").Type == gjson.Number
 	case blockDelta:
-		m.countDelta()
+		m.countDelta(m.scanner.Data(), m.scanner.DataLen())
 	case streamError:
 		m.failure = ReadError(m.scanner.Data())
 	}
 }
 
-// countDelta counts the output in a content delta by its length, without
-// parsing it.
-func (m *Meter) countDelta() {
+// countDelta counts the output in a content delta by its size, without parsing
+// it: data is its beginning, or all of it.
+func (m *Meter) countDelta(data []byte, size int) {
 	const frame = `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}`
 	// The search is for rare letters, which makes it fast.
-	if bytes.Contains(m.scanner.Data(), []byte(`gnature_delta"`)) {
+	if bytes.Contains(data[:min(len(data), deltaPrefix)], []byte(`gnature_delta"`)) {
 		return // signatures are no output
 	}
-	m.deltaBytes += int64(max(0, m.scanner.DataLen()-len(frame)))
+	m.deltaBytes += int64(max(0, size-len(frame)))
 }
 
 func kindOf(name []byte) eventKind {

@@ -55,7 +55,6 @@ type Scanner struct {
 	// belongs to it.
 	afterCR bool
 	began   bool // Begin was returned for the event at hand
-	open    bool // the event at hand has a field
 	hasData bool
 	ended   bool // the last step was End: the event's state is to be dropped
 
@@ -84,7 +83,7 @@ func (s *Scanner) DataLen() int { return s.dataLen }
 // AtBoundary tells whether the bytes so far end between events: other events
 // may be put in here.
 func (s *Scanner) AtBoundary() bool {
-	return s.place == atLineStart && (!s.open || s.ended)
+	return s.place == atLineStart && (!s.open() || s.ended)
 }
 
 // AtLineStart tells whether the bytes so far end with a whole line.
@@ -119,7 +118,7 @@ func (s *Scanner) Next(p []byte) (n int, step Step) {
 				if s.hasData {
 					s.add([]byte{'\n'})
 				}
-				s.hasData, s.open = true, true
+				s.hasData = true
 			}
 		case inValue:
 			s.readValue(p, &n)
@@ -131,22 +130,48 @@ func (s *Scanner) Next(p []byte) (n int, step Step) {
 	return n, More
 }
 
+// Whole reads one whole event from the front of p, if it is framed as the API
+// frames nearly all of them, and begins there: an event line of that name, one
+// line of data, a blank line, all ended by LF. It returns the data and the
+// bytes after the event. Where it does not match, nothing was read: call Next.
+func (s *Scanner) Whole(p []byte, name string) (data, rest []byte, ok bool) {
+	const event, field = "event: ", "\ndata: "
+	start := len(event) + len(name) + len(field)
+	if len(p) < start+2 || !s.AtBoundary() || s.afterCR ||
+		string(p[:len(event)]) != event || string(p[len(event):len(event)+len(name)]) != name ||
+		string(p[start-len(field):start]) != field {
+		return nil, nil, false
+	}
+	n := bytes.IndexByte(p[start:], '\n')
+	if n < 0 || start+n+1 >= len(p) || p[start+n+1] != '\n' {
+		return nil, nil, false
+	}
+	data = p[start : start+n]
+	if bytes.IndexByte(data, '\r') >= 0 {
+		return nil, nil, false
+	}
+	return data, p[start+n+2:], true
+}
+
 // Finish tells what the end of the stream completes: End for an event whose
 // blank line never came, else More.
 func (s *Scanner) Finish() Step {
-	if s.ended || !s.open {
+	if s.ended || !s.open() {
 		return More
 	}
 	s.ended = true
 	return End
 }
 
+// open tells whether there is an event at hand.
+func (s *Scanner) open() bool { return s.hasData || s.nameLen > 0 }
+
 // step returns what the bytes read last have completed.
 func (s *Scanner) step() Step {
 	switch {
 	case s.ended:
 		return End
-	case s.began || !s.open:
+	case s.began || !s.open():
 		return More
 	case s.hasData || s.nameLen > 0 && s.place == atLineStart:
 		s.began = true
@@ -178,7 +203,7 @@ func (s *Scanner) readField(p []byte, n *int) {
 		if c := p[*n]; c == '\n' || c == '\r' { // a blank line ends the event
 			s.afterCR = c == '\r'
 			*n++
-			s.ended = s.open
+			s.ended = s.open()
 			return
 		}
 		s.place, s.prefixLen = inField, 0
@@ -201,7 +226,7 @@ func (s *Scanner) readField(p []byte, n *int) {
 				if s.hasData {
 					s.add([]byte{'\n'})
 				}
-				s.hasData, s.open = true, true
+				s.hasData = true
 			}
 			return
 		}
@@ -241,7 +266,6 @@ func (s *Scanner) readValue(p []byte, n *int) {
 		s.add(line)
 	case name:
 		s.nameLen += copy(s.name[s.nameLen:], line)
-		s.open = s.open || s.nameLen > 0
 	}
 	*n += len(line)
 	if end < 0 {
@@ -260,7 +284,7 @@ func (s *Scanner) add(b []byte) {
 }
 
 func (s *Scanner) reset() {
-	s.began, s.open, s.hasData, s.ended = false, false, false, false
+	s.began, s.hasData, s.ended = false, false, false
 	s.nameLen, s.keep, s.dataLen = 0, 0, 0
 	if cap(s.data) > maxReused {
 		s.data = nil

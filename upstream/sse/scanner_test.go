@@ -29,6 +29,11 @@ func scan(stream []byte, cut func(rest int) int) (events []event) {
 		piece := stream[:cut(len(stream))]
 		stream = stream[len(piece):]
 		for {
+			if data, rest, ok := s.Whole(piece, "a"); ok {
+				events = append(events, event{"a", string(data), len(data)})
+				piece = rest
+				continue
+			}
 			n, step := s.Next(piece)
 			piece = piece[n:]
 			if step == More {
@@ -131,6 +136,7 @@ func TestKeepBoundsMemory(t *testing.T) {
 func FuzzSplits(f *testing.F) {
 	f.Add([]byte("event: a\r\ndata: 1\n\ndata:2\r\rdata\n\n: c\nevent: b\ndata: 3"), uint64(1))
 	f.Add([]byte("data: \n\n\n\revent:\ndata\r\n"), uint64(77))
+	f.Add([]byte("event: a\ndata: 1\n\nevent: a\ndata: 2\ndata: 3\n\nevent: a\ndata:  4\r\n\n"), uint64(5))
 	f.Fuzz(func(t *testing.T, stream []byte, seed uint64) {
 		random := func(rest int) int {
 			seed = seed*6364136223846793005 + 1442695040888963407
