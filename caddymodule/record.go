@@ -73,7 +73,7 @@ func (x *exchange) settle(used upstream.Usage, estimated bool) error {
 	r.Estimated, r.Billing = estimated, x.payer
 	r.DurationMS = time.Since(x.arrived).Milliseconds()
 	model, match := r.Price(x.prices, billingUsage(used), x.rate())
-	if x.payer == billing.PaidByNobody {
+	if x.simple {
 		r.Charged = 0
 	}
 	if match <= billing.MatchFamily {

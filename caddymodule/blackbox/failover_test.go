@@ -174,7 +174,7 @@ func TestRatesAndUnlimitedUsers(t *testing.T) {
 	if left := g.balance().String(); left != "0.989500000" { // 1 − 0.0015 − 0.009
 		t.Errorf("%s are left", left)
 	}
-	want := []string{"0.001500000 balance", "0.000000000 balance", "0.009000000 balance", "0.000000000 none"}
+	want := []string{"0.001500000 balance", "0.000000000 balance", "0.009000000 balance", "0.001500000 none"}
 	var got []string
 	for _, r := range g.records() {
 		if r.Cost.String() != "0.003000000" {

@@ -86,9 +86,6 @@ func (s *Scanner) AtBoundary() bool {
 	return s.place == atLineStart && (!s.open() || s.ended)
 }
 
-// AtLineStart tells whether the bytes so far end with a whole line.
-func (s *Scanner) AtLineStart() bool { return s.place == atLineStart }
-
 // Next reads p up to the next step and returns how many bytes it has read.
 // Call it again with the rest until it returns More.
 func (s *Scanner) Next(p []byte) (n int, step Step) {
