@@ -23,6 +23,8 @@ type answer struct {
 	account  *upstream.Account
 	response *http.Response
 	ctx      context.Context // of the request to upstream
+	cancel   context.CancelCauseFunc
+	unlink   func() bool // lets the request to upstream outlive the client's
 	guard    *watch
 }
 

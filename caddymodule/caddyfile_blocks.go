@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 )
 
@@ -52,6 +53,7 @@ func (h *Handler) openAccount(p *parser) opener {
 			}},
 			"disabled":         flagWord(&a.Disabled),
 			"mixed_scheduling": flagWord(&a.MixedScheduling),
+			"account_uuid":     oneText(&a.AccountUUID, "<uuid>"),
 		})
 		h.Accounts = append(h.Accounts, a)
 		return err
@@ -137,18 +139,25 @@ func (s *Scheduling) words() map[string]word {
 }
 
 func (r *Retry) words() map[string]word {
-	return map[string]word{"max_switches": oneValue(&r.MaxSwitches, "<number>", optional(parseNumber))}
+	return map[string]word{
+		"attempts":        oneValue(&r.Attempts, "<number>", optional(parseNumber)),
+		"delay":           oneValue(&r.Delay, "<duration>", optional(parseDuration)),
+		"max_switches":    oneValue(&r.MaxSwitches, "<number>", optional(parseNumber)),
+		"failover_on_400": oneValue(&r.FailoverOn400, "on|off", parseOnOff),
+	}
 }
 
 func (r *Request) words() map[string]word {
 	allowHeader := manyTexts(&r.AllowHeader, "<name|prefix*…>")
 	allowHeader.each = true
 	return map[string]word{
-		"max_body":        oneValue(&r.MaxBody, "<size>", optional(parseSize)),
-		"inject_system":   oneText(&r.InjectSystem, "off|oauth|all"),
-		"thinking_blocks": oneText(&r.ThinkingBlocks, "keep|strip|retry"),
-		"inject_beta":     oneValue(&r.InjectBeta, "on|off", parseOnOff),
-		"allow_header":    allowHeader,
+		"max_body":            oneValue(&r.MaxBody, "<size>", optional(parseSize)),
+		"identity":            oneValue(&r.Identity, "on|off", parseOnOff),
+		"log_upstream_errors": oneValue(&r.LogUpstreamErrors, "on|off|<size>", parseLogSize),
+		"inject_system":       oneText(&r.InjectSystem, "off|oauth|all"),
+		"thinking_blocks":     oneText(&r.ThinkingBlocks, "keep|strip|retry"),
+		"inject_beta":         oneValue(&r.InjectBeta, "on|off", parseOnOff),
+		"allow_header":        allowHeader,
 	}
 }
 
@@ -157,8 +166,29 @@ func (r *Relay) words() map[string]word {
 		"header_timeout":      oneValue(&r.HeaderTimeout, "<duration>", optional(parseDuration)),
 		"first_event_timeout": oneValue(&r.FirstEventTimeout, "<duration>", optional(parseDuration)),
 		"idle_timeout":        oneValue(&r.IdleTimeout, "<duration>", optional(parseDuration)),
+		"on_disconnect":       {usage: "cancel|drain <duration>", min: 1, max: 2, read: r.readOnDisconnect},
 		"keepalive":           {usage: "0|<duration> [after <duration>]", min: 1, max: 3, read: r.readKeepalive},
 	}
+}
+
+func (r *Relay) readOnDisconnect(args []string) error {
+	r.OnDisconnect = &OnDisconnect{}
+	switch {
+	case args[0] == "cancel" && len(args) == 1:
+		return nil
+	case args[0] == "cancel":
+		return errors.New("nothing follows `cancel`")
+	case args[0] != "drain":
+		return fmt.Errorf("%q is neither cancel nor drain", args[0])
+	case len(args) == 1:
+		return errors.New("the duration of `drain` is missing")
+	}
+	drain, err := parseDuration(args[1])
+	if err == nil && drain <= 0 {
+		err = errors.New("the duration of `drain` must be over 0s; or write: cancel")
+	}
+	r.OnDisconnect.Drain = drain
+	return err
 }
 
 func (r *Relay) readKeepalive(args []string) error {

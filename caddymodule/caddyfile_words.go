@@ -95,6 +95,21 @@ func parseDuration(arg string) (caddy.Duration, error) {
 	return caddy.Duration(d), nil
 }
 
+// parseLogSize reads how much of an upstream error is logged.
+func parseLogSize(arg string) (int64, error) {
+	switch arg {
+	case "off":
+		return 0, nil
+	case "on":
+		return 2 << 10, nil
+	}
+	n, err := parseSize(arg)
+	if err != nil {
+		err = fmt.Errorf("%q is neither on, nor off, nor a size, such as 2KiB", arg)
+	}
+	return n, err
+}
+
 // size reads a number of bytes, such as 32MiB.
 func parseSize(arg string) (int64, error) {
 	n, err := humanize.ParseBytes(arg)

@@ -126,6 +126,9 @@ type Account struct {
 	// For antigravity accounts: serve anthropic and gemini groups too.
 	// Default: false
 	MixedScheduling bool `json:"mixed_scheduling,omitempty"`
+
+	// The provider's id of the account, for `identity`. Default: none
+	AccountUUID string `json:"account_uuid,omitempty"`
 }
 
 // OAuth is an OAuth 2.0 credential.
@@ -240,8 +243,22 @@ type Scheduling struct {
 
 // Retry says what happens after an upstream failure.
 type Retry struct {
+	// How often the same account is asked again, where another try may mend a
+	// failure that is not the account's: 403 for oauth and setup_token accounts,
+	// statuses outside error_codes for api_key accounts that have such a list.
+	// Default: 10
+	Attempts *int `json:"attempts,omitempty"`
+
+	// How long to wait before the same account is asked again. A retry-after of
+	// upstream's under a minute counts instead. Default: 3s
+	Delay *caddy.Duration `json:"delay,omitempty"`
+
 	// How many other accounts are tried after the first one. Default: 10
 	MaxSwitches *int `json:"max_switches,omitempty"`
+
+	// Whether another account is tried after a 400 that speaks of a beta feature,
+	// thinking, a signature or tool use. Default: false
+	FailoverOn400 bool `json:"failover_on_400,omitempty"`
 }
 
 // Request says how a request is prepared for upstream.
@@ -265,6 +282,14 @@ type Request struct {
 	// More client request headers to let through to upstream; a trailing `*`
 	// matches a prefix. Default: none
 	AllowHeader []string `json:"allow_header,omitempty"`
+
+	// Whether oauth and setup_token accounts hide who sends: client, device and
+	// session are the account's own. Default: false
+	Identity bool `json:"identity,omitempty"`
+
+	// How many bytes of an upstream error's body are logged; 0 is none.
+	// Default: 0
+	LogUpstreamErrors int64 `json:"log_upstream_errors,omitempty"`
 }
 
 // Relay says how an answer is relayed.
@@ -279,8 +304,19 @@ type Relay struct {
 	// The longest silence of an upstream stream; pings count. Default: 3m
 	IdleTimeout *caddy.Duration `json:"idle_timeout,omitempty"`
 
+	// What happens upstream when a client leaves in the middle of a stream.
+	// Default: the request is cancelled.
+	OnDisconnect *OnDisconnect `json:"on_disconnect,omitempty"`
+
 	// Comments to streaming clients that have heard nothing for a while.
 	Keepalive *Keepalive `json:"keepalive,omitempty"`
+}
+
+// OnDisconnect says what happens upstream when a client leaves.
+type OnDisconnect struct {
+	// For how long to read on, to learn what the answer used; 0 is not at all:
+	// the request is cancelled, and the output is estimated. Default: 0
+	Drain caddy.Duration `json:"drain,omitempty"`
 }
 
 // Keepalive sends comment lines to streaming clients that still wait.
@@ -353,6 +389,8 @@ func (h *Handler) setDefaults() {
 	h.Scheduling.setDefaults()
 
 	fill(&h.Retry, &Retry{})
+	fill(&h.Retry.Attempts, new(10))
+	fill(&h.Retry.Delay, new(caddy.Duration(3*time.Second)))
 	fill(&h.Retry.MaxSwitches, new(10))
 
 	fill(&h.Request, &Request{})
@@ -364,6 +402,7 @@ func (h *Handler) setDefaults() {
 	fill(&h.Relay.HeaderTimeout, new(caddy.Duration(3*time.Minute)))
 	fill(&h.Relay.FirstEventTimeout, new(caddy.Duration(5*time.Minute)))
 	fill(&h.Relay.IdleTimeout, new(caddy.Duration(3*time.Minute)))
+	fill(&h.Relay.OnDisconnect, &OnDisconnect{})
 	fill(&h.Relay.Keepalive, &Keepalive{})
 	fill(&h.Relay.Keepalive.Interval, new(caddy.Duration(15*time.Second)))
 	if *h.Relay.Keepalive.Interval != 0 {

@@ -79,6 +79,11 @@ func newRequestID() string {
 // fail answers with an error that the gateway itself found.
 func (x *exchange) fail(e *apiError) { x.out.fail(e, "") }
 
+// clientLeft tells whether the client has gone away.
+func (x *exchange) clientLeft() bool {
+	return x.ctx.Err() != nil && !errors.Is(context.Cause(x.ctx), errShutdown)
+}
+
 // gone tells whether the request has ended from this side: the client left, or
 // the gateway is shutting down. It answers accordingly.
 func (x *exchange) gone() bool {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/scheduler"
@@ -52,7 +54,7 @@ func (x *exchange) relay() {
 		switch {
 		case last == nil:
 			return
-		case !last.Elsewhere() || switches >= x.maxSwitches:
+		case !x.elsewhere(last) || switches >= x.maxSwitches:
 			x.refuse(last)
 			return
 		}
@@ -70,6 +72,12 @@ func (x *exchange) attempt(lease *scheduler.Lease) *upstream.Failure {
 		x.strip = true
 	}
 	failure := x.send(account)
+	for tries := 0; failure != nil && tries < x.attempts && sameAgain(account, failure); tries++ {
+		if !x.pause(failure) {
+			return nil
+		}
+		failure = x.send(account)
+	}
 	if failure != nil && x.thinkingBlocks == thinkingRetry && !x.strip && anthropic.AboutThinking(failure) && x.call.HasThinking() {
 		x.strip = true
 		failure = x.send(account)
@@ -83,10 +91,53 @@ func (x *exchange) attempt(lease *scheduler.Lease) *upstream.Failure {
 	return failure
 }
 
+// elsewhere tells whether another account should be asked after a failure.
+func (x *exchange) elsewhere(f *upstream.Failure) bool {
+	return f.Elsewhere() || x.failoverOn400 && anthropic.AboutFeature(f)
+}
+
+// sameAgain tells whether the same account may answer the next time: a 403 that
+// a token gets for a moment, or a status that the operator does not count as
+// the account's own. What upstream has judged about the request stays judged.
+func sameAgain(account *upstream.Account, f *upstream.Failure) bool {
+	switch {
+	case f.Err != nil || f.Kind == upstream.Refused:
+		return false
+	case account.Bearer():
+		return f.Status == http.StatusForbidden
+	}
+	return len(account.ErrorCodes) > 0 && !slices.Contains(account.ErrorCodes, f.Status)
+}
+
+// longestPause is the longest retry-after that is waited for at an account.
+const longestPause = time.Minute
+
+// pause waits before the same account is asked again; false if the request has
+// ended meanwhile, which is answered then.
+func (x *exchange) pause(f *upstream.Failure) bool {
+	wait := x.delay
+	if f.RetryAfter > 0 && f.RetryAfter < longestPause {
+		wait = f.RetryAfter
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-x.ctx.Done():
+		x.gone()
+		x.settleNothing()
+		return false
+	}
+}
+
 // send sends the request to an account once and relays its answer.
 func (x *exchange) send(account *upstream.Account) *upstream.Failure {
-	ctx, cancel := context.WithCancelCause(x.ctx)
+	// The request to upstream may outlive the client's, to be drained.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.ctx))
 	defer cancel(nil)
+	unlink := context.AfterFunc(x.ctx, func() { cancel(context.Cause(x.ctx)) })
+	defer unlink()
 	guard := newWatch(cancel, x.clock)
 	defer guard.stop()
 	guard.begin(&timeout{"no response header", "header_timeout", x.headerTimeout}, nil)
@@ -105,7 +156,7 @@ func (x *exchange) send(account *upstream.Account) *upstream.Failure {
 	}
 	defer response.Body.Close()
 	x.record.UpstreamRequestID = response.Header.Get("Request-Id")
-	a := &answer{exchange: x, account: account, response: response, ctx: ctx, guard: guard}
+	a := &answer{exchange: x, account: account, response: response, ctx: ctx, cancel: cancel, unlink: unlink, guard: guard}
 	switch {
 	case response.StatusCode/100 != 2:
 		return a.failure()
@@ -137,6 +188,10 @@ func (x *exchange) report(account *upstream.Account, f *upstream.Failure) {
 		Fast:       f.Fast,
 		Reason:     f.Error(),
 		Window:     windowReport(f.Window),
+	}
+	if x.logErrors > 0 && len(f.Body) > 0 {
+		x.logger.Warn("upstream error", "account", account.Name, "request_id", x.id, "status", f.Status,
+			"body", strings.ToValidUTF8(string(f.Body[:min(int64(len(f.Body)), x.logErrors)]), ""))
 	}
 	if outcome.Kind == 0 {
 		return

@@ -65,17 +65,23 @@ type settings struct {
 	keys      map[[sha256.Size]byte]*key
 
 	contentSession contentSession
+	attempts       int // at the same account again
+	delay          time.Duration
 	maxSwitches    int
+	failoverOn400  bool
 
 	maxBody        int64 // bytes
 	injectSystem   injectSystem
 	thinkingBlocks thinkingBlocks
 	injectBeta     bool
+	identity       bool
+	logErrors      int64    // bytes of an upstream error's body
 	allowHeader    []string // lower case; a trailing * matches a prefix
 
 	headerTimeout     time.Duration
 	firstEventTimeout time.Duration
 	idleTimeout       time.Duration
+	drain             time.Duration // after a client has left; 0 = cancel
 	keepalive         time.Duration // between comments; 0 = never
 	keepaliveAfter    time.Duration // silence before the first one
 
@@ -127,16 +133,22 @@ func (h *Handler) settings() (*settings, error) {
 		keys:     make(map[[sha256.Size]byte]*key),
 
 		contentSession: contentSession(h.Scheduling.ContentSession),
+		attempts:       *h.Retry.Attempts,
+		delay:          time.Duration(*h.Retry.Delay),
 		maxSwitches:    *h.Retry.MaxSwitches,
+		failoverOn400:  h.Retry.FailoverOn400,
 
 		maxBody:        *h.Request.MaxBody,
 		injectSystem:   injectSystem(h.Request.InjectSystem),
 		thinkingBlocks: thinkingBlocks(h.Request.ThinkingBlocks),
 		injectBeta:     h.Request.InjectBeta,
+		identity:       h.Request.Identity,
+		logErrors:      h.Request.LogUpstreamErrors,
 
 		headerTimeout:     time.Duration(*h.Relay.HeaderTimeout),
 		firstEventTimeout: time.Duration(*h.Relay.FirstEventTimeout),
 		idleTimeout:       time.Duration(*h.Relay.IdleTimeout),
+		drain:             time.Duration(h.Relay.OnDisconnect.Drain),
 		keepalive:         time.Duration(*h.Relay.Keepalive.Interval),
 
 		defaultRate: *h.Billing.RateMultiplier,
@@ -174,6 +186,7 @@ func (a *Account) build() (*upstream.Account, error) {
 		Concurrency:     a.Concurrency,
 		ErrorCodes:      a.ErrorCodes,
 		MixedScheduling: a.MixedScheduling,
+		AccountUUID:     a.AccountUUID,
 		Disabled:        a.Disabled,
 	}
 	word, secret := "api_key", a.APIKey

@@ -54,8 +54,27 @@ func (a *answer) stream() *upstream.Failure {
 	for _, name := range copyToClient {
 		a.out.header(name, a.response.Header.Get(name))
 	}
+	if a.drain > 0 {
+		defer s.outliveClient()()
+	}
 	s.finish(s.relay(held))
 	return nil
+}
+
+// outliveClient lets upstream's stream go on when the client leaves, for as
+// long as it may be drained. What it returns ends that.
+func (s *stream) outliveClient() func() {
+	s.unlink()
+	unhook := context.AfterFunc(s.runtime.ctx, func() { s.cancel(errShutdown) })
+	unwatch := context.AfterFunc(s.exchange.ctx, func() {
+		if s.clientLeft() {
+			s.guard.begin(&timeout{"no end of the answer", "on_disconnect drain", s.drain}, s.idleLimit())
+		}
+	})
+	return func() {
+		unwatch()
+		unhook()
+	}
 }
 
 // stream is an event stream on its way.
@@ -68,6 +87,7 @@ type stream struct {
 	renamed []byte
 	heard   time.Duration // when the last bytes came, on the clock
 	eof     bool
+	left    bool // the client is gone, and the stream is drained
 }
 
 // awaitContent reads until the content begins and returns all that came.
@@ -117,6 +137,10 @@ var (
 func (s *stream) relay(p []byte) error {
 	var err error
 	for {
+		if s.clientLeft() {
+			s.left = true
+			s.record.Status = statusClientGone
+		}
 		if s.meter.Done() && !s.settled {
 			if err := s.settle(s.meter.Usage(), false); err != nil {
 				s.logger.Error("an answer is cut short: its record could not be kept", "request_id", s.id, "error", err)
@@ -126,8 +150,12 @@ func (s *stream) relay(p []byte) error {
 		if s.renamer != nil {
 			p = s.rename(p)
 		}
-		if len(p) > 0 && s.out.write(p, s.meter.AtBoundary(), s.heard) != nil {
-			return errClientGone
+		if len(p) > 0 && !s.left && s.out.write(p, s.meter.AtBoundary(), s.heard) != nil {
+			s.left = true
+			s.record.Status = statusClientGone
+			if s.drain == 0 {
+				return errClientGone
+			}
 		}
 		switch {
 		case s.meter.Failure() != nil:
@@ -159,6 +187,8 @@ func (s *stream) finish(err error) {
 	switch {
 	case err == nil:
 		return
+	case s.left:
+		ours = nil
 	case errors.As(context.Cause(s.ctx), &late):
 		ours.kind, ours.message = timeoutError, "the upstream service fell silent in the middle of its answer"
 		failure = s.brokenOff(late)
@@ -166,7 +196,7 @@ func (s *stream) finish(err error) {
 		ours.kind, ours.message = overloadedError, "the gateway is shutting down; try again"
 	case errors.Is(err, errUnsettled):
 		ours.message = "the gateway could not record this answer; its log says why, under this request_id"
-	case s.exchange.ctx.Err() != nil, errors.Is(err, errClientGone):
+	case s.clientLeft():
 		s.record.Status = statusClientGone
 		ours = nil
 	case errors.As(err, &failure): // upstream's own error event has gone out as it is

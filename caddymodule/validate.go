@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
@@ -22,6 +23,9 @@ const (
 	maxWaiting     = 100_000
 	maxPriority    = 1_000_000
 	maxSwitches    = 100
+	maxAttempts    = 100
+	maxDelay       = time.Minute
+	maxErrorLog    = 1 << 20
 	maxBodyLimit   = 1 << 30
 	maxStickyTTL   = 30 * 24 * time.Hour
 	maxWait        = time.Hour
@@ -80,6 +84,7 @@ func (h *Handler) checkAccounts() error {
 			a.checkModels(at),
 			a.checkErrorCodes(at),
 			a.checkHeader(at),
+			a.checkUUID(at),
 		)
 		if err != nil {
 			return err
@@ -112,6 +117,18 @@ func (a *Account) checkCredential(at spot) error {
 		return at.in("oauth").secret("access_token", a.OAuth.AccessToken)
 	}
 	return at.secret(have[0], a.APIKey+a.SetupToken)
+}
+
+func (a *Account) checkUUID(at spot) error {
+	switch {
+	case a.AccountUUID == "":
+		return nil
+	case a.APIKey != "":
+		return at.errorf("account_uuid", "is for oauth and setup_token accounts; leave it out")
+	case len(a.AccountUUID) != 36 || uuid.Validate(a.AccountUUID) != nil:
+		return at.errorf("account_uuid", "%q is no UUID, such as 11111111-2222-4333-8444-555555555555", a.AccountUUID)
+	}
+	return nil
 }
 
 func (a *Account) checkBaseURL(at spot) error {
@@ -305,7 +322,12 @@ func (r *Retry) check() error {
 	if r == nil {
 		return nil
 	}
-	return spot{"retry", "retry"}.between("max_switches", r.MaxSwitches, 0, maxSwitches)
+	at := spot{"retry", "retry"}
+	return cmp.Or(
+		at.between("attempts", r.Attempts, 0, maxAttempts),
+		at.notOver("delay", r.Delay, maxDelay),
+		at.between("max_switches", r.MaxSwitches, 0, maxSwitches),
+	)
 }
 
 func (r *Request) check() error {
@@ -315,6 +337,9 @@ func (r *Request) check() error {
 	at := spot{"request", "request"}
 	if r.MaxBody != nil && (*r.MaxBody < 1 || *r.MaxBody > maxBodyLimit) {
 		return at.errorf("max_body", "is %d bytes; it must be between 1 byte and 1GiB", *r.MaxBody)
+	}
+	if r.LogUpstreamErrors < 0 || r.LogUpstreamErrors > maxErrorLog {
+		return at.errorf("log_upstream_errors", "is %d bytes; it must be between 0 and 1MiB", r.LogUpstreamErrors)
 	}
 	for i, name := range r.AllowHeader {
 		word := fmt.Sprintf("allow_header[%d]", i)
@@ -341,6 +366,9 @@ func (r *Relay) check() error {
 		at.upTo("first_event_timeout", r.FirstEventTimeout, maxWait),
 		at.upTo("idle_timeout", r.IdleTimeout, maxWait),
 	)
+	if err == nil && r.OnDisconnect != nil {
+		err = at.notOver("on_disconnect", &r.OnDisconnect.Drain, maxWait)
+	}
 	if err != nil || r.Keepalive == nil {
 		return err
 	}

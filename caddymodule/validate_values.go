@@ -107,6 +107,14 @@ func (at spot) upTo(word string, value *caddy.Duration, high time.Duration) erro
 	return at.errorf(word, "%s is out of range; write a duration over 0s and up to %s", time.Duration(*value), high)
 }
 
+// notOver checks a duration that may be zero; nil is the default.
+func (at spot) notOver(word string, value *caddy.Duration, high time.Duration) error {
+	if value == nil || *value >= 0 && time.Duration(*value) <= high {
+		return nil
+	}
+	return at.errorf(word, "%s is out of range; write a duration from 0s to %s", time.Duration(*value), high)
+}
+
 // rate checks a price multiplier; nil is the default.
 func (at spot) rate(word string, value *billing.Rate) error {
 	if value == nil || *value == 0 || *value >= minRate && *value <= maxRate {

@@ -70,6 +70,9 @@ type Account struct {
 	Secret string
 	// BaseURL has no trailing slash; requests go to BaseURL + path.
 	BaseURL *url.URL
+	// Proxy is what connections to BaseURL go through, as ParseProxy made it; nil
+	// = none. It may hold credentials.
+	Proxy *url.URL
 	// Priority: the lowest is tried first.
 	Priority int
 	// Concurrency is how many requests may be in flight; 0 = no limit.

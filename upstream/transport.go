@@ -1,6 +1,8 @@
 package upstream
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"net"
 	"net/http"
 	"sync"
@@ -17,58 +19,74 @@ const (
 	idleConnsUnlimited = 1024
 )
 
-// Transports keeps one connection pool per account, so that no account's
-// traffic shares a connection with another's. Pools outlive configs. The zero
-// value is ready to use.
+// Transports keeps one connection pool per account and proxy, so that no
+// account's traffic shares a connection with another's. Pools outlive configs;
+// one that no config asks for any more is empty after 5 minutes. Proxies of the
+// environment (HTTP_PROXY and the like) are not used. The zero value is ready
+// to use.
 type Transports struct {
 	mu    sync.RWMutex
-	pools map[poolKey]*http.Transport
+	pools map[poolKey]pool
+	roots *x509.CertPool // who is trusted; nil = whom the system trusts
 }
 
 // poolKey is what makes two Accounts of different configs share a pool.
 type poolKey struct {
 	account     string
 	concurrency int
+	proxy       string
 }
 
-// For returns the account's pool, made at the first call.
+// pool is one account's connections.
+type pool interface {
+	http.RoundTripper
+	CloseIdleConnections()
+}
+
+// For returns the account's pool, made at the first call. What went wrong on
+// the way to the account, its proxy included, is an error of RoundTrip; no such
+// error holds the proxy's credentials.
 func (t *Transports) For(account *Account) http.RoundTripper {
-	key := poolKey{account.Name, account.Concurrency}
+	key := poolKey{account: account.Name, concurrency: account.Concurrency}
+	if account.Proxy != nil {
+		key.proxy = account.Proxy.String()
+	}
 	t.mu.RLock()
-	pool := t.pools[key]
+	p := t.pools[key]
 	t.mu.RUnlock()
-	if pool != nil {
-		return pool
+	if p != nil {
+		return p
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if pool = t.pools[key]; pool == nil {
+	if p = t.pools[key]; p == nil {
 		if t.pools == nil {
-			t.pools = make(map[poolKey]*http.Transport)
+			t.pools = make(map[poolKey]pool)
 		}
-		pool = newPool(account.Concurrency)
-		t.pools[key] = pool
+		p = t.newPool(account)
+		t.pools[key] = p
 	}
-	return pool
+	return p
 }
 
 // Close closes all idle connections. Requests in flight end as they would.
 func (t *Transports) Close() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, pool := range t.pools {
-		pool.CloseIdleConnections()
+	for _, p := range t.pools {
+		p.CloseIdleConnections()
 	}
 }
 
-func newPool(concurrency int) *http.Transport {
-	idle := concurrency
+func (t *Transports) newPool(account *Account) pool {
+	idle := account.Concurrency
 	if idle == 0 {
 		idle = idleConnsUnlimited
 	}
 	dialer := &net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}
-	return &http.Transport{
+	direct := &http.Transport{
 		DialContext:           dialer.DialContext,
+		TLSClientConfig:       &tls.Config{RootCAs: t.roots},
 		ForceAttemptHTTP2:     true,
 		TLSHandshakeTimeout:   tlsHandshakeTimeout,
 		ExpectContinueTimeout: time.Second,
@@ -77,4 +95,8 @@ func newPool(concurrency int) *http.Transport {
 		// The bytes are relayed as they come: no encoding is asked for.
 		DisableCompression: true,
 	}
+	if account.Proxy == nil {
+		return direct
+	}
+	return throughProxy(direct, dialer, account.Proxy)
 }

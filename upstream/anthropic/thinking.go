@@ -72,6 +72,21 @@ func isThinking(block gjson.Result) bool {
 
 func spanOf(r gjson.Result) span { return span{r.Index, r.Index + len(r.Raw)} }
 
+// AboutFeature tells whether upstream refused a request with 400 for a feature
+// that another account may have: a beta, thinking, a signature, tool use.
+func AboutFeature(f *upstream.Failure) bool {
+	if f.Status != 400 || f.Kind != upstream.Refused {
+		return false
+	}
+	text := strings.ToLower(f.Message)
+	for _, word := range []string{"anthropic-beta", "beta feature", "thinking", "signature", "tool use", "tool_use"} {
+		if strings.Contains(text, word) {
+			return true
+		}
+	}
+	return false
+}
+
 // AboutThinking tells whether upstream refused a request for a thinking block
 // or its signature, which sending it without them may mend.
 func AboutThinking(f *upstream.Failure) bool {
