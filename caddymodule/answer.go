@@ -26,15 +26,20 @@ type answer struct {
 	cancel   context.CancelCauseFunc
 	unlink   func() bool // lets the request to upstream outlive the client's
 	guard    *watch
+	from     io.Reader // upstream's body, opened by read
 }
 
 // Limits of what is held in memory of an answer.
 const (
 	maxErrorBody = 1 << 20
-	// maxAnswer bounds a non-streaming answer. The largest output of today's
-	// models, 128,000 tokens, is under 1 MiB; results of server tools add more.
-	maxAnswer = 64 << 20
+	// maxAnswer bounds the answer that is held whole, so that another account can
+	// be asked when it breaks off. The largest output of today's models, 128,000
+	// tokens, is under 1 MiB; results of server tools add more. A larger one is
+	// relayed as it comes.
+	maxAnswer = 4 << 20
 )
+
+var errTooLarge = errors.New("the answer is too large to be held")
 
 func isEventStream(header http.Header) bool {
 	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
@@ -54,11 +59,11 @@ func (a *answer) body() (io.Reader, error) {
 	}
 }
 
-// read reads upstream's body, no more than most bytes of it.
-func (a *answer) read(most int64) ([]byte, error) {
+// read reads upstream's body. With more than most bytes in it, it stops there
+// with errTooLarge.
+func (a *answer) read(most int64) (_ []byte, err error) {
 	a.guard.begin(nil, a.idleLimit())
-	from, err := a.body()
-	if err != nil {
+	if a.from, err = a.body(); err != nil {
 		return nil, err
 	}
 	var body []byte
@@ -68,7 +73,7 @@ func (a *answer) read(most int64) ([]byte, error) {
 		body = make([]byte, 0, 4<<10)
 	}
 	for {
-		n, err := from.Read(body[len(body):cap(body)])
+		n, err := a.from.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
 		a.guard.alive(a.clock.now())
 		switch {
@@ -77,7 +82,7 @@ func (a *answer) read(most int64) ([]byte, error) {
 		case err != nil:
 			return body, err
 		case int64(len(body)) > most:
-			return body, fmt.Errorf("the answer is larger than %d bytes", most)
+			return body, errTooLarge
 		case len(body) == cap(body):
 			body = append(body, 0)[:len(body)]
 		}
@@ -99,6 +104,10 @@ func (a *answer) failure() *upstream.Failure {
 // whole relays an answer that is not a stream.
 func (a *answer) whole() *upstream.Failure {
 	body, err := a.read(maxAnswer)
+	if errors.Is(err, errTooLarge) {
+		a.large(body)
+		return nil
+	}
 	if err != nil {
 		if a.gone() {
 			a.settleNothing()

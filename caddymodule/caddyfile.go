@@ -30,6 +30,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //
 //	sub2api [<matcher>] {
 //	    mode  standard|simple
+//	    encryption_key <secret>
 //	    store embedded [<dir>]
 //
 //	    account <name> {
@@ -37,7 +38,12 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	        api_key     <secret>      # exactly one of these three
 //	        setup_token <secret>
 //	        oauth {
-//	            access_token <secret>
+//	            access_token  <secret>
+//	            refresh_token <secret>
+//	            expires_at    <time>
+//	            token_url     <url>
+//	            client_id     <id>
+//	            client_secret <secret>
 //	        }
 //	        base_url    <url>
 //	        priority    <number>

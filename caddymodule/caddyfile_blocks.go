@@ -11,16 +11,17 @@ const platformUsage = "anthropic|gemini|openai|antigravity"
 // words are those of the sub2api block.
 func (h *Handler) words(p *parser) map[string]word {
 	return map[string]word{
-		"mode":       oneText(&h.Mode, "standard|simple"),
-		"store":      {usage: "embedded [<dir>]", min: 1, max: 2, read: h.readStore},
-		"account":    namedBlock(h.openAccount(p)),
-		"group":      namedBlock(h.openGroup(p)),
-		"user":       namedBlock(h.openUser(p)),
-		"scheduling": sectionBlock(p, &h.Scheduling, (*Scheduling).words),
-		"retry":      sectionBlock(p, &h.Retry, (*Retry).words),
-		"request":    sectionBlock(p, &h.Request, (*Request).words),
-		"relay":      sectionBlock(p, &h.Relay, (*Relay).words),
-		"billing":    sectionBlock(p, &h.Billing, (*Billing).words),
+		"mode":           oneText(&h.Mode, "standard|simple"),
+		"encryption_key": oneText(&h.EncryptionKey, "<secret>"),
+		"store":          {usage: "embedded [<dir>]", min: 1, max: 2, read: h.readStore},
+		"account":        namedBlock(h.openAccount(p)),
+		"group":          namedBlock(h.openGroup(p)),
+		"user":           namedBlock(h.openUser(p)),
+		"scheduling":     sectionBlock(p, &h.Scheduling, (*Scheduling).words),
+		"retry":          sectionBlock(p, &h.Retry, (*Retry).words),
+		"request":        sectionBlock(p, &h.Request, (*Request).words),
+		"relay":          sectionBlock(p, &h.Relay, (*Relay).words),
+		"billing":        sectionBlock(p, &h.Billing, (*Billing).words),
 	}
 }
 
@@ -39,10 +40,9 @@ func (h *Handler) openAccount(p *parser) opener {
 			"platform":    oneText(&a.Platform, platformUsage),
 			"api_key":     oneText(&a.APIKey, "<secret>"),
 			"setup_token": oneText(&a.SetupToken, "<secret>"),
-			"oauth": sectionBlock(p, &a.OAuth, func(o *OAuth) map[string]word {
-				return map[string]word{"access_token": oneText(&o.AccessToken, "<secret>")}
-			}),
+			"oauth":       sectionBlock(p, &a.OAuth, (*OAuth).words),
 			"base_url":    oneText(&a.BaseURL, "<url>"),
+			"proxy":       oneText(&a.Proxy, "<url>"),
 			"priority":    oneValue(&a.Priority, "<number>", optional(parseNumber)),
 			"concurrency": oneValue(&a.Concurrency, "<number>", parseNumber),
 			"models":      {usage: "{ <model|prefix*> [<upstream model>] … }", open: a.openModels(p)},
@@ -57,6 +57,17 @@ func (h *Handler) openAccount(p *parser) opener {
 		})
 		h.Accounts = append(h.Accounts, a)
 		return err
+	}
+}
+
+func (o *OAuth) words() map[string]word {
+	return map[string]word{
+		"access_token":  oneText(&o.AccessToken, "<secret>"),
+		"refresh_token": oneText(&o.RefreshToken, "<secret>"),
+		"expires_at":    oneText(&o.ExpiresAt, "<RFC 3339 time|unix seconds>"),
+		"token_url":     oneText(&o.TokenURL, "<url>"),
+		"client_id":     oneText(&o.ClientID, "<id>"),
+		"client_secret": oneText(&o.ClientSecret, "<secret>"),
 	}
 }
 

@@ -92,6 +92,16 @@ func (c *client) fail(e *apiError, seal string) {
 
 // whole answers with a complete body; false if a stream has begun.
 func (c *client) whole(status int, header http.Header, body []byte) bool {
+	if !c.begin(status, header) {
+		return false
+	}
+	c.w.Write(body)
+	return true
+}
+
+// begin answers with a header, for a body to follow; false if a stream has
+// begun.
+func (c *client) begin(status int, header http.Header) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.started {
@@ -104,8 +114,14 @@ func (c *client) whole(status int, header http.Header, body []byte) bool {
 	}
 	out.Set("Request-Id", c.id)
 	c.w.WriteHeader(status)
-	c.w.Write(body)
 	return true
+}
+
+// chunk writes the next part of a body that has begun.
+func (c *client) chunk(p []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.put(p, c.clock.now())
 }
 
 // gone marks the request of a client that left, for the access log.

@@ -30,6 +30,11 @@ type Handler struct {
 	// Default: `standard`.
 	Mode string `json:"mode,omitempty"`
 
+	// The key that seals the secrets in the store, 32 bytes in base64 or
+	// hexadecimal. May hold `{env.*}` and `{file.*}` placeholders.
+	// Default: none; they are stored in clear, in files of mode 0600.
+	EncryptionKey string `json:"encryption_key,omitempty"`
+
 	// Where balances, records and account states are kept.
 	// Default: an embedded store in the directory `sub2api` below Caddy's data
 	// directory.
@@ -101,6 +106,12 @@ type Account struct {
 	// Default: the platform's own API.
 	BaseURL string `json:"base_url,omitempty"`
 
+	// What connections to the base_url go through: an http, https, socks5 (names
+	// are looked up here) or socks5h (names are looked up by the proxy) URL, at
+	// will with a user name and a password. May hold `{env.*}` and `{file.*}`
+	// placeholders. Default: none; the environment's proxy is not used.
+	Proxy string `json:"proxy,omitempty"`
+
 	// The lowest is tried first. Default: 50
 	Priority *int `json:"priority,omitempty"`
 
@@ -135,6 +146,28 @@ type Account struct {
 type OAuth struct {
 	// The access token. Required.
 	AccessToken string `json:"access_token,omitempty"`
+
+	// The refresh token, with which a new access token is had before this one
+	// expires, or once upstream refuses it. The new tokens are kept in the store
+	// and win over those of the config until these change.
+	// Default: none; the access token is used for ever.
+	RefreshToken string `json:"refresh_token,omitempty"`
+
+	// When the access token expires: RFC 3339, or unix seconds. May hold `{env.*}`
+	// and `{file.*}` placeholders.
+	// Default: not known; it is refreshed once upstream refuses it.
+	ExpiresAt string `json:"expires_at,omitempty"`
+
+	// The OAuth 2.0 token endpoint, http or https. May hold `{env.*}` and
+	// `{file.*}` placeholders. Required with refresh_token.
+	TokenURL string `json:"token_url,omitempty"`
+
+	// The client's id at the token endpoint. May hold `{env.*}` and `{file.*}`
+	// placeholders. Required with refresh_token.
+	ClientID string `json:"client_id,omitempty"`
+
+	// The client's secret, sent in the form. Default: none, a public client.
+	ClientSecret string `json:"client_secret,omitempty"`
 }
 
 // ModelRule is one model, or one prefix of model names, that an account serves.

@@ -31,7 +31,7 @@ func (x *exchange) countTokens() {
 		x.answerJSON(map[string]int{"input_tokens": 100})
 		return
 	}
-	if failure := x.count(account); failure != nil {
+	if failure := x.withCredential(account, x.count); failure != nil {
 		if failure.Status == http.StatusUnauthorized || failure.Status == http.StatusTooManyRequests {
 			x.report(account, failure)
 		}
@@ -41,14 +41,14 @@ func (x *exchange) countTokens() {
 
 // count asks an account for the count and relays its answer. nil means that the
 // client has it, or is gone.
-func (x *exchange) count(account *upstream.Account) *upstream.Failure {
+func (x *exchange) count(account *upstream.Account, secret string) *upstream.Failure {
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	defer cancel(nil)
 	guard := newWatch(cancel, x.clock)
 	defer guard.stop()
 	guard.begin(&timeout{"no response header", "header_timeout", x.headerTimeout}, nil)
 	response, err := x.runtime.transports.For(account).RoundTrip(
-		anthropic.Prepare(ctx, &x.call, account, account.Secret, x.options()))
+		anthropic.Prepare(ctx, &x.call, account, secret, x.options(account)))
 	if err != nil {
 		if x.gone() {
 			return nil

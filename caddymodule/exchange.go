@@ -196,14 +196,18 @@ func (x *exchange) demand() scheduler.Demand {
 }
 
 // options say how the request is prepared for an account.
-func (x *exchange) options() anthropic.Options {
-	return anthropic.Options{
+func (x *exchange) options(account *upstream.Account) anthropic.Options {
+	options := anthropic.Options{
 		InjectSystem: x.injectSystem == injectSystemAll ||
 			x.injectSystem == injectSystemOAuth && x.scheduler.HoldsBearer(x.groupName(), x.force),
 		StripThinking: x.thinkingBlocks == thinkingStrip || x.strip,
 		InjectBeta:    x.injectBeta,
 		Allow:         x.allow,
 	}
+	if x.identity && account.Bearer() {
+		options.Identity = x.runtime.identities.See(account.Name, account.AccountUUID, x.r.Header)
+	}
+	return options
 }
 
 func (x *exchange) groupName() string {

@@ -15,7 +15,10 @@ import (
 )
 
 // peakMemory is the most memory that a process has used, in bytes.
-func peakMemory(t *testing.T, pid int) int64 {
+func peakMemory(t *testing.T, pid int) int64 { return processMemory(t, pid, "VmHWM") }
+
+// processMemory is one of the kernel's figures of a process, in bytes.
+func processMemory(t *testing.T, pid int, name string) int64 {
 	t.Helper()
 	file, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -23,7 +26,7 @@ func peakMemory(t *testing.T, pid int) int64 {
 	}
 	defer file.Close()
 	for lines := bufio.NewScanner(file); lines.Scan(); {
-		if text, ok := strings.CutPrefix(lines.Text(), "VmHWM:"); ok {
+		if text, ok := strings.CutPrefix(lines.Text(), name+":"); ok {
 			kilobytes, err := strconv.ParseInt(strings.Fields(text)[0], 10, 64)
 			if err != nil {
 				t.Fatal(err)
@@ -31,7 +34,7 @@ func peakMemory(t *testing.T, pid int) int64 {
 			return kilobytes << 10
 		}
 	}
-	t.Fatal("no VmHWM")
+	t.Fatalf("no %s", name)
 	return 0
 }
 

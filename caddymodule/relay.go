@@ -133,6 +133,10 @@ func (x *exchange) pause(f *upstream.Failure) bool {
 
 // send sends the request to an account once and relays its answer.
 func (x *exchange) send(account *upstream.Account) *upstream.Failure {
+	return x.withCredential(account, x.sendOnce)
+}
+
+func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.Failure {
 	// The request to upstream may outlive the client's, to be drained.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.ctx))
 	defer cancel(nil)
@@ -146,7 +150,7 @@ func (x *exchange) send(account *upstream.Account) *upstream.Failure {
 	x.record.Account, x.record.Platform = account.Name, string(account.Platform)
 	x.record.ModelSent = x.call.Sent(account)
 	response, err := x.runtime.transports.For(account).RoundTrip(
-		anthropic.Prepare(ctx, &x.call, account, account.Secret, x.options()))
+		anthropic.Prepare(ctx, &x.call, account, secret, x.options(account)))
 	if err != nil {
 		if x.gone() {
 			x.settleNothing()

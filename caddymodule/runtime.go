@@ -14,6 +14,8 @@ import (
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
+	"github.com/sub2api/caddy-sub2api/upstream/oauth"
 )
 
 const (
@@ -33,7 +35,10 @@ type runtime struct {
 	key        string
 	dir        string
 	state      scheduler.State
+	memory     *memstate.State // what state is
+	tokens     *oauth.Tokens
 	transports upstream.Transports
+	identities anthropic.Identities
 	// ctx ends when the relays must.
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
@@ -50,8 +55,12 @@ type runtime struct {
 	dropped bool      // no handler refers to it
 	drops   int       // how often it was dropped
 	closed  chan struct{}
+	// gateways are the configs in force.
+	gateways []*gateway
 
 	store store
+	// background is what runs once the store is open.
+	background sync.WaitGroup
 }
 
 var (
@@ -98,16 +107,27 @@ func adoptRuntime(key, dir string) (*runtime, error) {
 		}
 		<-rt.closed
 	}
-	rt := &runtime{key: key, dir: dir, state: memstate.New(), closed: make(chan struct{})}
+	memory := memstate.New()
+	rt := &runtime{key: key, dir: dir, state: memory, memory: memory, closed: make(chan struct{})}
 	rt.changed.L = &rt.mu
 	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
 	rt.leases = scheduler.NewLeases(rt.state, slog.New(&rt.logs))
+	rt.tokens = rt.newTokens()
 	rt.renewed = make(chan struct{})
 	go func() {
 		defer close(rt.renewed)
 		rt.leases.Run(rt.ctx)
 	}()
 	return rt, nil
+}
+
+// began starts what needs the store, now that it is open.
+func (rt *runtime) began(d *documents) error {
+	if err := rt.memory.Keep(standingKeeper{d, slog.New(&rt.logs)}); err != nil {
+		return fmt.Errorf("account states: %w", err)
+	}
+	rt.background.Go(func() { rt.tokens.Run(rt.ctx) })
+	return nil
 }
 
 // adopt takes a dropped runtime back into use; false if it is closing.
@@ -186,6 +206,8 @@ func (rt *runtime) cutShort() error {
 func (rt *runtime) close() error {
 	rt.cancel(errShutdown)
 	<-rt.renewed
+	rt.background.Wait()
+	rt.tokens.Close()
 	err := errors.Join(rt.state.Close(), rt.store.close())
 	rt.transports.Close()
 	droppedMu.Lock()

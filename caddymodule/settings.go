@@ -56,6 +56,8 @@ const (
 type settings struct {
 	simple   bool
 	storeDir string // absolute
+	// encryptionKey seals the secrets in the store; nil = none.
+	encryptionKey []byte
 
 	accounts  []*upstream.Account
 	scheduler scheduler.Settings
@@ -160,6 +162,9 @@ func (h *Handler) settings() (*settings, error) {
 	for _, name := range h.Request.AllowHeader {
 		s.allowHeader = append(s.allowHeader, strings.ToLower(name))
 	}
+	if s.encryptionKey, err = h.resolveEncryptionKey(); err != nil {
+		return nil, fmt.Errorf("encryption_key: %w", err)
+	}
 	for i := range h.Accounts {
 		account, err := h.Accounts[i].build()
 		if err != nil {
@@ -204,12 +209,18 @@ func (a *Account) build() (*upstream.Account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", word, err)
 	}
+	if account.Refresh, err = a.OAuth.build(); err != nil {
+		return nil, fmt.Errorf("oauth: %w", err)
+	}
 	text, err := resolve(a.BaseURL)
 	if err == nil {
 		account.BaseURL, err = parseBaseURL(text)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("base_url: %w", err)
+	}
+	if account.Proxy, err = a.buildProxy(); err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
 	}
 	for _, rule := range a.Models {
 		account.Models = append(account.Models, upstream.ModelRule(rule))

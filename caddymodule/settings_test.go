@@ -83,7 +83,7 @@ func TestSettingsHaveTheDefaults(t *testing.T) {
 		keys: map[[sha256.Size]byte]*key{
 			sha256.Sum256([]byte("gateway-secret")): {id: fmt.Sprintf("%x", sha256.Sum256([]byte("gateway-secret")))[:12], user: alice},
 		},
-		contentSession: sessionByConversation, maxSwitches: 10,
+		contentSession: sessionByConversation, attempts: 10, delay: 3 * time.Second, maxSwitches: 10,
 		maxBody: 32 << 20, injectSystem: injectSystemOAuth, thinkingBlocks: thinkingRetry,
 		headerTimeout: 3 * time.Minute, firstEventTimeout: 5 * time.Minute, idleTimeout: 3 * time.Minute,
 		keepalive: 15 * time.Second, keepaliveAfter: 50 * time.Second,
@@ -211,7 +211,8 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 			sha256.Sum256([]byte("bobs")):   {id: fmt.Sprintf("%x", sha256.Sum256([]byte("bobs")))[:12], user: bob},
 		},
 		contentSession: sessionByCacheable,
-		maxBody:        1024, injectSystem: injectSystemOff, thinkingBlocks: thinkingKeep, injectBeta: true,
+		attempts:       10, delay: 3 * time.Second,
+		maxBody: 1024, injectSystem: injectSystemOff, thinkingBlocks: thinkingKeep, injectBeta: true,
 		allowHeader:   []string{"x-my-trace", "x-team-*"},
 		headerTimeout: 3 * time.Minute, firstEventTimeout: 5 * time.Minute, idleTimeout: 20 * time.Millisecond,
 		defaultRate: 500_000_000, syncRecords: true,
@@ -239,6 +240,7 @@ func TestSettingsRefuseWhatResolvesBadly(t *testing.T) {
 	t.Setenv("GATEWAY_KEY_AGAIN", "DO-NOT-SHOW")
 	t.Setenv("BAD_DIGEST", "sha256:DO-NOT-SHOW")
 	t.Setenv("BAD_URL", "ftp://example.com")
+	t.Setenv("BAD_PROXY", "ftp://me:DO-NOT-SHOW@example.com")
 	t.Setenv("TWO_LINES", "DO-NOT-SHOW\nX-Other: 1")
 	withAccount := func(lines string) string { return "account main {\n" + lines + "\n}\nuser alice" }
 	withUser := func(lines string) string { return "account main {\napi_key a\n}\nuser alice {\n" + lines + "\n}" }
@@ -249,6 +251,8 @@ func TestSettingsRefuseWhatResolvesBadly(t *testing.T) {
 		"missing file":      {withAccount("api_key {file." + absent + "}"), "account main: api_key: evaluated placeholder {file." + absent + "} is empty; set the variable, or write the file"},
 		"secret with space": {withAccount("api_key {env.SPACED}"), "account main: api_key: has a space"},
 		"base_url":          {withAccount("api_key a\nbase_url {env.BAD_URL}"), "account main: base_url: ftp://example.com is neither http nor https"},
+		"proxy":             {withAccount("api_key a\nproxy {env.BAD_PROXY}"), "account main: proxy: is not the URL of a proxy"},
+		"proxy's password":  {withAccount("api_key a\nproxy http://me:{env.SPACED}%@127.0.0.1"), "account main: proxy: is not a URL"},
 		"header value":      {withAccount("api_key a\nheader X-A {env.TWO_LINES}"), "account main: header: X-A: has a value with a line break"},
 		"unset key":         {withUser("key {env.SUB2API_TEST_EMPTY}"), "user alice: key: evaluated placeholder {env.SUB2API_TEST_EMPTY} is empty"},
 		"key of bad digest": {withUser("key {env.BAD_DIGEST}"), "user alice: key: sha256: wants the 64 hexadecimal digits"},

@@ -160,7 +160,7 @@ func (s *stream) relay(p []byte) error {
 		switch {
 		case s.meter.Failure() != nil:
 			return s.meter.Failure()
-		case s.eof && s.meter.Done(), err != nil && s.meter.Done():
+		case s.eof && s.meter.Whole(), err != nil && s.meter.Whole():
 			return nil
 		case s.eof:
 			return errTruncated

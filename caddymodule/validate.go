@@ -55,6 +55,9 @@ func (h *Handler) checkTop() error {
 	if err := top.oneOf("mode", h.Mode, modeStandard, modeSimple); err != nil {
 		return err
 	}
+	if err := h.checkEncryptionKey(top); err != nil {
+		return err
+	}
 	if h.Store != nil && h.Store.Embedded != nil {
 		if _, err := placeholders(h.Store.Embedded.Dir); err != nil {
 			return top.errorf("store", "embedded: %w", err)
@@ -79,6 +82,7 @@ func (h *Handler) checkAccounts() error {
 			at.oneOf("platform", a.Platform, platformNames()...),
 			a.checkCredential(at),
 			a.checkBaseURL(at),
+			a.checkProxy(at),
 			at.between("priority", a.Priority, 0, maxPriority),
 			at.between("concurrency", &a.Concurrency, 0, maxConcurrency),
 			a.checkModels(at),
@@ -114,7 +118,7 @@ func (a *Account) checkCredential(at spot) error {
 	case len(have) > 1:
 		return at.errorf("", "has %s; keep exactly one", strings.Join(have, " and "))
 	case a.OAuth != nil:
-		return at.in("oauth").secret("access_token", a.OAuth.AccessToken)
+		return a.OAuth.check(at.in("oauth"))
 	}
 	return at.secret(have[0], a.APIKey+a.SetupToken)
 }

@@ -28,6 +28,7 @@ type watch struct {
 	heard  atomic.Int64 // on the clock
 
 	mu    sync.Mutex
+	ended bool
 	timer *time.Timer
 	until time.Duration // end of the phase, on the clock
 	phase *timeout      // limit on the phase; nil = none
@@ -48,6 +49,9 @@ func newWatch(cancel context.CancelCauseFunc, clock clock) *watch {
 func (w *watch) begin(phase, idle *timeout) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.ended {
+		return
+	}
 	now := w.clock.now()
 	w.alive(now)
 	w.phase, w.idle = phase, idle
@@ -63,7 +67,7 @@ func (w *watch) alive(now time.Duration) { w.heard.Store(int64(now)) }
 func (w *watch) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.phase, w.idle = nil, nil
+	w.ended, w.phase, w.idle = true, nil, nil
 	if w.timer != nil {
 		w.timer.Stop()
 	}

@@ -12,6 +12,9 @@ import (
 type Standing struct {
 	// Error is why the account is in error; "" = it is not.
 	Error string `json:"error,omitempty"`
+	// Credential is the fingerprint of the account's credential in the config
+	// that started last; "" = not known. An error is one of that credential.
+	Credential string `json:"credential,omitempty"`
 	// Paused by the operator.
 	Paused bool `json:"paused,omitempty"`
 	// Limits keep (part of) the account out, each until its time has passed, and
@@ -133,9 +136,17 @@ func (s *Standing) Trials(now time.Time) int {
 }
 
 // Reset puts the account back into good standing, as the operator demands. A
-// pause, and what is known of the window, stay.
+// pause, the credential, and what is known of the window, stay.
 func (s *Standing) Reset() {
-	*s = Standing{Paused: s.Paused, Window: s.Window}
+	*s = Standing{Paused: s.Paused, Credential: s.Credential, Window: s.Window}
+}
+
+// Adopt takes note of the credential that the config has now. An error, and the
+// strikes towards one, don't outlive the credential that they were about.
+func (s *Standing) Adopt(fingerprint string) {
+	if s.Credential != fingerprint {
+		s.Credential, s.Error, s.Forbidden = fingerprint, "", 0
+	}
 }
 
 // Clone returns a copy that shares nothing with s.
@@ -148,7 +159,7 @@ func (s *Standing) Clone() Standing {
 
 // Equal tells whether nothing differs.
 func (s *Standing) Equal(t *Standing) bool {
-	return s.Error == t.Error && s.Paused == t.Paused && s.Forbidden == t.Forbidden &&
+	return s.Error == t.Error && s.Credential == t.Credential && s.Paused == t.Paused && s.Forbidden == t.Forbidden &&
 		s.Overloads == t.Overloads && s.Trips == t.Trips && s.Window.equal(&t.Window) &&
 		sameLimits(s, t) && slices.EqualFunc(s.Faults, t.Faults, time.Time.Equal)
 }

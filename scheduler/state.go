@@ -72,7 +72,16 @@ type State interface {
 	// Load returns the load of a place.
 	Load(ctx context.Context, place string) (Load, error)
 
-	// Close ends background work. Asks in line get ErrClosed.
+	// Lock takes the lock of that name, which one holder has at a time. It waits
+	// while another holds it, until ctx ends; the error is context.Cause(ctx)
+	// then. The lock is free again when unlock is called, or after ttl, for its
+	// holder may have died: who holds it for longer is no longer alone. unlock
+	// takes at most 5 s; called again, or when the lock is another's by now, it
+	// does nothing.
+	Lock(ctx context.Context, name string, ttl time.Duration) (unlock func(), err error)
+
+	// Close ends background work. Asks in line, and who waits for a lock, get
+	// ErrClosed.
 	Close() error
 }
 

@@ -68,6 +68,9 @@ type Account struct {
 	Kind     CredentialKind
 	// Secret is the API key, the setup token or the OAuth access token.
 	Secret string
+	// Refresh is how an OAuth access token is refreshed; nil = it is not, and
+	// Secret is what there is.
+	Refresh *Refresh
 	// BaseURL has no trailing slash; requests go to BaseURL + path.
 	BaseURL *url.URL
 	// Proxy is what connections to BaseURL go through, as ParseProxy made it; nil

@@ -89,7 +89,7 @@ func throughProxy(direct *http.Transport, dialer *net.Dialer, u *url.URL) pool {
 // proxyRefused is the error of a proxy that answered with that status. It does
 // not show the proxy's own words, which may repeat what it was sent.
 func proxyRefused(status int) error {
-	return fmt.Errorf("the account's proxy answered %d %s", status, http.StatusText(status))
+	return fmt.Errorf("it answered %d %s", status, http.StatusText(status))
 }
 
 // proxied is a pool behind an http or https proxy.
@@ -101,9 +101,12 @@ func (p proxied) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := p.Transport.RoundTrip(r)
 	if err == nil && response.StatusCode == http.StatusProxyAuthRequired {
 		response.Body.Close()
-		return nil, proxyRefused(response.StatusCode)
+		err = proxyRefused(response.StatusCode)
 	}
-	return response, err
+	if err != nil {
+		return nil, fmt.Errorf("through the account's proxy: %w", err)
+	}
+	return response, nil
 }
 
 // socksDialer makes connections through a SOCKS5 proxy (RFC 1928, RFC 1929).

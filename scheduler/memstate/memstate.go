@@ -25,6 +25,8 @@ type State struct {
 	leases   map[string]*lease
 	sessions map[string]*session
 	pools    map[string]*pool
+	locks    map[string]*lock
+	keeping  *keeping // nil = standings are not kept
 	// active are the sets of several places that have asks in line.
 	active      []*set
 	arrivals    int64
@@ -41,6 +43,7 @@ func New() *State {
 		leases:   map[string]*lease{},
 		sessions: map[string]*session{},
 		pools:    map[string]*pool{},
+		locks:    map[string]*lock{},
 
 		maxSessions: maxSessions,
 	}
@@ -230,7 +233,14 @@ func (s *State) Change(_ context.Context, name string, f func(*scheduler.Standin
 	p := s.place(name)
 	standing := p.standing.Clone()
 	f(&standing)
-	now := time.Now()
+	if s.keeping != nil && !standing.Equal(&p.standing) {
+		s.keeping.soil(p)
+	}
+	s.setStanding(p, standing, time.Now())
+	return standing, nil
+}
+
+func (s *State) setStanding(p *place, standing scheduler.Standing, now time.Time) {
 	if standing.Trials(now) < p.standing.Trials(now) {
 		p.probe = nil
 	}
@@ -238,7 +248,6 @@ func (s *State) Change(_ context.Context, name string, f func(*scheduler.Standin
 	p.schedule(s, now)
 	s.expel(p, now)
 	s.serve(p)
-	return standing, nil
 }
 
 // schedule sets the alarm for the next time at which the standing lets more
@@ -286,7 +295,17 @@ func (s *State) Load(_ context.Context, name string) (scheduler.Load, error) {
 // Close implements scheduler.State.
 func (s *State) Close() error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
+	first := !s.closed
+	s.shut()
+	k := s.keeping
+	s.mu.Unlock()
+	if first && k != nil {
+		k.close()
+	}
+	return nil
+}
+
+func (s *State) shut() {
 	s.closed = true
 	s.alarms.stop()
 	for _, l := range s.leases {
@@ -295,8 +314,10 @@ func (s *State) Close() error {
 		}
 	}
 	clear(s.leases)
+	for _, l := range s.locks {
+		l.ring(s, 0)
+	}
 	s.active = slices.Delete(s.active, 0, len(s.active))
-	return nil
 }
 
 func (s *State) place(name string) *place {

@@ -29,7 +29,7 @@ type Harness struct {
 
 // Run runs the suite.
 func Run(t *testing.T, h Harness) {
-	for _, part := range []map[string]func(*bench){slotTests, sessionTests, lineTests, standingTests, stressTests} {
+	for _, part := range []map[string]func(*bench){slotTests, sessionTests, lineTests, standingTests, lockTests, stressTests} {
 		for name, test := range part {
 			t.Run(name, func(t *testing.T) {
 				run := func(t *testing.T) {

@@ -20,6 +20,8 @@ type Meter struct {
 
 	begun   bool
 	done    bool
+	whole   bool
+	cut     bool // the event at hand has no end
 	final   bool
 	failure *upstream.Failure
 
@@ -43,7 +45,8 @@ const (
 const (
 	maxUsageEvent = 1 << 20 // message_start, message_delta; real ones stay under 2 kB
 	maxErrorEvent = 64 << 10
-	deltaPrefix   = 128 // enough for a delta's type
+	maxStopEvent  = 1 << 10 // real ones have 23 bytes
+	deltaPrefix   = 128     // enough for a delta's type
 )
 
 // Feed reads the next bytes of the stream.
@@ -68,9 +71,10 @@ func (m *Meter) Feed(p []byte) {
 }
 
 // Finish tells the meter that the stream has ended: an event without its blank
-// line counts as whole, as it does for clients.
+// line counts as whole, as it does for clients, if its data is.
 func (m *Meter) Finish() {
 	if m.scanner.Finish() == sse.End {
+		m.cut = true
 		m.end()
 	}
 }
@@ -79,8 +83,12 @@ func (m *Meter) Finish() {
 // message_delta where there is none. Until then nothing should reach a client.
 func (m *Meter) Begun() bool { return m.begun }
 
-// Done tells whether message_stop has come: the answer is whole.
+// Done tells whether message_stop has begun: nothing more will be used, and the
+// bytes that make the answer whole are about to go out.
 func (m *Meter) Done() bool { return m.done }
+
+// Whole tells whether message_stop has come to its end.
+func (m *Meter) Whole() bool { return m.whole }
 
 // Final tells whether upstream has told the output's total: the figures of a
 // message_delta, where before there are only those of the beginning.
@@ -134,6 +142,7 @@ func (m *Meter) begin() {
 		m.scanner.Keep(deltaPrefix)
 	case messageStop:
 		m.done = true
+		m.scanner.Keep(maxStopEvent)
 	case streamError:
 		m.scanner.Keep(maxErrorEvent)
 	case nameless:
@@ -155,7 +164,12 @@ func (m *Meter) end() {
 		m.begun = m.begun || m.event == blockStart || m.event == messageDelta
 		m.done = m.done || m.event == messageStop
 	}
+	if m.cut && m.event != blockDelta && !gjson.Valid(textOf(m.scanner.Data())) {
+		return // half a total is not the total
+	}
 	switch m.event {
+	case messageStop:
+		m.whole = true
 	case messageStart:
 		m.totals.read(gjson.Get(textOf(m.scanner.Data()), "message.usage"))
 	case messageDelta:

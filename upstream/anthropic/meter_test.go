@@ -232,3 +232,20 @@ func BenchmarkMeter(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/200, "ns/event")
 }
+
+func TestTailOfALargeAnswer(t *testing.T) {
+	const tail = `xx \"usage\": {\"output_tokens\":1}"}],"stop_reason":"end_turn", "usage" : {"input_tokens":3,"output_tokens":4,"iterations":[{"model":"glm","input_tokens":9}]},"x":1}`
+	u, ok := ReadTailUsage([]byte(tail))
+	if want := (upstream.Usage{Input: 3, Output: 4, Iterations: []upstream.Iteration{{Model: "glm", Input: 9}}}); !ok || !cmp.Equal(u, want) {
+		t.Errorf("got %+v, %v", u, ok)
+	}
+	want := strings.Replace(tail, `"glm"`, `"asked"`, 1)
+	if got := (&Renamer{Sent: "glm", Asked: "asked"}).Tail([]byte(tail)); string(got) != want {
+		t.Errorf("renamed:\n got %s\nwant %s", got, want)
+	}
+	for _, tail := range []string{``, `"usage"`, `"usage":`, `"usage":{"output_tok`, `{"text":"\"usage\":{\"output_tokens\":1}"}`, `"usage":null}`} {
+		if u, ok := ReadTailUsage([]byte(tail)); ok {
+			t.Errorf("%s: got %+v", tail, u)
+		}
+	}
+}

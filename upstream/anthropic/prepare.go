@@ -5,6 +5,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 
@@ -23,6 +24,9 @@ type Options struct {
 	// InjectBeta adds a beta header to requests of api_key accounts that use
 	// tools or thinking and came without one.
 	InjectBeta bool
+	// Identity, where set, hides the people behind an oauth or setup_token
+	// account.
+	Identity *Identity
 	// Allow lets more of the client's headers through.
 	Allow HeaderList
 }
@@ -63,14 +67,20 @@ type Call struct {
 	RawQuery string
 	Header   http.Header
 	*Request
+
+	sent *body // of the last Prepare
 }
 
 // Prepare makes the request for one account. secret is the account's credential
-// as it is now. Nothing of the call is changed, so that another account can be
-// asked with it.
+// as it is now. What the client asks is not changed, so that another account can
+// be asked with it.
 func Prepare(ctx context.Context, call *Call, account *upstream.Account, secret string, options Options) *http.Request {
 	model, _ := account.Models.Resolve(call.Model)
-	body := call.body(model, options)
+	if !account.Bearer() {
+		options.Identity = nil
+	}
+	body := newBody(call.body(model, options))
+	call.sent = body
 	out := &http.Request{
 		Method:        http.MethodPost,
 		URL:           target(account, call),
@@ -78,12 +88,22 @@ func Prepare(ctx context.Context, call *Call, account *upstream.Account, secret 
 		ProtoMajor:    1,
 		ProtoMinor:    1,
 		Header:        call.header(account, secret, model, options),
-		ContentLength: int64(len(body)),
-		Body:          io.NopCloser(bytes.NewReader(body)),
-		GetBody:       func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil },
+		ContentLength: int64(len(body.bytes)),
+		Body:          io.NopCloser(body.reader),
+		GetBody:       body.getBody,
 	}
 	out.Host = out.URL.Host
-	return out.WithContext(ctx)
+	return out.WithContext(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: body.wrote}))
+}
+
+// Drop lets go of the body, once no other account will be asked: a long stream
+// should not hold a large request in memory. The request that Prepare made last
+// may be under way still; it is sent whole.
+func (call *Call) Drop() {
+	if call.sent != nil {
+		call.sent.drop()
+	}
+	call.Request.drop()
 }
 
 // target is the account's URL for the call.
@@ -128,6 +148,9 @@ func (call *Call) header(account *upstream.Account, secret, model string, option
 		}
 		out["X-Api-Key"] = []string{secret}
 	}
+	if options.Identity != nil {
+		options.Identity.apply(out)
+	}
 	for _, field := range account.Header {
 		out[http.CanonicalHeaderKey(field.Name)] = []string{field.Value}
 	}
@@ -152,6 +175,9 @@ func (r *Request) body(model string, options Options) []byte {
 	}
 	if options.StripThinking {
 		edits = append(edits, r.stripThinking()...)
+	}
+	if options.Identity != nil && r.userIDAt != (span{}) {
+		edits = append(edits, edit{r.userIDAt, quote(options.Identity.userID(r.userID))})
 	}
 	return apply(r.Body, edits)
 }

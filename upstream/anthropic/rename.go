@@ -31,6 +31,16 @@ func (r *Renamer) Body(body []byte) []byte {
 	return apply(body, r.message(root, nil))
 }
 
+// Tail edits the end of a JSON answer, where its usage is.
+func (r *Renamer) Tail(tail []byte) []byte {
+	var edits []edit
+	tailUsage(tail).Get("iterations").ForEach(func(_, iteration gjson.Result) bool {
+		edits = r.model(iteration, edits)
+		return true
+	})
+	return apply(tail, edits)
+}
+
 // Stream appends to out what the client gets of the next bytes of a stream:
 // all of them at once, but for the events that carry a model name, which are
 // held back until they are complete.

@@ -29,6 +29,7 @@ type Request struct {
 	MaxTokens int64
 
 	userID   string // metadata.user_id
+	userIDAt span   // where it stands; empty without one
 	messages gjson.Result
 	system   gjson.Result
 	tools    gjson.Result
@@ -79,7 +80,11 @@ func ParseRequest(body []byte) (*Request, error) {
 		case "max_tokens":
 			r.MaxTokens = max(0, value.Int())
 		case "metadata":
-			r.userID = value.Get("user_id").String()
+			id := value.Get("user_id")
+			r.userID = id.String()
+			if id.Type == gjson.String {
+				r.userIDAt = spanOf(id)
+			}
 		case "messages":
 			r.messages = value
 		case "system":
@@ -106,9 +111,8 @@ func ParseRequest(body []byte) (*Request, error) {
 	return r, nil
 }
 
-// Drop lets go of the body, once no other account will be asked: a long stream
-// should not hold a large request in memory.
-func (r *Request) Drop() {
+// drop lets go of the body.
+func (r *Request) drop() {
 	*r = Request{Model: r.Model, Stream: r.Stream, Fast: r.Fast, MaxTokens: r.MaxTokens}
 }
 

@@ -51,7 +51,7 @@ func TestParseRequest(t *testing.T) {
 	if !r.Stream || !r.Fast || r.MaxTokens != 7 {
 		t.Errorf("stream %v, fast %v, max_tokens %d", r.Stream, r.Fast, r.MaxTokens)
 	}
-	if r.Drop(); r.Body != nil || r.Model != "m" || !r.Stream {
+	if r.drop(); r.Body != nil || r.Model != "m" || !r.Stream {
 		t.Errorf("after Drop: %+v", r)
 	}
 }

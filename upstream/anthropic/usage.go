@@ -1,6 +1,7 @@
 package anthropic
 
 import (
+	"bytes"
 	"math"
 	"strings"
 
@@ -116,6 +117,42 @@ func (t *totals) usage() upstream.Usage {
 		Geo:          t.geo,
 		Iterations:   t.iterations,
 	}
+}
+
+// EstimateTokens is about how many tokens of output a text of that size is.
+func EstimateTokens(size int64) int64 { return size / bytesPerToken }
+
+// ReadTailUsage reads the usage of a non-streaming answer from its last bytes;
+// false where they have none.
+func ReadTailUsage(tail []byte) (upstream.Usage, bool) {
+	usage := tailUsage(tail)
+	if !usage.IsObject() {
+		return upstream.Usage{}, false
+	}
+	var t totals
+	t.read(usage)
+	return t.usage(), t.output.said
+}
+
+// tailUsage finds the last `usage` member in the end of a message. In what the
+// model wrote, the quotes before and after the word would be escaped.
+func tailUsage(tail []byte) gjson.Result {
+	const key = `"usage"`
+	at := bytes.LastIndex(tail, []byte(key))
+	if at < 0 || at > 0 && tail[at-1] == '\\' {
+		return gjson.Result{}
+	}
+	i := space(textOf(tail), at+len(key))
+	if i >= len(tail) || tail[i] != ':' {
+		return gjson.Result{}
+	}
+	i = space(textOf(tail), i+1)
+	if i >= len(tail) {
+		return gjson.Result{}
+	}
+	usage := gjson.Parse(textOf(tail[i:skip(textOf(tail), i)]))
+	usage.Index = i
+	return usage
 }
 
 // ReadUsage reads the usage of a non-streaming answer; false where it has none.

@@ -1,0 +1,247 @@
+package faults_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/upstream/simulator"
+)
+
+// script is one request, and what its accounts will do.
+type script struct {
+	n        int
+	stream   bool
+	model    string
+	accounts []*actor
+
+	mu    sync.Mutex
+	asked []*said // the answers that were given, in this order
+	got   transcript
+	of    verdict
+}
+
+// actor is an account of a script.
+type actor struct {
+	name  string
+	kind  int    // of credentials
+	sent  string // the model's name that it gets
+	says  []*said
+	asked int
+}
+
+// fromEnv is a number from the environment.
+func fromEnv(t testing.TB, name string, otherwise uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("%s=%s is not a number", name, text)
+	}
+	return n
+}
+
+// TestNoSplice plays random scripts. Whatever the accounts do, a client gets one
+// answer whole, or the beginning of one and an error event, or one error; and
+// what is recorded and charged is that answer's use alone.
+//
+// SUB2API_TEST_SCRIPTS is how many are played (500), SUB2API_TEST_SEED plays
+// those of an earlier run.
+func TestNoSplice(t *testing.T) {
+	count := int(fromEnv(t, "SUB2API_TEST_SCRIPTS", 500))
+	seed := fromEnv(t, "SUB2API_TEST_SEED", rand.Uint64())
+	t.Logf("SUB2API_TEST_SEED=%d", seed)
+	const batch = 250 // accounts go out: each script has its own
+	outcomes := map[string]int{}
+	for first := 0; first < count && !t.Failed(); first += batch {
+		var scripts []*script
+		for n := first; n < min(first+batch, count); n++ {
+			scripts = append(scripts, newScript(n, seeded(seed, uint64(n))))
+		}
+		// A quarter of the batches has clients that hear comments all the time.
+		keepalive := "0s"
+		if first/batch%4 == 1 {
+			keepalive = "2ms after 2ms"
+		}
+		t.Run(fmt.Sprintf("from %d", first), func(t *testing.T) { playBatch(t, scripts, keepalive, outcomes) })
+	}
+	t.Logf("outcomes: %v", outcomes)
+	for _, outcome := range []string{"whole", "part", "refused"} {
+		if outcomes[outcome] < count/50 {
+			t.Errorf("only %d of %d scripts came out %s", outcomes[outcome], count, outcome)
+		}
+	}
+}
+
+func newScript(n int, d draw) *script {
+	s := &script{n: n, stream: d(3) > 0, model: fmt.Sprintf("m%d-sonnet", n)}
+	for k := range 1 + d(3) {
+		a := &actor{name: fmt.Sprintf("%ss%d-%d", accountName, n, k), kind: d(len(credentials)), sent: s.model}
+		if strings.Contains(credentials[a.kind].words, "api_key") && d.once(3) {
+			a.sent = fmt.Sprintf("up%d-%d", n, k)
+		}
+		for i := range 1 + attempts {
+			a.says = append(a.says, answerOf(d, a.name, fmt.Sprintf("s%d.%d.%d", n, k, i), s.model, a.sent, s.stream, 2))
+		}
+		s.accounts = append(s.accounts, a)
+	}
+	return s
+}
+
+func (a *actor) credential() string { return upstreamSecret + strings.TrimPrefix(a.name, accountName) }
+
+func (s *script) config(out *strings.Builder) {
+	for k, a := range s.accounts {
+		fmt.Fprintf(out, "account %s {\n"+credentials[a.kind].words+"\nbase_url SIM\npriority %d\nmodels {\n%s %s\n}\n}\n",
+			a.name, a.credential(), k, s.model, a.sent)
+	}
+}
+
+// say is what the account does next.
+func (s *script) say(credential string) simulator.Reply {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.accounts {
+		if a.credential() == credential && a.asked < len(a.says) {
+			said := a.says[a.asked]
+			a.asked++
+			s.asked = append(s.asked, said)
+			return said.reply
+		}
+	}
+	return simulator.Reply{Status: http.StatusTeapot} // asked too often
+}
+
+func playBatch(t *testing.T, scripts []*script, keepalive string, outcomes map[string]int) {
+	var config strings.Builder
+	for _, s := range scripts {
+		s.config(&config)
+	}
+	fmt.Fprintf(&config, "retry {\nattempts %d\ndelay 1ms\n}\nrelay {\nheader_timeout 300ms\nfirst_event_timeout 300ms\nidle_timeout 250ms\nkeepalive %s\n}\n", attempts, keepalive)
+	const workers = 8
+	g := serve(t, simulatorConfig, quiet, config.String()+users(workers, 1))
+	byNumber := map[string]*script{}
+	for _, s := range scripts {
+		byNumber[strconv.Itoa(s.n)] = s
+	}
+	g.sim.Set("", func(r *simulator.Request) simulator.Reply {
+		return byNumber[gjson.GetBytes(r.Body, "messages.0.content").Str].say(r.Credential)
+	})
+	var done sync.WaitGroup
+	next := make(chan *script)
+	for i := range workers {
+		done.Go(func() {
+			for s := range next {
+				s.got = g.fetch(context.Background(), worker(i), s.model, s.stream, strconv.Itoa(s.n))
+			}
+		})
+	}
+	for _, s := range scripts {
+		next <- s
+	}
+	close(next)
+	done.Wait()
+	records := g.records()
+	asked := 0
+	for _, s := range scripts {
+		if err := s.check(records); err != nil {
+			t.Errorf("script %d, stream %t: %v\ngot %d %q\n%s", s.n, s.stream, err, s.got.status, s.got.body, s.describe())
+		}
+		if len(s.asked) > 0 {
+			asked++
+		}
+		switch {
+		case s.of.whole:
+			outcomes["whole"]++
+		case s.of.of != nil:
+			outcomes["part"]++
+		default:
+			outcomes["refused"]++
+		}
+	}
+	if len(records) != asked {
+		t.Errorf("%d records of %d requests that reached an account", len(records), asked)
+	}
+}
+
+func (s *script) check(records map[string]billing.Record) (err error) {
+	if s.of, err = judge(&s.got, s.asked, s.stream); err != nil {
+		return err
+	}
+	r, ok := records[s.got.id]
+	if !ok {
+		return fmt.Errorf("no record of %s", s.got.id)
+	}
+	if r.Attempts != len(s.asked) || r.Stream != s.stream {
+		return fmt.Errorf("%d attempts, stream %t on record, of %d", r.Attempts, r.Stream, len(s.asked))
+	}
+	return checkUse(&r, s.of)
+}
+
+// checkUse compares a record with the answer that its client got.
+func checkUse(r *billing.Record, v verdict) error {
+	s := v.of
+	switch {
+	case s == nil:
+		if r.Input != 0 || r.Output != 0 || r.Charged != 0 || r.Billing != billing.PaidByNobody || r.Status < 400 {
+			return fmt.Errorf("an error has the record %+v", r)
+		}
+		return nil
+	case r.Account != s.account || r.Input != s.input || r.Status != 200 || r.Charged != r.Cost || r.Charged <= 0:
+		return fmt.Errorf("the answer of %s, %d tokens in, has the record %+v", s.account, s.input, r)
+	case v.whole && (r.Estimated || r.Output != s.outputs[len(s.outputs)-1]):
+		return fmt.Errorf("%v tokens out have the record %+v", s.outputs, r)
+	case r.Estimated && (r.Output < 1 || r.Output > 1+int64(len(s.sent)/4)):
+		return fmt.Errorf("the estimate for %d bytes is %d", len(s.sent), r.Output)
+	case !r.Estimated && !oneOf(r.Output, s.outputs):
+		return fmt.Errorf("%d tokens out, upstream said %d", r.Output, s.outputs)
+	}
+	return nil
+}
+
+func oneOf(n int64, from []int64) bool {
+	for _, m := range from {
+		if n == m {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *script) describe() string {
+	var out strings.Builder
+	for _, said := range s.asked {
+		fmt.Fprintf(&out, "%s: status %d, fault %+v, pieces %v, whole %t, sent %q\n", said.account, said.reply.Status, said.reply.Fault, said.reply.Pieces, said.whole, said.sent)
+	}
+	return out.String()
+}
+
+// fetch asks as a client without an SDK.
+func (g *gateway) fetch(ctx context.Context, user, model string, stream bool, text string) (out transcript) {
+	began := time.Now()
+	body := fmt.Sprintf(`{"model":"%s","max_tokens":64,"stream":%t,"messages":[{"role":"user","content":"%s"}]}`, model, stream, text)
+	request, _ := http.NewRequestWithContext(ctx, http.MethodPost, g.url+"/v1/messages", strings.NewReader(body))
+	request.Header.Set("X-Api-Key", keyOf(user))
+	response, err := g.http.Do(request)
+	if err != nil {
+		return transcript{err: err, took: time.Since(began)}
+	}
+	defer response.Body.Close()
+	got, err := io.ReadAll(response.Body)
+	noLeak(g.t, response.Header, string(got))
+	return transcript{response.Header.Get("Request-Id"), response.StatusCode, response.Header, string(got), err, time.Since(began)}
+}

@@ -1,0 +1,374 @@
+package faults_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/sub2api/caddy-sub2api/upstream/simulator"
+)
+
+// draw chooses one of n numbers, from 0.
+type draw func(n int) int
+
+func seeded(seed, stream uint64) draw { return rand.New(rand.NewPCG(seed, stream)).IntN }
+
+func pick[T any](d draw, from ...T) T { return from[d(len(from))] }
+
+// once in n tells whether.
+func (d draw) once(n int) bool { return d(n) == n-1 }
+
+// said is one answer of an upstream: what it meant to say, and what went out.
+type said struct {
+	account string
+	reply   simulator.Reply
+	// sent is what reached the gateway at most, as the client should see it: with
+	// its own model's name.
+	sent []byte
+	// whole: sent is a whole answer. events are the data of those in sent.
+	whole  bool
+	events []string
+	// refusal: sent is the body of an error status.
+	refusal bool
+	lost    bool // of what was sent, some may not have arrived
+	input   int64
+	outputs []int64 // the totals in sent, oldest first
+}
+
+// frame is how one stream's events are written.
+type frame struct {
+	newline  string
+	nameless bool
+	odd      draw // nil = the API's way
+}
+
+func (f frame) event(name, data string) string {
+	nameLine, dataLine := "event: "+name+f.newline, "data: "+data+f.newline
+	if f.nameless {
+		nameLine = ""
+	}
+	if f.odd != nil {
+		switch f.odd(6) {
+		case 0:
+			nameLine, dataLine = strings.Replace(nameLine, ": ", ":", 1), strings.Replace(dataLine, ": ", ":", 1)
+		case 1:
+			nameLine = ": a remark" + f.newline + "id: 7" + f.newline + nameLine
+		case 2:
+			nameLine, dataLine = dataLine, nameLine
+		case 3:
+			dataLine += "retry: 3000" + f.newline
+		}
+	}
+	return nameLine + dataLine + f.newline
+}
+
+const pingData = `{"type":"ping"}`
+
+// answerOf makes an answer of its own for one attempt at an account: mark is in
+// all that it says. The account knows the client's model as sentModel.
+func answerOf(d draw, account, mark, model, sentModel string, stream bool, harm int) *said {
+	s := &said{account: account, input: int64(1000 + d(9000))}
+	var text string
+	var ends []int // of the events in text
+	if stream {
+		text, ends = s.stream(d, mark, sentModel, harm)
+	} else {
+		s.outputs = []int64{int64(10 + d(5000))}
+		text = fmt.Sprintf(`{"model":"%s","id":"msg_%s","type":"message","role":"assistant","content":[{"type":"text","text":"%s %s"}],`+
+			`"stop_reason":"end_turn","stop_sequence":null,"usage":{"input_tokens":%d,"output_tokens":%d}}`,
+			sentModel, mark, mark, strings.Repeat("wörd ", d(200)), s.input, s.outputs[0])
+		s.whole = true
+	}
+	s.reply = simulator.Reply{Body: []byte(text), Pieces: pick(d, nil, []int{1 + d(9), 40 + d(200)}, []int{200 + d(500)}, []int{1, 1, 1, 9000})}
+	cut := len(text)
+	if d.once(harm) {
+		if cut = s.harm(d, len(text), ends); cut < 0 {
+			s.sent, s.whole, s.outputs = nil, false, nil
+			return s
+		}
+	}
+	if s.refusal {
+		s.sent = s.reply.Body
+		return s
+	}
+	s.sent = []byte(strings.ReplaceAll(text[:cut], `"model":"`+sentModel+`"`, `"model":"`+model+`"`))
+	if !stream {
+		s.whole = gjson.ValidBytes(s.sent)
+		return s
+	}
+	s.events = dataOf(s.sent)
+	s.whole = len(s.events) > 0 && gjson.Get(s.events[len(s.events)-1], "type").Str == "message_stop" && gjson.Valid(s.events[len(s.events)-1])
+	s.outputs = nil
+	for _, data := range s.events {
+		if n := gjson.Get(data, "usage.output_tokens"); gjson.Valid(data) && n.Exists() {
+			s.outputs = append(s.outputs, n.Int())
+		}
+	}
+	return s
+}
+
+// stream writes the events of a streamed answer, sometimes with an error event
+// among them.
+func (s *said) stream(d draw, mark, sentModel string, harm int) (text string, ends []int) {
+	f := frame{newline: pick(d, "\n", "\n", "\n", "\r\n", "\r"), nameless: d.once(8)}
+	if d.once(4) {
+		f.odd = d
+	}
+	var out strings.Builder
+	add := func(name, data string) {
+		for d.once(6) {
+			out.WriteString(f.event("ping", pingData))
+			ends = append(ends, out.Len())
+		}
+		out.WriteString(f.event(name, data))
+		ends = append(ends, out.Len())
+	}
+	blocks := 1 + d(3)
+	breaks := -1 // an error event instead of the n-th of the rest
+	if d.once(2 * harm) {
+		breaks = d(12)
+	}
+	step := func(name, data string) {
+		if breaks == 0 {
+			kind := pick(d, "overloaded_error", "api_error", "rate_limit_error", "timeout_error", "error_of_next_year")
+			add("error", fmt.Sprintf(`{"type":"error","error":{"type":"%s","message":"%s"}}`, kind, mark))
+		} else if breaks < 0 || breaks > 0 {
+			add(name, data)
+		}
+		breaks--
+	}
+	if breaks >= 0 {
+		defer func() { // nothing comes after an error event
+			if i := strings.Index(text, `{"type":"error"`); i >= 0 {
+				for n, end := range ends {
+					if end > i {
+						text, ends = text[:end], ends[:n+1]
+						break
+					}
+				}
+			}
+		}()
+	}
+	step("message_start", fmt.Sprintf(`{"type":"message_start","message":{"model":"%s","id":"msg_%s","type":"message","role":"assistant","content":[],"usage":{"input_tokens":%d,"output_tokens":1}}}`, sentModel, mark, s.input))
+	for i := range blocks {
+		kind, key := pick(d, "text", "thinking"), ""
+		key = kind
+		step("content_block_start", fmt.Sprintf(`{"type":"content_block_start","index":%d,"content_block":{"type":"%s","%s":""}}`, i, kind, key))
+		for n := range 1 + d(6) {
+			step("content_block_delta", fmt.Sprintf(`{"type":"content_block_delta","index":%d,"delta":{"type":"%s_delta","%s":"%s.%d %s"}}`, i, kind, key, mark, n, strings.Repeat("wörd\\n", d(12))))
+		}
+		step("content_block_stop", fmt.Sprintf(`{"type":"content_block_stop","index":%d}`, i))
+	}
+	total := int64(10 + d(5000))
+	for range 1 + d(2) {
+		step("message_delta", fmt.Sprintf(`{"type":"message_delta","delta":{"stop_reason":"end_turn","stop_sequence":null},"usage":{"output_tokens":%d}}`, total))
+		total += int64(d(50))
+	}
+	step("message_stop", `{"type":"message_stop"}`)
+	return out.String(), ends
+}
+
+// harm makes something go wrong, and returns how much of the text goes out: −1,
+// if nothing does that a client might see.
+func (s *said) harm(d draw, size int, ends []int) int {
+	switch d(4) {
+	case 0: // an error status
+		status := pick(d, 400, 400, 404, 422, 401, 402, 403, 408, 409, 429, 500, 502, 503, 504, 529)
+		r := simulator.Reply{Status: status, Pieces: s.reply.Pieces}
+		if s.refusal = status == 400 || status == 404 || status == 422; s.refusal {
+			r.Body = fmt.Appendf(nil, `{ "type":"error","error":{"type":"invalid_request_error","message":"%s %d"}}`, s.account, d(1<<20))
+			r.Body = []byte(strings.ReplaceAll(string(r.Body), accountName, "judged by "))
+		}
+		s.reply = r
+		return -1 + map[bool]int{true: 1}[s.refusal]
+	case 1: // no answer at all
+		kind := pick(d, simulator.Reset, simulator.Cut, simulator.Reset, simulator.Cut, simulator.Cut, simulator.Hang)
+		s.reply.Fault = simulator.Fault{Kind: kind, After: simulator.BeforeHeader}
+		return -1
+	}
+	// It breaks off after any byte, or where events end.
+	cut := d(size + 1)
+	if len(ends) > 0 && d(2) == 0 {
+		cut = pick(d, ends...)
+	}
+	kind := pick(d, simulator.Reset, simulator.Cut, simulator.Cut, simulator.Truncate, simulator.Truncate, simulator.Truncate, simulator.Cut, simulator.Hang)
+	s.lost = kind == simulator.Reset
+	// As pieces: those that go out whole, and a part of the next.
+	s.reply.Fault = simulator.Fault{Kind: kind}
+	for at, i := 0, 0; at < cut; i++ {
+		n := size
+		if len(s.reply.Pieces) > 0 {
+			n = s.reply.Pieces[min(i, len(s.reply.Pieces)-1)]
+		}
+		if n = min(n, size-at); at+n > cut {
+			s.reply.Fault.Bytes = cut - at
+			break
+		}
+		at += n
+		s.reply.Fault.After++
+	}
+	return cut
+}
+
+// dataOf reads a stream's events as the specification says, an end without a
+// blank line included, and returns the data of those that have any and are no
+// pings.
+func dataOf(stream []byte) (out []string) {
+	text := strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(stream))
+	for event := range strings.SplitSeq(text, "\n\n") {
+		name, data := "", ""
+		for line := range strings.SplitSeq(event, "\n") {
+			field, value, _ := strings.Cut(line, ":")
+			value = strings.TrimPrefix(value, " ")
+			switch field {
+			case "event":
+				name = value
+			case "data":
+				data += value
+			}
+		}
+		if data != "" && name != "ping" && data != pingData {
+			out = append(out, data)
+		}
+	}
+	return out
+}
+
+// transcript is what a client got.
+type transcript struct {
+	id     string
+	status int
+	header http.Header
+	body   string
+	err    error
+	took   time.Duration
+}
+
+const (
+	keepaliveLine = ": keepalive\n\n"
+	seal          = "\nevent: ping\n\n"
+)
+
+// verdict is what a transcript turned out to be.
+type verdict struct {
+	of *said // whose answer it is; nil = nobody's
+	// whole: it is all of it. Otherwise, with of, it is a part and an error event.
+	whole bool
+}
+
+// judge tells whose answer a transcript is. The error says why it is none that
+// the gateway may give.
+func judge(t *transcript, answers []*said, stream bool) (verdict, error) {
+	body := strings.ReplaceAll(t.body, keepaliveLine, "")
+	switch {
+	case t.err != nil:
+		return verdict{}, fmt.Errorf("the answer broke off: %w", t.err)
+	case t.status >= 400:
+		return judgeRefusal(body, answers)
+	case t.status != 200:
+		return verdict{}, fmt.Errorf("status %d", t.status)
+	}
+	for _, s := range answers {
+		if len(s.sent) == 0 || s.refusal {
+			continue
+		}
+		if body == string(s.sent) && s.whole {
+			return verdict{s, true}, nil
+		}
+		// Nothing is read after an error event, be it half of its last CR LF.
+		if strings.TrimRight(body, "\r\n") == strings.TrimRight(string(s.sent), "\r\n") && endsInError(s.sent) && hasContent(body) {
+			return verdict{s, false}, nil
+		}
+	}
+	if !stream {
+		return verdict{}, fmt.Errorf("nobody said so")
+	}
+	head, tail, ok := cutLast(body, "event: error\ndata: ")
+	data := strings.TrimSuffix(tail, "\n\n")
+	if !ok || data == tail || strings.Contains(data, "\n") || !gjson.Valid(data) || gjson.Get(data, "request_id").Str != t.id {
+		return verdict{}, fmt.Errorf("it is nobody's answer and does not end with one error event of ours")
+	}
+	if head == "" {
+		if body == t.body {
+			return verdict{}, fmt.Errorf("an error event is all there is, and no keepalive was sent before it")
+		}
+		return verdict{}, nil
+	}
+	var why error
+	for _, s := range answers {
+		if s.refusal || len(s.sent) == 0 {
+			continue
+		}
+		v, err := judgePart(head, body, s)
+		if err == nil {
+			return v, nil
+		}
+		if strings.HasPrefix(string(s.sent), head[:min(len(head), 40)]) || why == nil {
+			why = err
+		}
+	}
+	return verdict{}, why
+}
+
+// judgePart tells whether a client got a part of an answer, and can read no more
+// of it than was said.
+func judgePart(head, body string, s *said) (verdict, error) {
+	part := head
+	if !strings.HasPrefix(string(s.sent), part) {
+		part = strings.TrimSuffix(head, seal)
+	}
+	if !strings.HasPrefix(string(s.sent), part) {
+		return verdict{}, fmt.Errorf("%q is not how %q begins", head, s.sent)
+	}
+	if !hasContent(part) {
+		return verdict{}, fmt.Errorf("%q went out before any content", head)
+	}
+	if s.whole && !s.lost {
+		return verdict{}, fmt.Errorf("%q was a whole answer", s.sent)
+	}
+	events := dataOf([]byte(body))
+	events = events[:len(events)-1]
+	for i, data := range events {
+		if i >= len(s.events) || data != s.events[i] {
+			return verdict{}, fmt.Errorf("a client reads %q, upstream did not say that", data)
+		}
+	}
+	return verdict{s, false}, nil
+}
+
+func judgeRefusal(body string, answers []*said) (verdict, error) {
+	for _, s := range answers {
+		if s.refusal && body == string(s.sent) {
+			return verdict{}, nil
+		}
+	}
+	e := gjson.Parse(body)
+	if !gjson.Valid(body) || e.Get("type").Str != "error" || e.Get("error.type").Str == "" || e.Get("error.message").Str == "" {
+		return verdict{}, fmt.Errorf("it is not one error")
+	}
+	return verdict{}, nil
+}
+
+func endsInError(stream []byte) bool {
+	events := dataOf(stream)
+	if len(events) == 0 {
+		return false
+	}
+	last := events[len(events)-1]
+	return gjson.Valid(last) && gjson.Get(last, "type").Str == "error"
+}
+
+func hasContent(stream string) bool {
+	return strings.Contains(stream, "content_block_start") || strings.Contains(stream, "message_delta")
+}
+
+func cutLast(s, sep string) (before, after string, found bool) {
+	if i := strings.LastIndex(s, sep); i >= 0 {
+		return s[:i], s[i+len(sep):], true
+	}
+	return s, "", false
+}

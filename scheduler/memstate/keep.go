@@ -1,0 +1,98 @@
+package memstate
+
+import (
+	"sync"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/scheduler"
+)
+
+// Keeper keeps standings beyond the process.
+type Keeper interface {
+	// Load returns what was saved, by place.
+	Load() (map[string]scheduler.Standing, error)
+	// Save replaces the standing of a place. It is never called concurrently, and
+	// reports its failures by itself: the place's next change saves it again.
+	Save(place string, standing scheduler.Standing)
+}
+
+// keeping is the saving of standings, on one goroutine, so that no older one
+// ever replaces a newer.
+type keeping struct {
+	keeper Keeper
+	// dirty are the places whose standing is not saved yet; guarded by State.mu.
+	dirty map[*place]struct{}
+	wake  chan struct{} // holds one
+	end   chan struct{}
+	done  sync.WaitGroup
+}
+
+// Keep takes over the standings of a Keeper, but for places that have changed
+// before, and saves every change from now on, a moment after it. It is called
+// once. Close saves what is left.
+func (s *State) Keep(keeper Keeper) error {
+	saved, err := keeper.Load()
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return scheduler.ErrClosed
+	}
+	k := &keeping{keeper: keeper, dirty: map[*place]struct{}{}, wake: make(chan struct{}, 1), end: make(chan struct{})}
+	now := time.Now()
+	for _, p := range s.places {
+		if !p.standing.Equal(&scheduler.Standing{}) {
+			k.soil(p)
+		}
+	}
+	for name, standing := range saved {
+		p := s.place(name)
+		if _, newer := k.dirty[p]; !newer {
+			s.setStanding(p, standing, now)
+		}
+	}
+	s.keeping = k
+	k.done.Go(func() { s.keep(k) })
+	return nil
+}
+
+// soil marks a place whose standing must be saved.
+func (k *keeping) soil(p *place) {
+	k.dirty[p] = struct{}{}
+	select {
+	case k.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *State) keep(k *keeping) {
+	for ended := false; !ended; {
+		select {
+		case <-k.wake:
+		case <-k.end:
+			ended = true
+		}
+		for p, standing := s.takeDirty(k); p != nil; p, standing = s.takeDirty(k) {
+			k.keeper.Save(p.name, standing)
+		}
+	}
+}
+
+// takeDirty takes one place, with its standing as it is now; nil if none is
+// left.
+func (s *State) takeDirty(k *keeping) (*place, scheduler.Standing) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for p := range k.dirty {
+		delete(k.dirty, p)
+		return p, p.standing
+	}
+	return nil, scheduler.Standing{}
+}
+
+func (k *keeping) close() {
+	close(k.end)
+	k.done.Wait()
+}
