@@ -36,6 +36,7 @@ type kind struct {
 var (
 	tokenDocuments    = kind{"tokens", true}
 	standingDocuments = kind{"standings", false}
+	identityDocuments = kind{"identities", false}
 	// checkDocuments holds one document that tells whether the key is right.
 	checkDocuments = kind{"key", true}
 )
@@ -63,7 +64,7 @@ func openDocuments(store string, key []byte) (*documents, error) {
 }
 
 func (d *documents) prepare() error {
-	for _, k := range []kind{checkDocuments, tokenDocuments, standingDocuments} {
+	for _, k := range []kind{checkDocuments, tokenDocuments, standingDocuments, identityDocuments} {
 		dir := filepath.Join(d.dir, k.name)
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return err

@@ -126,6 +126,9 @@ func (rt *runtime) began(d *documents) error {
 	if err := rt.memory.Keep(standingKeeper{d, slog.New(&rt.logs)}); err != nil {
 		return fmt.Errorf("account states: %w", err)
 	}
+	if err := rt.keepIdentities(d); err != nil {
+		return fmt.Errorf("account identities: %w", err)
+	}
 	rt.background.Go(func() { rt.tokens.Run(rt.ctx) })
 	return nil
 }

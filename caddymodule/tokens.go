@@ -105,6 +105,31 @@ func (s tokenStore) Save(_ context.Context, name string, document []byte) error 
 	return s.documents.save(tokenDocuments, name, document)
 }
 
+// keepIdentities reads the accounts' identities from the store, and keeps them
+// there from here on.
+func (rt *runtime) keepIdentities(d *documents) error {
+	names, err := d.names(identityDocuments)
+	if err != nil {
+		return err
+	}
+	logger := slog.New(&rt.logs)
+	for _, name := range names {
+		content, err := d.load(identityDocuments, name)
+		if err == nil {
+			err = rt.identities.Restore(name, content)
+		}
+		if err != nil {
+			logger.Error("an account's identity can't be read; it gets another", "file", d.path(identityDocuments, name), "error", err)
+		}
+	}
+	rt.identities.Keep(func(account string, identity []byte) {
+		if err := d.save(identityDocuments, account, identity); err != nil {
+			logger.Error("an account's identity could not be stored", "file", d.path(identityDocuments, account), "error", err)
+		}
+	})
+	return nil
+}
+
 // standingKeeper keeps account standings as documents of the store.
 type standingKeeper struct {
 	*documents

@@ -34,15 +34,20 @@ type Identity struct {
 
 // Identities keeps the accounts' identities. The zero value is ready to use.
 type Identities struct {
-	// Save, where set, keeps an account's identity when it has changed. It is
-	// called under a lock.
-	Save func(account string, identity []byte)
-
 	mu        sync.Mutex
 	byAccount map[string]*Identity
+	save      func(account string, identity []byte)
 }
 
-// Restore takes in an identity that Save has kept.
+// Keep has save called with every identity that changes from here on, under a
+// lock.
+func (i *Identities) Keep(save func(account string, identity []byte)) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.save = save
+}
+
+// Restore takes in an identity that was kept.
 func (i *Identities) Restore(account string, identity []byte) error {
 	var kept Identity
 	if err := json.Unmarshal(identity, &kept); err != nil {
@@ -75,9 +80,9 @@ func (i *Identities) See(account, accountUUID string, header http.Header) *Ident
 			next.ClientID = randomHex()
 		}
 		i.byAccount[account], kept = next, next
-		if i.Save != nil {
+		if i.save != nil {
 			if text, err := json.Marshal(next); err == nil { // strings alone: it can't fail
-				i.Save(account, text)
+				i.save(account, text)
 			}
 		}
 	}

@@ -21,7 +21,8 @@ func client(agent, lang string) http.Header {
 
 func TestIdentityIsThatOfTheFirstClient(t *testing.T) {
 	var saved []string
-	ids := Identities{Save: func(account string, text []byte) { saved = append(saved, account+" "+string(text)) }}
+	var ids Identities
+	ids.Keep(func(account string, text []byte) { saved = append(saved, account+" "+string(text)) })
 	first := ids.See("a", "uuid", client("claude-cli/2.1.9 (external)", "js"))
 	if len(first.ClientID) != 64 || first.UserAgent != "claude-cli/2.1.9 (external)" || first.AccountUUID != "uuid" {
 		t.Errorf("first: %+v", first)

@@ -186,12 +186,29 @@ func (m *Meter) end() {
 // countDelta counts the output in a content delta by its size, without parsing
 // it: data is its beginning, or all of it.
 func (m *Meter) countDelta(data []byte, size int) {
-	const frame = `{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}`
-	// The search is for rare letters, which makes it fast.
-	if bytes.Contains(data[:min(len(data), deltaPrefix)], []byte(`gnature_delta"`)) {
-		return // signatures are no output
+	data = data[:min(len(data), deltaPrefix)]
+	frame := len(`{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}`)
+	// A search for a delta's type is fast by the letters it begins with.
+	if !bytes.Contains(data, []byte(`text_delta"`)) {
+		switch {
+		case bytes.Contains(data, []byte(`gnature_delta"`)):
+			return // signatures are no output
+		case bytes.Contains(data, []byte(`king_delta"`)):
+			frame += len(`thinking_delta`) + len(`thinking`) - len(`text_delta`) - len(`text`)
+		case bytes.Contains(data, []byte(`json_delta"`)):
+			frame += len(`input_json_delta`) + len(`partial_json`) - len(`text_delta`) - len(`text`)
+		}
 	}
-	m.deltaBytes += int64(max(0, size-len(frame)))
+	if size <= frame {
+		return
+	}
+	size -= frame
+	// An escape has two bytes for one of text. What is true of the beginning is
+	// taken to be true of the rest.
+	if seen := len(data) - frame; seen > 0 {
+		size -= size * min(bytes.Count(data, []byte{'\\'}), seen) / max(seen, min(size, seen))
+	}
+	m.deltaBytes += int64(size)
 }
 
 func kindOf(name []byte) eventKind {
