@@ -99,10 +99,11 @@ type starter struct{ gateway *gateway }
 // Handle implements caddyevents.Handler: the config has started.
 func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
 	s.gateway.runtime.logs.set(s.gateway.logger)
-	s.gateway.runtime.watch(s.gateway)
 	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil {
 		s.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
 	}
+	s.gateway.runtime.watch(s.gateway)
+	s.gateway.runtime.keepTokensFresh()
 	return nil
 }
 

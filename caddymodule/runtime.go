@@ -59,8 +59,9 @@ type runtime struct {
 	gateways []*gateway
 
 	store store
-	// background is what runs once the store is open.
+	// background is what runs from the first config's start on.
 	background sync.WaitGroup
+	refreshing sync.Once
 }
 
 var (
@@ -123,13 +124,13 @@ func adoptRuntime(key, dir string) (*runtime, error) {
 
 // began starts what needs the store, now that it is open.
 func (rt *runtime) began(d *documents) error {
-	if err := rt.memory.Keep(standingKeeper{d, slog.New(&rt.logs)}); err != nil {
-		return fmt.Errorf("account states: %w", err)
-	}
 	if err := rt.keepIdentities(d); err != nil {
 		return fmt.Errorf("account identities: %w", err)
 	}
-	rt.background.Go(func() { rt.tokens.Run(rt.ctx) })
+	// This comes last: it works once, and what fails here is tried again.
+	if err := rt.memory.Keep(standingKeeper{d, slog.New(&rt.logs)}); err != nil {
+		return fmt.Errorf("account states: %w", err)
+	}
 	return nil
 }
 

@@ -25,6 +25,12 @@ func (rt *runtime) newTokens() *oauth.Tokens {
 	})
 }
 
+// keepTokensFresh starts the refresh in the background, once. The state must know
+// the config's credentials by then: a refusal is about one of them.
+func (rt *runtime) keepTokensFresh() {
+	rt.refreshing.Do(func() { rt.background.Go(func() { rt.tokens.Run(rt.ctx) }) })
+}
+
 // watch has the accounts of a config that has started looked after, until
 // unwatch.
 func (rt *runtime) watch(g *gateway) {

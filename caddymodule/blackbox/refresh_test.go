@@ -243,3 +243,35 @@ func TestCountTokensRefreshes(t *testing.T) {
 		g.stop()
 	}
 }
+
+func TestWhatClientsGetWhenNoTokenCanBeHad(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		reply        simulator.Reply
+		first, later int
+	}{
+		{"refused", simulator.Reply{Status: 400, ErrorType: "invalid_grant"}, http.StatusBadGateway, http.StatusServiceUnavailable},
+		{"unreachable", simulator.Reply{Fault: simulator.Fault{Kind: simulator.Reset, After: simulator.BeforeHeader}}, http.StatusBadGateway, http.StatusBadGateway},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			endpoint := tokenEndpoint(t, test.reply)
+			pool, _, _ := strings.Cut(oauthPool(endpoint, expired()), "account acct-spare")
+			g := serve(t, simulator.Config{}, pool+alice)
+			first := g.say("claude-sonnet-5-5", true)
+			if first.status != test.first && first.status != test.later { // the background may have been there first
+				t.Errorf("%d %s", first.status, first.body)
+			}
+			if a := g.say("claude-sonnet-5-5", true); a.status != test.later {
+				t.Errorf("%d %s", a.status, a.body)
+			}
+			if asked := len(g.sim.Requests()); asked != 0 {
+				t.Errorf("%d requests went upstream without a token", asked)
+			}
+			for _, r := range g.records() {
+				if r.Attempts != 0 || r.Charged != 0 || r.Billing != billing.PaidByNobody {
+					t.Errorf("record %+v", r)
+				}
+			}
+		})
+	}
+}

@@ -132,7 +132,7 @@ func TestDrain(t *testing.T) {
 		{"into silence", "10s", with(simulator.Hang, 60), false, 300 * time.Millisecond, 2 * time.Second},
 		{"into a cut", "5s", with(simulator.Cut, 60), false, 0, 2 * time.Second},
 		{"into an error", "5s", with(simulator.ErrorEvent, 60), false, 0, 2 * time.Second},
-		{"to the total, not the end", "5s", with(simulator.Cut, 104), true, 0, 2 * time.Second},
+		{"to the total, not the end", "5s", with(simulator.Cut, 105), true, 0, 2 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			leaks := watchLeaks(t)

@@ -139,6 +139,16 @@ func (g *gateway) stop() {
 	if err := caddy.Stop(); err != nil {
 		g.t.Errorf("stopping Caddy: %v", err)
 	}
+	// Caddy does not wait until the store is closed; who opens it next does.
+	if _, err := os.Stat(g.store); err == nil {
+		ledger, err := sqliteledger.Open(context.Background(), g.store, sqliteledger.Options{LockWait: 10 * time.Second})
+		if err == nil {
+			err = ledger.Close()
+		}
+		if err != nil {
+			g.t.Errorf("opening the store that Caddy has left: %v", err)
+		}
+	}
 	logged, err := os.ReadFile(g.log)
 	if err != nil && !os.IsNotExist(err) {
 		g.t.Error(err)

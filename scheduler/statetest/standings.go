@@ -15,7 +15,7 @@ var standingTests = map[string]func(*bench){
 			b.Fatalf("never seen, and yet %+v", got)
 		}
 		want := scheduler.Standing{
-			Error: "because", Forbidden: 2, Overloads: 3, Trips: 1, Paused: true,
+			Error: "because", Credential: "fingerprint", Forbidden: 2, Overloads: 3, Trips: 1, Paused: true,
 			Limits: []scheduler.Limit{{Kind: scheduler.LimitBurst, Family: "opus", Fast: true, Until: time.Unix(1e9, 0).UTC(), Reason: "r"}},
 			Faults: []time.Time{time.Unix(2e9, 0).UTC()},
 			Window: scheduler.Window{Start: time.Unix(1, 0).UTC(), End: time.Unix(2, 0).UTC(), Status: "allowed", Utilization: 0.25},

@@ -187,28 +187,39 @@ func (m *Meter) end() {
 // it: data is its beginning, or all of it.
 func (m *Meter) countDelta(data []byte, size int) {
 	data = data[:min(len(data), deltaPrefix)]
-	frame := len(`{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":""}}`)
-	// A search for a delta's type is fast by the letters it begins with.
-	if !bytes.Contains(data, []byte(`text_delta"`)) {
-		switch {
-		case bytes.Contains(data, []byte(`gnature_delta"`)):
-			return // signatures are no output
-		case bytes.Contains(data, []byte(`king_delta"`)):
-			frame += len(`thinking_delta`) + len(`thinking`) - len(`text_delta`) - len(`text`)
-		case bytes.Contains(data, []byte(`json_delta"`)):
-			frame += len(`input_json_delta`) + len(`partial_json`) - len(`text_delta`) - len(`text`)
-		}
-	}
-	if size <= frame {
+	frame, output := deltaFrame(data)
+	if !output || size <= frame {
 		return
 	}
 	size -= frame
 	// An escape has two bytes for one of text. What is true of the beginning is
 	// taken to be true of the rest.
-	if seen := len(data) - frame; seen > 0 {
-		size -= size * min(bytes.Count(data, []byte{'\\'}), seen) / max(seen, min(size, seen))
+	seen := max(1, len(data)-frame)
+	if escapes := bytes.Count(data, []byte{'\\'}); escapes > 0 {
+		size -= size * min(escapes, seen) / seen
 	}
 	m.deltaBytes += int64(size)
+}
+
+// deltaFrame tells by the beginning of a content delta how many of its bytes are
+// not text, and whether its text is output: signatures are none.
+func deltaFrame(data []byte) (size int, output bool) {
+	const (
+		start  = `{"type":"content_block_delta","index":0,"delta":`
+		member = `{"type":"`
+		text   = len(start + member + `text_delta","text":""}}`)
+	)
+	i := 1 + bytes.IndexByte(data[min(1, len(data)):], '{')
+	kind, ok := bytes.CutPrefix(data[i:], []byte(member))
+	switch {
+	case i == 0, !ok: // spelt in another way
+		return text, !bytes.Contains(data, []byte(`gnature_delta"`))
+	case bytes.HasPrefix(kind, []byte("thinking_")):
+		return len(start + member + `thinking_delta","thinking":""}}`), true
+	case bytes.HasPrefix(kind, []byte("input_json_")):
+		return len(start + member + `input_json_delta","partial_json":""}}`), true
+	}
+	return text, !bytes.HasPrefix(kind, []byte("signature_"))
 }
 
 func kindOf(name []byte) eventKind {
