@@ -86,7 +86,7 @@ type stream struct {
 	renamer *anthropic.Renamer // nil where the model is not renamed
 	renamed []byte
 	heard   time.Duration // when the last bytes came, on the clock
-	eof     bool
+	over    bool // nothing more comes
 	left    bool // the client is gone, and the stream is drained
 }
 
@@ -120,7 +120,7 @@ func (s *stream) next() ([]byte, error) {
 	s.meter.Feed(s.buffer[:n])
 	if err != nil {
 		s.meter.Finish()
-		s.eof = err == io.EOF
+		s.over = true
 	}
 	return s.buffer[:n], err
 }
@@ -160,9 +160,9 @@ func (s *stream) relay(p []byte) error {
 		switch {
 		case s.meter.Failure() != nil:
 			return s.meter.Failure()
-		case s.eof && s.meter.Whole(), err != nil && s.meter.Whole():
+		case s.over && s.meter.Whole():
 			return nil
-		case s.eof:
+		case err == io.EOF:
 			return errTruncated
 		case err != nil:
 			return err
@@ -173,7 +173,7 @@ func (s *stream) relay(p []byte) error {
 
 func (s *stream) rename(p []byte) []byte {
 	s.renamed = s.renamer.Stream(s.renamed[:0], p)
-	if s.eof {
+	if s.over {
 		s.renamed = s.renamer.Rest(s.renamed)
 	}
 	return s.renamed
