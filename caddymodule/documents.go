@@ -51,6 +51,8 @@ const (
 	encryptionBytes = 32
 )
 
+var errNoKey = errors.New("secrets in this store are sealed, and there is no encryption_key; write the one that they were sealed with")
+
 var errWrongKey = errors.New("encryption_key is not the one that the secrets in this store were sealed with")
 
 // openDocuments opens the documents of a store. Where a key was given, what lies
@@ -61,6 +63,17 @@ func openDocuments(store string, key []byte) (*documents, error) {
 		return nil, fmt.Errorf("documents in %s: %w", d.dir, err)
 	}
 	return d, nil
+}
+
+// checkKey tells whether the key is that of a store, without opening it: another
+// process may have it. A store that can't be read is none of its business.
+func checkKey(store string, key []byte) error {
+	d := &documents{dir: filepath.Join(store, "documents"), key: key}
+	_, err := d.load(checkDocuments, checkName)
+	if errors.Is(err, errWrongKey) || errors.Is(err, errNoKey) {
+		return fmt.Errorf("store %s: %w", store, err)
+	}
+	return nil
 }
 
 func (d *documents) prepare() error {
@@ -129,7 +142,7 @@ func (d *documents) load(k kind, name string) ([]byte, error) {
 		return content, nil
 	}
 	if d.key == nil {
-		return nil, errors.New("secrets in this store are sealed, and there is no encryption_key; write the one that they were sealed with")
+		return nil, errNoKey
 	}
 	return d.open(k, name, sealed)
 }

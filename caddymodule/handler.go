@@ -58,6 +58,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := checkKey(settings.storeDir, settings.encryptionKey); err != nil {
+		return err
+	}
 	runtime, err := joinRuntime(settings.storeDir)
 	if err != nil {
 		return err

@@ -86,8 +86,8 @@ type stream struct {
 	renamer *anthropic.Renamer // nil where the model is not renamed
 	renamed []byte
 	heard   time.Duration // when the last bytes came, on the clock
-	over    bool // nothing more comes
-	left    bool // the client is gone, and the stream is drained
+	over    bool          // nothing more comes
+	left    bool          // the client is gone, and the stream is drained
 }
 
 // awaitContent reads until the content begins and returns all that came.

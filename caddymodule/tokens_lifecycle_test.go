@@ -187,14 +187,13 @@ func TestSealedStoreNeedsItsKey(t *testing.T) {
 		"":    "secrets in this store are sealed, and there is no encryption_key",
 	} {
 		s.encryptionKey = key
-		s.run(t)
-		if status := s.say(t); status != http.StatusInternalServerError {
-			t.Errorf("status %d", status)
-		}
-		s.wantAsked(t)
-		s.stop(t, syscall.SIGTERM)
-		if log := s.log.String(); !strings.Contains(log, want) || strings.Contains(log, right) || strings.Contains(log, wrong) {
-			t.Errorf("the log does not say %q, or it shows a key:\n%s", want, log)
+		s.configure(t)
+		for _, command := range []string{"run", "validate"} {
+			cmd, out := caddyCommand(t, command, "--config", s.config, "--adapter", "caddyfile")
+			err := cmd.Run()
+			if log := out.String(); err == nil || !strings.Contains(log, want) || strings.Contains(log, right) || strings.Contains(log, wrong) {
+				t.Errorf("caddy %s: %v; it does not say %q, or it shows a key:\n%s", command, err, want, log)
+			}
 		}
 	}
 	s.encryptionKey = right

@@ -3,9 +3,7 @@ package faults_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"strings"
-	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -119,7 +117,11 @@ func (s *said) stream(d draw, mark, sentModel string, harm int) (text string, en
 		f.odd = d
 	}
 	var out strings.Builder
+	ended := false
 	add := func(name, data string) {
+		if ended {
+			return
+		}
 		for d.once(6) {
 			out.WriteString(f.event("ping", pingData))
 			ends = append(ends, out.Len())
@@ -128,38 +130,27 @@ func (s *said) stream(d draw, mark, sentModel string, harm int) (text string, en
 		ends = append(ends, out.Len())
 	}
 	blocks := 1 + d(3)
-	breaks := -1 // an error event instead of the n-th of the rest
+	breaks := -1 // an error event instead of the n-th of the rest, and nothing after it
 	if d.once(2 * harm) {
 		breaks = d(12)
 	}
 	step := func(name, data string) {
-		if breaks == 0 {
+		switch {
+		case breaks > 0:
+			breaks--
+		case breaks == 0:
 			kind := pick(d, "overloaded_error", "api_error", "rate_limit_error", "timeout_error", "error_of_next_year")
 			add("error", fmt.Sprintf(`{"type":"error","error":{"type":"%s","message":"%s"}}`, kind, mark))
-		} else if breaks < 0 || breaks > 0 {
-			add(name, data)
+			ended = true
 		}
-		breaks--
-	}
-	if breaks >= 0 {
-		defer func() { // nothing comes after an error event
-			if i := strings.Index(text, `{"type":"error"`); i >= 0 {
-				for n, end := range ends {
-					if end > i {
-						text, ends = text[:end], ends[:n+1]
-						break
-					}
-				}
-			}
-		}()
+		add(name, data)
 	}
 	step("message_start", fmt.Sprintf(`{"type":"message_start","message":{"model":"%s","id":"msg_%s","type":"message","role":"assistant","content":[],"usage":{"input_tokens":%d,"output_tokens":1}}}`, sentModel, mark, s.input))
 	for i := range blocks {
-		kind, key := pick(d, "text", "thinking"), ""
-		key = kind
-		step("content_block_start", fmt.Sprintf(`{"type":"content_block_start","index":%d,"content_block":{"type":"%s","%s":""}}`, i, kind, key))
+		kind := pick(d, "text", "thinking")
+		step("content_block_start", fmt.Sprintf(`{"type":"content_block_start","index":%d,"content_block":{"type":"%s","%s":""}}`, i, kind, kind))
 		for n := range 1 + d(6) {
-			step("content_block_delta", fmt.Sprintf(`{"type":"content_block_delta","index":%d,"delta":{"type":"%s_delta","%s":"%s.%d %s"}}`, i, kind, key, mark, n, strings.Repeat("wörd\\n", d(12))))
+			step("content_block_delta", fmt.Sprintf(`{"type":"content_block_delta","index":%d,"delta":{"type":"%s_delta","%s":"%s.%d %s"}}`, i, kind, kind, mark, n, strings.Repeat("wörd\\n", d(12))))
 		}
 		step("content_block_stop", fmt.Sprintf(`{"type":"content_block_stop","index":%d}`, i))
 	}
@@ -184,7 +175,10 @@ func (s *said) harm(d draw, size int, ends []int) int {
 			r.Body = []byte(strings.ReplaceAll(string(r.Body), accountName, "judged by "))
 		}
 		s.reply = r
-		return -1 + map[bool]int{true: 1}[s.refusal]
+		if s.refusal {
+			return 0
+		}
+		return -1
 	case 1: // no answer at all
 		kind := pick(d, simulator.Reset, simulator.Cut, simulator.Reset, simulator.Cut, simulator.Cut, simulator.Hang)
 		s.reply.Fault = simulator.Fault{Kind: kind, After: simulator.BeforeHeader}
@@ -236,139 +230,4 @@ func dataOf(stream []byte) (out []string) {
 		}
 	}
 	return out
-}
-
-// transcript is what a client got.
-type transcript struct {
-	id     string
-	status int
-	header http.Header
-	body   string
-	err    error
-	took   time.Duration
-}
-
-const (
-	keepaliveLine = ": keepalive\n\n"
-	seal          = "\nevent: ping\n\n"
-)
-
-// verdict is what a transcript turned out to be.
-type verdict struct {
-	of *said // whose answer it is; nil = nobody's
-	// whole: it is all of it. Otherwise, with of, it is a part and an error event.
-	whole bool
-}
-
-// judge tells whose answer a transcript is. The error says why it is none that
-// the gateway may give.
-func judge(t *transcript, answers []*said, stream bool) (verdict, error) {
-	body := strings.ReplaceAll(t.body, keepaliveLine, "")
-	switch {
-	case t.err != nil:
-		return verdict{}, fmt.Errorf("the answer broke off: %w", t.err)
-	case t.status >= 400:
-		return judgeRefusal(body, answers)
-	case t.status != 200:
-		return verdict{}, fmt.Errorf("status %d", t.status)
-	}
-	for _, s := range answers {
-		if len(s.sent) == 0 || s.refusal {
-			continue
-		}
-		if body == string(s.sent) && s.whole {
-			return verdict{s, true}, nil
-		}
-		// Nothing is read after an error event, be it half of its last CR LF.
-		if strings.TrimRight(body, "\r\n") == strings.TrimRight(string(s.sent), "\r\n") && endsInError(s.sent) && hasContent(body) {
-			return verdict{s, false}, nil
-		}
-	}
-	if !stream {
-		return verdict{}, fmt.Errorf("nobody said so")
-	}
-	head, tail, ok := cutLast(body, "event: error\ndata: ")
-	data := strings.TrimSuffix(tail, "\n\n")
-	if !ok || data == tail || strings.Contains(data, "\n") || !gjson.Valid(data) || gjson.Get(data, "request_id").Str != t.id {
-		return verdict{}, fmt.Errorf("it is nobody's answer and does not end with one error event of ours")
-	}
-	if head == "" {
-		if body == t.body {
-			return verdict{}, fmt.Errorf("an error event is all there is, and no keepalive was sent before it")
-		}
-		return verdict{}, nil
-	}
-	var why error
-	for _, s := range answers {
-		if s.refusal || len(s.sent) == 0 {
-			continue
-		}
-		v, err := judgePart(head, body, s)
-		if err == nil {
-			return v, nil
-		}
-		if strings.HasPrefix(string(s.sent), head[:min(len(head), 40)]) || why == nil {
-			why = err
-		}
-	}
-	return verdict{}, why
-}
-
-// judgePart tells whether a client got a part of an answer, and can read no more
-// of it than was said.
-func judgePart(head, body string, s *said) (verdict, error) {
-	part := head
-	if !strings.HasPrefix(string(s.sent), part) {
-		part = strings.TrimSuffix(head, seal)
-	}
-	if !strings.HasPrefix(string(s.sent), part) {
-		return verdict{}, fmt.Errorf("%q is not how %q begins", head, s.sent)
-	}
-	if !hasContent(part) {
-		return verdict{}, fmt.Errorf("%q went out before any content", head)
-	}
-	if s.whole && !s.lost {
-		return verdict{}, fmt.Errorf("%q was a whole answer", s.sent)
-	}
-	events := dataOf([]byte(body))
-	events = events[:len(events)-1]
-	for i, data := range events {
-		if i >= len(s.events) || data != s.events[i] {
-			return verdict{}, fmt.Errorf("a client reads %q, upstream did not say that", data)
-		}
-	}
-	return verdict{s, false}, nil
-}
-
-func judgeRefusal(body string, answers []*said) (verdict, error) {
-	for _, s := range answers {
-		if s.refusal && body == string(s.sent) {
-			return verdict{}, nil
-		}
-	}
-	e := gjson.Parse(body)
-	if !gjson.Valid(body) || e.Get("type").Str != "error" || e.Get("error.type").Str == "" || e.Get("error.message").Str == "" {
-		return verdict{}, fmt.Errorf("it is not one error")
-	}
-	return verdict{}, nil
-}
-
-func endsInError(stream []byte) bool {
-	events := dataOf(stream)
-	if len(events) == 0 {
-		return false
-	}
-	last := events[len(events)-1]
-	return gjson.Valid(last) && gjson.Get(last, "type").Str == "error"
-}
-
-func hasContent(stream string) bool {
-	return strings.Contains(stream, "content_block_start") || strings.Contains(stream, "message_delta")
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
 }

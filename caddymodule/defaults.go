@@ -1,0 +1,86 @@
+package caddymodule
+
+import (
+	"path/filepath"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sub2api/caddy-sub2api/upstream"
+)
+
+// setDefaults fills in every option that the config left out. It runs when the
+// module is provisioned, so that a JSON config gets the same defaults as a
+// Caddyfile; running it again changes nothing.
+func (h *Handler) setDefaults() {
+	fill(&h.Mode, modeStandard)
+	fill(&h.Store, &Store{})
+	fill(&h.Store.Embedded, &EmbeddedStore{})
+	fill(&h.Store.Embedded.Dir, filepath.Join(caddy.AppDataDir(), "sub2api"))
+	for i := range h.Accounts {
+		a := &h.Accounts[i]
+		fill(&a.Platform, string(upstream.Anthropic))
+		fill(&a.BaseURL, upstream.Platform(a.Platform).DefaultBaseURL())
+		fill(&a.Priority, new(50))
+	}
+	for i := range h.Groups {
+		g := &h.Groups[i]
+		fill(&g.Platform, string(upstream.Anthropic))
+		fill(&g.RateMultiplier, new(rateOne))
+	}
+	for i := range h.Users {
+		u := &h.Users[i]
+		fill(&u.Balance, "0")
+		fill(&u.Concurrency, new(5))
+	}
+
+	fill(&h.Scheduling, &Scheduling{})
+	h.Scheduling.setDefaults()
+
+	fill(&h.Retry, &Retry{})
+	fill(&h.Retry.Attempts, new(10))
+	fill(&h.Retry.Delay, new(caddy.Duration(3*time.Second)))
+	fill(&h.Retry.MaxSwitches, new(10))
+
+	fill(&h.Request, &Request{})
+	fill(&h.Request.MaxBody, new(int64(32<<20)))
+	fill(&h.Request.InjectSystem, string(injectSystemOAuth))
+	fill(&h.Request.ThinkingBlocks, string(thinkingRetry))
+
+	fill(&h.Relay, &Relay{})
+	fill(&h.Relay.HeaderTimeout, new(caddy.Duration(3*time.Minute)))
+	fill(&h.Relay.FirstEventTimeout, new(caddy.Duration(5*time.Minute)))
+	fill(&h.Relay.IdleTimeout, new(caddy.Duration(3*time.Minute)))
+	fill(&h.Relay.OnDisconnect, &OnDisconnect{})
+	fill(&h.Relay.Keepalive, &Keepalive{})
+	fill(&h.Relay.Keepalive.Interval, new(caddy.Duration(15*time.Second)))
+	if *h.Relay.Keepalive.Interval != 0 {
+		fill(&h.Relay.Keepalive.After, new(caddy.Duration(50*time.Second)))
+	}
+
+	fill(&h.Billing, &Billing{})
+	fill(&h.Billing.RateMultiplier, new(rateOne))
+	fill(&h.Billing.Durability, durabilityProcess)
+}
+
+func (s *Scheduling) setDefaults() {
+	fill(&s.StickyTTL, new(caddy.Duration(time.Hour)))
+	fill(&s.StickyMaxWaiting, new(3))
+	fill(&s.StickyWaitTimeout, new(caddy.Duration(45*time.Second)))
+	fill(&s.FallbackMaxWaiting, new(100))
+	fill(&s.FallbackWaitTimeout, new(caddy.Duration(30*time.Second)))
+	fill(&s.UserExtraWaiting, new(20))
+	fill(&s.UserWaitTimeout, new(caddy.Duration(30*time.Second)))
+	fill(&s.LoadAware, new(true))
+	fill(&s.ContentSession, string(sessionByConversation))
+	fill(&s.OverloadCooldown, new(caddy.Duration(time.Minute)))
+	fill(&s.RateLimitCooldown, new(caddy.Duration(5*time.Minute)))
+}
+
+// fill sets an option that has its zero value.
+func fill[T comparable](option *T, value T) {
+	var zero T
+	if *option == zero {
+		*option = value
+	}
+}
