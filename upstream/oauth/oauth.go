@@ -174,13 +174,13 @@ func (t *Tokens) Access(ctx context.Context, account *upstream.Account) (string,
 // If someone has refreshed it meanwhile it asks nobody. The account must have a
 // Refresh. A *RefusedError is final; other errors say nothing of the account.
 func (t *Tokens) Refresh(ctx context.Context, account *upstream.Account, used string) (string, error) {
-	current, err := t.current(ctx, account)
-	if err != nil {
+	if _, err := t.current(ctx, account); err != nil { // the store's token is known from here on
 		return "", err
 	}
 	e := t.entry(account)
 	e.mu.Lock()
-	if current = e.current.Load(); current.Access != used {
+	current := e.current.Load()
+	if current.Access != used {
 		e.mu.Unlock()
 		return current.Access, nil
 	}
