@@ -16,12 +16,6 @@ func (x *exchange) countTokens() {
 	if !x.readCall() {
 		return
 	}
-	var refusal *apiError
-	if x.group, refusal = x.chooseGroup(x.key, x.force, x.call.Model); refusal != nil {
-		x.fail(refusal)
-		return
-	}
-	x.session = x.call.Session(x.r.Header, x.key.id, x.contentSession())
 	account, err := x.scheduler.Choose(x.demand())
 	if err != nil {
 		x.failPick(err, nil)

@@ -112,8 +112,9 @@ func (x *exchange) internal(doing string, err error) {
 	})
 }
 
-// readCall reads the request's body, whole and before any waiting: only then is
-// it noticed when the client leaves.
+// readCall reads the request, whole and before any waiting: only then is it
+// noticed when the client leaves. It finds the group that serves it, and its
+// session. false means that it was refused, and answered.
 func (x *exchange) readCall() bool {
 	if encoding := x.r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		x.fail(&apiError{
@@ -140,6 +141,12 @@ func (x *exchange) readCall() bool {
 		return false
 	}
 	x.call = anthropic.Call{Path: x.path, RawQuery: x.r.URL.RawQuery, Header: x.r.Header, Request: request}
+	var refusal *apiError
+	if x.group, refusal = x.chooseGroup(x.key, x.force, x.call.Model); refusal != nil {
+		x.fail(refusal)
+		return false
+	}
+	x.session = x.call.Session(x.r.Header, x.key.id, x.contentSession())
 	return true
 }
 

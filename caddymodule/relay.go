@@ -18,12 +18,6 @@ func (x *exchange) messages() {
 	if !x.readCall() {
 		return
 	}
-	var refusal *apiError
-	if x.group, refusal = x.chooseGroup(x.key, x.force, x.call.Model); refusal != nil {
-		x.fail(refusal)
-		return
-	}
-	x.session = x.call.Session(x.r.Header, x.key.id, x.contentSession())
 	if x.call.Stream {
 		x.out.keepAlive(x.keepalive, x.keepaliveAfter)
 	}
