@@ -16,6 +16,11 @@ import (
 // loops.
 const bufferSize = 32 << 10
 
+// endGrace is how long a stream may stay open after message_stop. Reading to its
+// end lets the connection be used again; waiting for long would hold the slot,
+// and the client.
+const endGrace = 2 * time.Second
+
 // maxHeld bounds what is kept back of a stream whose content has not begun: a
 // message_start has under 2 kB, a ping 36 bytes.
 const maxHeld = 1 << 20
@@ -50,10 +55,7 @@ func (a *answer) stream() *upstream.Failure {
 	a.call.Drop()
 	a.succeeded()
 	a.record.Status = 200
-	copyToClient := []string{prefixMismatch}
-	for _, name := range copyToClient {
-		a.out.header(name, a.response.Header.Get(name))
-	}
+	a.out.header(prefixMismatch, a.response.Header.Get(prefixMismatch))
 	if a.drain > 0 {
 		defer s.outliveClient()()
 	}
@@ -86,6 +88,7 @@ type stream struct {
 	renamer *anthropic.Renamer // nil where the model is not renamed
 	renamed []byte
 	heard   time.Duration // when the last bytes came, on the clock
+	ending  bool          // the answer is whole, and the stream's end is awaited
 	over    bool          // nothing more comes
 	left    bool          // the client is gone, and the stream is drained
 }
@@ -166,6 +169,10 @@ func (s *stream) relay(p []byte) error {
 			return errTruncated
 		case err != nil:
 			return err
+		}
+		if s.meter.Whole() && !s.ending {
+			s.ending = true
+			s.guard.begin(&timeout{what: "no end after message_stop", option: "fixed", after: endGrace}, nil)
 		}
 		p, err = s.next()
 	}
