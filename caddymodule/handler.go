@@ -61,7 +61,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := checkKey(settings.storeDir, settings.encryptionKey); err != nil {
 		return err
 	}
-	runtime, err := joinRuntime(settings.storeDir)
+	runtime, err := joinRuntime(settings.storeDir, settings.syncRecords)
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ var errShutdown = errors.New("the gateway is shutting down")
 type runtime struct {
 	key        string
 	dir        string
+	power      bool // records are synced to the disk
 	state      scheduler.State
 	memory     *memstate.State // what state is
 	tokens     *oauth.Tokens
@@ -74,18 +75,36 @@ var (
 )
 
 // joinRuntime takes a reference to the runtime of a store, and makes it if
-// there is none. It opens nothing.
-func joinRuntime(dir string) (*runtime, error) {
-	// Two spellings of one directory are one store.
-	if real, err := filepath.EvalSymlinks(dir); err == nil {
-		dir = real
-	}
+// there is none. It opens nothing. power is the store's durability, which can't
+// change while it is open.
+func joinRuntime(dir string, power bool) (*runtime, error) {
+	dir = realPath(dir) // two spellings of one directory are one store
 	key := "embedded:" + dir
-	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) { return adoptRuntime(key, dir) })
+	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) { return adoptRuntime(key, dir, power) })
 	if err != nil {
 		return nil, fmt.Errorf("store embedded %s: %w", dir, err)
 	}
-	return value.(*runtime), nil
+	rt := value.(*runtime)
+	if rt.power != power {
+		err := errors.New("billing: durability is another than that of the store as it is open now; every site of a store has the same, and Caddy must be restarted to change it")
+		return nil, errors.Join(fmt.Errorf("store embedded %s: %w", dir, err), leaveRuntime(key))
+	}
+	return rt, nil
+}
+
+// realPath resolves the symbolic links in an absolute path, as far as it
+// exists.
+func realPath(path string) string {
+	rest := ""
+	for at := path; ; at = filepath.Dir(at) {
+		if real, err := filepath.EvalSymlinks(at); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if at == filepath.Dir(at) {
+			return path
+		}
+		rest = filepath.Join(filepath.Base(at), rest)
+	}
 }
 
 func leaveRuntime(key string) error {
@@ -95,7 +114,7 @@ func leaveRuntime(key string) error {
 
 // adoptRuntime takes back a runtime that was dropped and has not closed yet, or
 // makes a new one.
-func adoptRuntime(key, dir string) (*runtime, error) {
+func adoptRuntime(key, dir string, power bool) (*runtime, error) {
 	for {
 		droppedMu.Lock()
 		rt := dropped[key]
@@ -109,7 +128,7 @@ func adoptRuntime(key, dir string) (*runtime, error) {
 		<-rt.closed
 	}
 	memory := memstate.New()
-	rt := &runtime{key: key, dir: dir, state: memory, memory: memory, closed: make(chan struct{})}
+	rt := &runtime{key: key, dir: dir, power: power, state: memory, memory: memory, closed: make(chan struct{})}
 	rt.changed.L = &rt.mu
 	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
 	rt.leases = scheduler.NewLeases(rt.state, slog.New(&rt.logs))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -87,7 +88,7 @@ func (g *gateway) ledger(ctx context.Context) (billing.Ledger, error) {
 	if ready := g.ready.Load(); ready != nil {
 		return *ready, nil
 	}
-	options := sqliteledger.Options{Logger: g.logger, Sync: g.syncRecords}
+	options := sqliteledger.Options{Logger: slog.New(&g.runtime.logs), Sync: g.syncRecords}
 	ledger, err := g.runtime.store.open(ctx, g.storeDir, options, g.encryptionKey, g.runtime.began)
 	if err != nil {
 		return nil, err
