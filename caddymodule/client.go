@@ -48,8 +48,8 @@ func (c *client) keepAlive(interval, after time.Duration) {
 func (c *client) onBeat() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.ended {
-		return
+	if c.ended || c.started && !c.stream {
+		return // a comment has no place in another answer
 	}
 	if silent := c.clock.now() - c.last; silent < c.after {
 		c.beat.Reset(c.after - silent)
@@ -92,7 +92,9 @@ func (c *client) fail(e *apiError, seal string) {
 
 // whole answers with a complete body; false if a stream has begun.
 func (c *client) whole(status int, header http.Header, body []byte) bool {
-	if !c.begin(status, header) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.start(status, header) {
 		return false
 	}
 	c.w.Write(body)
@@ -104,6 +106,11 @@ func (c *client) whole(status int, header http.Header, body []byte) bool {
 func (c *client) begin(status int, header http.Header) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.start(status, header)
+}
+
+// start writes the header of an answer that is no event stream.
+func (c *client) start(status int, header http.Header) bool {
 	if c.started {
 		return false
 	}

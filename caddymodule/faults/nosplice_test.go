@@ -126,6 +126,14 @@ func (s *script) say(credential string) simulator.Reply {
 	return simulator.Reply{Status: http.StatusTeapot} // asked too often
 }
 
+// answers are those that were given. The goroutines that gave them are the
+// upstream's.
+func (s *script) answers() []*said {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
+}
+
 func playBatch(t *testing.T, scripts []*script, keepalive string, outcomes map[string]int) {
 	var config strings.Builder
 	for _, s := range scripts {
@@ -161,7 +169,7 @@ func playBatch(t *testing.T, scripts []*script, keepalive string, outcomes map[s
 		if err := s.check(records); err != nil {
 			t.Errorf("script %d, stream %t: %v\ngot %d %q\n%s", s.n, s.stream, err, s.got.status, s.got.body, s.describe())
 		}
-		if len(s.asked) > 0 {
+		if len(s.answers()) > 0 {
 			asked++
 		}
 		switch {
@@ -179,15 +187,15 @@ func playBatch(t *testing.T, scripts []*script, keepalive string, outcomes map[s
 }
 
 func (s *script) check(records map[string]billing.Record) (err error) {
-	if s.of, err = judge(&s.got, s.asked, s.stream); err != nil {
+	if s.of, err = judge(&s.got, s.answers(), s.stream); err != nil {
 		return err
 	}
 	r, ok := records[s.got.id]
 	if !ok {
 		return fmt.Errorf("no record of %s", s.got.id)
 	}
-	if r.Attempts != len(s.asked) || r.Stream != s.stream {
-		return fmt.Errorf("%d attempts, stream %t on record, of %d", r.Attempts, r.Stream, len(s.asked))
+	if r.Attempts != len(s.answers()) || r.Stream != s.stream {
+		return fmt.Errorf("%d attempts, stream %t on record, of %d", r.Attempts, r.Stream, len(s.answers()))
 	}
 	return checkUse(&r, s.of)
 }
@@ -215,7 +223,7 @@ func checkUse(r *billing.Record, v verdict) error {
 
 func (s *script) describe() string {
 	var out strings.Builder
-	for _, said := range s.asked {
+	for _, said := range s.answers() {
 		fmt.Fprintf(&out, "%s: status %d, fault %+v, pieces %v, whole %t, sent %q\n", said.account, said.reply.Status, said.reply.Fault, said.reply.Pieces, said.whole, said.sent)
 	}
 	return out.String()

@@ -171,7 +171,7 @@ func (s *soak) one(script *script, user string, d draw) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.outcomes[outcome]++
-	if outcome != "left" && len(script.asked) > 0 {
+	if outcome != "left" && len(script.answers()) > 0 {
 		s.reached++
 	}
 	if err != nil {
