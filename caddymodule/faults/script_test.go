@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"testing"
 
 	"github.com/tidwall/gjson"
 
@@ -99,7 +100,7 @@ func answerOf(d draw, account, mark, model, sentModel string, stream bool, harm 
 		return s
 	}
 	s.events = dataOf(s.sent)
-	s.whole = len(s.events) > 0 && gjson.Get(s.events[len(s.events)-1], "type").Str == "message_stop" && gjson.Valid(s.events[len(s.events)-1])
+	s.whole = endsWhole(s.sent)
 	s.outputs = nil
 	for _, data := range s.events {
 		if n := gjson.Get(data, "usage.output_tokens"); gjson.Valid(data) && n.Exists() {
@@ -206,6 +207,39 @@ func (s *said) harm(d draw, size int, ends []int) int {
 		s.reply.Fault.After++
 	}
 	return cut
+}
+
+// endsWhole tells whether a stream has come to its end: message_stop is its last
+// event, and where that is named, which may come after its data, not by half.
+func endsWhole(stream []byte) bool {
+	events := dataOf(stream)
+	if len(events) == 0 {
+		return false
+	}
+	last := events[len(events)-1]
+	text := strings.ReplaceAll(string(stream), "\r", "\n")
+	line := text[strings.LastIndexByte(text, '\n')+1:]
+	name, named := strings.CutPrefix(line, "event:")
+	return gjson.Valid(last) && gjson.Get(last, "type").Str == "message_stop" &&
+		(!named || strings.TrimPrefix(name, " ") == "message_stop")
+}
+
+func TestEndsWhole(t *testing.T) {
+	for stream, want := range map[string]bool{
+		"event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n": true,
+		"event: message_stop\ndata: {\"type\":\"message_stop\"}":     true,
+		"event: message_stop\ndata: {\"type\":\"message_stop\"":      false,
+		"data: {\"type\":\"message_stop\"}\r":                        true,
+		"data: {\"type\":\"message_stop\"}\revent: message_stop":     true,
+		"data: {\"type\":\"message_stop\"}\revent:message_s":         false,
+		"data: {\"type\":\"message_stop\"}\neve":                     true,
+		"data: {\"type\":\"message_delta\"}\n\n":                     false,
+		"":                                                           false,
+	} {
+		if got := endsWhole([]byte(stream)); got != want {
+			t.Errorf("%q: %t", stream, got)
+		}
+	}
 }
 
 // dataOf reads a stream's events as the specification says, an end without a
