@@ -191,6 +191,11 @@ func (s *said) harm(d draw, size int, ends []int) int {
 		cut = pick(d, ends...)
 	}
 	kind := pick(d, simulator.Reset, simulator.Cut, simulator.Cut, simulator.Truncate, simulator.Truncate, simulator.Truncate, simulator.Cut, simulator.Hang)
+	if kind == simulator.Hang && cut == size && len(ends) == 0 {
+		// The client has it all by its length, and the connection for its next
+		// request, behind which the server does not see it leave.
+		kind = simulator.Truncate
+	}
 	s.lost = kind == simulator.Reset
 	// As pieces: those that go out whole, and a part of the next.
 	s.reply.Fault = simulator.Fault{Kind: kind}
