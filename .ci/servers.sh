@@ -21,17 +21,21 @@ install_tools() {
 	printf 'node %s, npm %s\n' "$(node --version)" "$(npm --version)"
 }
 
-# free_port prints a port of 127.0.0.1 that nobody listens on.
+# free_port prints a port of 127.0.0.1 that nobody listens on, nor on the one
+# 10,000 above, on which nodes of a Cluster talk to each other. Both are below
+# those that Linux gives to outgoing connections.
 free_port() {
 	local port
 	while true; do
-		port=$((20000 + RANDOM % 10000))
-		if ! (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
+		port=$((10000 + RANDOM % 10000))
+		if ! listens "$port" && ! listens $((port + 10000)); then
 			echo "$port"
 			return
 		fi
 	done
 }
+
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
 # wait_for SECONDS COMMAND... tries the command until it succeeds.
 wait_for() {
@@ -46,18 +50,52 @@ wait_for() {
 	done
 }
 
-# start_redis starts a server for the tests; run ends it. It sets redis, the
-# process, and redis_port.
-start_redis() {
-	mkdir "$work/redis"
-	redis_port=$(free_port)
-	redis-server --bind 127.0.0.1 --port "$redis_port" --dir "$work/redis" \
-		--save '' --appendonly no >"$work/redis/log" 2>&1 </dev/null &
-	redis=$!
-	if ! wait_for 10 answers_ping "$redis_port"; then
-		cat "$work/redis/log"
+# start_server NAME PORT OPTION... starts a server for the tests, which keeps
+# nothing. It adds the process to servers, which run ends.
+start_server() {
+	local dir="$work/$1" port=$2
+	shift 2
+	mkdir "$dir"
+	redis-server --bind 127.0.0.1 --port "$port" --dir "$dir" \
+		--save '' --appendonly no "$@" >"$dir/log" 2>&1 </dev/null &
+	servers+=("$!")
+	if ! wait_for 10 answers_ping "$port"; then
+		cat "$dir/log"
 		exit 1
 	fi
+}
+
+# start_redis starts a single server and sets redis_url.
+start_redis() {
+	local port
+	port=$(free_port)
+	start_server redis "$port"
+	redis_url="redis://127.0.0.1:$port"
+}
+
+# start_cluster starts a Cluster of three masters and sets cluster_addresses, with
+# commas between them.
+start_cluster() {
+	local number port addresses=()
+	for number in 1 2 3; do
+		port=$(free_port)
+		start_server "cluster-$number" "$port" --cluster-enabled yes --cluster-node-timeout 5000
+		addresses+=("127.0.0.1:$port")
+	done
+	if ! redis-cli --cluster create "${addresses[@]}" --cluster-yes >"$work/cluster.log" 2>&1 </dev/null ||
+		! wait_for 20 cluster_works "${addresses[@]}"; then
+		cat "$work"/cluster.log "$work"/cluster-*/log
+		exit 1
+	fi
+	cluster_addresses=$(IFS=, && echo "${addresses[*]}")
+}
+
+# cluster_works ADDRESS... asks every node.
+cluster_works() {
+	local address
+	for address in "$@"; do
+		redis-cli -h "${address%:*}" -p "${address#*:}" cluster info | grep -q '^cluster_state:ok' || return 1
+	done
 }
 
 answers_ping() (

@@ -34,30 +34,54 @@ type Lease struct {
 	leases *Leases
 	// guarded by leases.mu
 	isLost bool
-	lost   chan struct{}
+	onLost []func()
 }
 
 // Release gives the slot back, the first time that it is called. It works when
 // the request's context has ended, and takes at most 5 s (State.Release).
-func (l *Lease) Release() {
-	if l.leases.forget(l) {
-		l.leases.giveBack(l.id)
+func (l *Lease) Release() { Release(l) }
+
+// Release gives slots back in one step; nil is none. They must be of one State.
+func Release(leases ...*Lease) {
+	if held, of := forget(leases); of != nil {
+		of.giveBack(held...)
 	}
 }
 
-// Lost returns a channel that is closed when the slot turns out to be held no
-// longer, because it could not be renewed in time: another request may be in
-// flight in its place.
-func (l *Lease) Lost() <-chan struct{} {
-	l.leases.mu.Lock()
-	defer l.leases.mu.Unlock()
-	if l.lost == nil {
-		l.lost = make(chan struct{})
-		if l.isLost {
-			close(l.lost)
+// ReleaseAlong gives slots back in the round trip of whatever goes to their store
+// next under the context that it returns; see State.ReleaseAlong. done must be
+// called after that.
+func ReleaseAlong(ctx context.Context, leases ...*Lease) (carrying context.Context, done func()) {
+	held, of := forget(leases)
+	if of == nil {
+		return ctx, func() {}
+	}
+	return of.state.ReleaseAlong(ctx, held...)
+}
+
+// forget gives the ids of the leases that are held, which count as released.
+func forget(leases []*Lease) (held []string, of *Leases) {
+	for _, l := range leases {
+		if l != nil && l.leases.forget(l) {
+			held, of = append(held, l.id), l.leases
 		}
 	}
-	return l.lost
+	return held, of
+}
+
+// OnLost has f called when the slot turns out to be held no longer, because it
+// was not renewed in time: another request may be in flight in its place. f must
+// not block; it is not called after Release.
+func (l *Lease) OnLost(f func()) {
+	l.leases.mu.Lock()
+	lost := l.isLost
+	if !lost {
+		l.onLost = append(l.onLost, f)
+	}
+	l.leases.mu.Unlock()
+	if lost {
+		f()
+	}
 }
 
 // Leases are the slots that this process holds in a State. There is one for
@@ -116,19 +140,23 @@ func (ls *Leases) renew(ctx context.Context) {
 
 // lose tells the holders. A lease that was released meanwhile is none of them.
 func (ls *Leases) lose(ids []string) {
-	ls.mu.Lock()
-	defer ls.mu.Unlock()
 	for _, id := range ids {
+		ls.mu.Lock()
 		l := ls.held[id]
+		delete(ls.held, id)
+		var tell []func()
+		if l != nil {
+			l.isLost = true
+			tell = l.onLost
+		}
+		ls.mu.Unlock()
 		if l == nil {
 			continue
 		}
-		delete(ls.held, id)
-		l.isLost = true
-		if l.lost != nil {
-			close(l.lost)
-		}
 		ls.logger.Warn("a slot was lost: it was not renewed for 60s", "lease", id)
+		for _, f := range tell {
+			f()
+		}
 	}
 }
 
@@ -148,9 +176,9 @@ func (ls *Leases) forget(l *Lease) bool {
 	return held
 }
 
-// giveBack releases what the State may hold under the id.
-func (ls *Leases) giveBack(id string) {
-	if err := ls.state.Release(context.Background(), id); err != nil && !errors.Is(err, ErrClosed) {
-		ls.logger.Error("a slot could not be given back; it is free again within 60s", "lease", id, "error", err)
+// giveBack releases what the State may hold under the ids.
+func (ls *Leases) giveBack(ids ...string) {
+	if err := ls.state.Release(context.Background(), ids...); err != nil && !errors.Is(err, ErrClosed) {
+		ls.logger.Error("slots could not be given back; they are free again within 60s", "leases", ids, "error", err)
 	}
 }

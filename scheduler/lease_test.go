@@ -26,15 +26,12 @@ func TestLeasesAreRenewed(t *testing.T) {
 		for range 1200 { // several batches
 			leases = append(leases, r.pick("a"))
 		}
+		leases[0].OnLost(func() { t.Error("lost") })
 		time.Sleep(10 * time.Minute)
 		r.load("account/a", 1200, 0)
-		select {
-		case <-leases[0].Lost():
-			t.Error("lost")
-		default:
-		}
+		scheduler.Release(leases...)
+		scheduler.Release(leases[0], nil)
 		for _, l := range leases {
-			l.Release()
 			l.Release()
 		}
 		r.load("account/a", 0, 0)
@@ -54,7 +51,9 @@ func TestLostLeases(t *testing.T) {
 		r := newRig(t, defaults(account("a")))
 		defer r.state.Close()
 		lease, unasked := r.pick("a"), (*scheduler.Lease)(nil)
-		lost := lease.Lost()
+		lost := 0
+		lease.OnLost(func() { lost++ })
+		lease.OnLost(func() { lost++ })
 		time.Sleep(2 * time.Minute) // nobody renews
 		unasked = r.pick("a")       // the slot is another's
 		time.Sleep(2 * time.Minute)
@@ -64,8 +63,11 @@ func TestLostLeases(t *testing.T) {
 		defer stop()
 		go r.leases.Run(ctx)
 		time.Sleep(21 * time.Second)
-		<-lost
-		<-unasked.Lost()
+		synctest.Wait()
+		unasked.OnLost(func() { lost++ })
+		if lost != 3 {
+			t.Errorf("%d of 3 were told", lost)
+		}
 		lease.Release()
 		unasked.Release()
 		r.load("account/a", 1, 0)
@@ -142,7 +144,7 @@ type unwell struct{ scheduler.State }
 
 var errUnreachable = errors.New("store unreachable")
 
-func (unwell) Release(context.Context, string) error { return errUnreachable }
+func (unwell) Release(context.Context, ...string) error { return errUnreachable }
 func (unwell) Renew(context.Context, []string, time.Duration) ([]string, error) {
 	return nil, errUnreachable
 }

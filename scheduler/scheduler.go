@@ -134,6 +134,9 @@ var (
 	ErrNoAccount = errors.New("no account serves this model")
 	// ErrFull: every line was full, or the wait timed out.
 	ErrFull = errors.New("all slots are in use")
+	// ErrUnavailable: the store of the state is out of reach, and the state is
+	// told to do nothing without it.
+	ErrUnavailable = errors.New("the scheduler's store is out of reach")
 	// ErrClosed: the state was closed.
 	ErrClosed = errors.New("scheduler state is closed")
 )

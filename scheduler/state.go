@@ -44,14 +44,21 @@ type State interface {
 	// that nobody awaits is dropped after its TTL.
 	Await(ctx context.Context, lease string) (Answer, error)
 
-	// Release gives back the slot, or the place in line, of a lease, and hands
-	// the slot to the line. Unknown leases are no error: releasing twice is
-	// releasing once. It takes at most 5 s, without being told by ctx: callers
-	// release on their way out and would rather leave a slot to its expiry.
-	Release(ctx context.Context, lease string) error
+	// Release gives back the slots, or the places in line, of leases, in one
+	// step, and hands the slots to the line. Unknown leases are no error:
+	// releasing twice is releasing once. It takes at most 5 s, without being told
+	// by ctx: callers release on their way out and would rather leave a slot to
+	// its expiry.
+	Release(ctx context.Context, leases ...string) error
+
+	// ReleaseAlong does what Release does, in the round trip of whatever is sent to
+	// the same store next under the context that it returns. done must be called
+	// after that; it releases what nothing took along.
+	ReleaseAlong(ctx context.Context, leases ...string) (carrying context.Context, done func())
 
 	// Renew extends leases to now + ttl. It returns those that no longer exist:
-	// they expired, and their slots may be another's by now.
+	// they expired, and their slots may be another's by now. Leases of which a
+	// store lost its memory before they expired are taken again.
 	Renew(ctx context.Context, leases []string, ttl time.Duration) (lost []string, err error)
 
 	// Mark adds marks to a session, whether it is bound or not. They live for ttl
@@ -72,7 +79,8 @@ type State interface {
 	// Load returns the load of a place.
 	Load(ctx context.Context, place string) (Load, error)
 
-	// Lock takes the lock of that name, which one holder has at a time. It waits
+	// Lock takes the lock of that name, which one holder has at a time, over all
+	// processes of a store; ErrUnavailable while that is out of reach. It waits
 	// while another holds it, until ctx ends; the error is context.Cause(ctx)
 	// then. The lock is free again when unlock is called, or after ttl, for its
 	// holder may have died: who holds it for longer is no longer alone. unlock
@@ -120,7 +128,8 @@ type Candidates struct {
 	// Pool names the line in which users take turns (see Turn). Sets of one pool
 	// usually share places: the models of one group.
 	Pool string
-	// Cache holds what States have looked up for this set, each under itself.
+	// Cache holds what States have looked up for this set, under keys of their own.
+	// It lives as long as the config.
 	Cache sync.Map
 }
 

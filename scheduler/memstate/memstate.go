@@ -155,13 +155,20 @@ func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, use scheduler.Use
 }
 
 // Release implements scheduler.State.
-func (s *State) Release(_ context.Context, id string) error {
+func (s *State) Release(_ context.Context, ids ...string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if l := s.leases[id]; l != nil {
-		s.drop(l, errReleased)
+	for _, id := range ids {
+		if l := s.leases[id]; l != nil {
+			s.drop(l, errReleased)
+		}
 	}
 	return nil
+}
+
+// ReleaseAlong implements scheduler.State. There is no round trip to save.
+func (s *State) ReleaseAlong(ctx context.Context, ids ...string) (context.Context, func()) {
+	return ctx, func() { _ = s.Release(ctx, ids...) } // it never fails
 }
 
 // drop ends a lease: its slot goes to the line, and if it was in line itself,

@@ -49,6 +49,15 @@ func (s *State) bind(key string, p *place, ttl time.Duration, now instant) (move
 	return moved, b.marks
 }
 
+// Bind binds a session to a place, as it was bound elsewhere.
+func (s *State) Bind(key, place string, ttl time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.bind(key, s.place(place), ttl, s.instant(time.Now()))
+	}
+}
+
 // Mark implements scheduler.State.
 func (s *State) Mark(_ context.Context, key string, marks scheduler.Marks, ttl time.Duration) error {
 	s.mu.Lock()

@@ -95,6 +95,7 @@ var lockTests = map[string]func(*bench){
 	},
 	"the wait for a lock ends with its context": func(b *bench) {
 		holder := b.lock("a", ttl)
+		holder.holds()
 		cause := errors.New("gone")
 		gone, patient := b.lock("a", ttl), b.lock("a", ttl)
 		gone.cancel(cause)

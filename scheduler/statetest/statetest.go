@@ -57,7 +57,7 @@ type bench struct {
 
 const (
 	ttl     = time.Minute
-	bindTTL = time.Hour
+	bindTTL = 5 * time.Minute
 )
 
 // places makes candidates of equal priority.

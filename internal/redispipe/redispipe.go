@@ -1,0 +1,64 @@
+// Package redispipe lets the commands of one room travel in the pipeline of
+// another's, so that a request waits for one round trip where it would for two.
+package redispipe
+
+import (
+	"context"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// rider is what waits for a pipeline to take it along.
+type rider struct {
+	mu    sync.Mutex
+	queue []func(redis.Pipeliner)
+}
+
+type riderKey struct{}
+
+// WithRider returns a context under which the next Exec takes the commands along
+// that queue adds to its pipeline. The commands have their results once Exec
+// has returned; those that nothing took along never have one, so whoever needs
+// them asks again.
+func WithRider(ctx context.Context, queue func(redis.Pipeliner)) context.Context {
+	r := &rider{queue: []func(redis.Pipeliner){queue}}
+	if outer, ok := ctx.Value(riderKey{}).(*rider); ok {
+		r.queue = append(outer.take(), queue)
+	}
+	return context.WithValue(ctx, riderKey{}, r)
+}
+
+// Exec runs the commands that queue adds to a pipeline, and the riders of ctx
+// after them, in one round trip. Each command has its own result; whoever sent
+// it looks there.
+func Exec(ctx context.Context, client redis.UniversalClient, queue func(redis.Pipeliner)) {
+	pipe := client.Pipeline()
+	queue(pipe)
+	if r, ok := ctx.Value(riderKey{}).(*rider); ok {
+		for _, add := range r.take() {
+			add(pipe)
+		}
+	}
+	_, _ = pipe.Exec(ctx) // the first error of those that the commands have
+}
+
+// take returns the riders that no pipeline has taken yet.
+func (r *rider) take() []func(redis.Pipeliner) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	taken := r.queue
+	r.queue = nil
+	return taken
+}
+
+// Run runs a script, with the riders of ctx, in one round trip; two where the
+// server does not know the script yet.
+func Run(ctx context.Context, client redis.UniversalClient, script *redis.Script, keys []string, args ...any) (any, error) {
+	var cmd *redis.Cmd
+	Exec(ctx, client, func(pipe redis.Pipeliner) { cmd = script.EvalSha(ctx, pipe, keys, args...) })
+	if redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
+		cmd = script.Eval(ctx, client, keys, args...)
+	}
+	return cmd.Result()
+}

@@ -1,0 +1,372 @@
+package redisstate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+)
+
+// defineEvery is how often Redis is told of a set again, which forgets those
+// that nobody named for a day.
+const defineEvery = time.Hour
+
+// Acquire implements scheduler.State.
+func (s *State) Acquire(ctx context.Context, ask *scheduler.Ask) (scheduler.Answer, error) {
+	if len(ask.Candidates.Places) == 0 {
+		return scheduler.Answer{}, errors.New("acquiring slot: the set of candidates is empty")
+	}
+	if s.knows(ask.Lease) {
+		return scheduler.Answer{}, fmt.Errorf("acquiring slot: lease %q is in use already", ask.Lease)
+	}
+	sent := s.now()
+	answer, epoch, err := s.ask(ctx, ask)
+	if err == nil && answer.Kind == scheduler.Queued {
+		s.wait(ask, sent, epoch)
+	}
+	return answer, err
+}
+
+// knows tells whether a lease is held, or in line.
+func (s *State) knows(lease string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.held[lease] != nil || s.waiters[lease] != nil
+}
+
+// ask asks the State in force, and tells which one that was. What is granted is
+// held from here on.
+func (s *State) ask(ctx context.Context, ask *scheduler.Ask) (answer scheduler.Answer, epoch int, err error) {
+	err = s.inForce(func(local scheduler.State) error {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		sent := s.now()
+		epoch = s.epoch
+		if local == nil {
+			answer, err = s.askRedis(ctx, ask)
+		} else {
+			shared := *ask
+			shared.Candidates = s.share(ask.Candidates)
+			answer, err = local.Acquire(ctx, &shared)
+		}
+		if err == nil && answer.Kind == scheduler.Granted {
+			s.hold(ask.Lease, answer.Place, ask.TTL, sent)
+			s.saw(ask, answer.Place)
+		}
+		return err
+	})
+	return answer, epoch, err
+}
+
+func (s *State) hold(lease, place string, ttl time.Duration, from time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held[lease] = &holding{place: place, until: from.Add(ttl)}
+}
+
+func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask) (scheduler.Answer, error) {
+	if s.isDown() {
+		return scheduler.Answer{}, &outage{errDown}
+	}
+	set, err := s.set(ask.Candidates)
+	if err != nil {
+		return scheduler.Answer{}, err
+	}
+	define := s.due(set)
+	for range 4 { // a node that is a stranger joins, an unknown set is told: once each
+		reply, err := s.run(ctx, acquireScript, s.acquireArgs(ask, set, define)...)
+		if err != nil {
+			return scheduler.Answer{}, err
+		}
+		r := list(reply)
+		switch text(r, 0) {
+		case "stranger":
+			if err := s.join(ctx); err != nil {
+				return scheduler.Answer{}, err
+			}
+		case "set":
+			define = true
+		case "granted":
+			return scheduler.Answer{
+				Kind: scheduler.Granted, Place: text(r, 1), Moved: integer(r, 2) == 1, Marks: scheduler.Marks(integer(r, 3)),
+			}, nil
+		case "queued":
+			if integer(r, 2) == 1 {
+				return scheduler.Answer{Kind: scheduler.Queued, Place: text(r, 1), Sticky: true}, nil
+			}
+			return scheduler.Answer{Kind: scheduler.Queued}, nil
+		case "used": // this same call, whose first answer was lost
+			if place := text(r, 1); place != "" {
+				return scheduler.Answer{Kind: scheduler.Granted, Place: place}, nil
+			}
+			return scheduler.Answer{Kind: scheduler.Queued}, nil
+		case "full":
+			return scheduler.Answer{Kind: scheduler.Full}, nil
+		case "out":
+			return scheduler.Answer{Kind: scheduler.Out, Until: instant(text(r, 1))}, nil
+		}
+	}
+	return scheduler.Answer{}, &outage{errors.New("acquiring slot: Redis forgets this node as soon as it joins")}
+}
+
+// instant reads nanoseconds since 1970; "" is the zero time.
+func instant(nanoseconds string) time.Time {
+	n, err := strconv.ParseInt(nanoseconds, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
+}
+
+func (s *State) acquireArgs(ask *scheduler.Ask, set *set, define bool) []any {
+	definition := ""
+	if define || set.id == "" {
+		definition = set.definition
+	}
+	args := make([]any, 0, 16+len(ask.Exclude))
+	args = append(args, s.options.Node, ask.Lease, milliseconds(ask.TTL), set.id, definition,
+		ask.Candidates.Pool, ask.User, ask.Model, flag(ask.Fast), ask.Session, milliseconds(ask.BindTTL),
+		flag(ask.Unstick), flag(ask.IgnoreLoad), ask.StickyMaxWaiting, ask.MaxWaiting, s.seen(ask))
+	for _, name := range ask.Exclude {
+		args = append(args, name)
+	}
+	return args
+}
+
+// set is a Candidates as the scripts know it.
+type set struct {
+	// id is a digest of the definition; "" for a set of one, which is sent along
+	// each time.
+	id         string
+	definition string // JSON
+}
+
+// cacheKey finds a set in Candidates.Cache; it is the same for all States.
+type cacheKey struct{}
+
+func (s *State) set(c *scheduler.Candidates) (*set, error) {
+	if len(c.Places) > 1 {
+		if known, ok := c.Cache.Load(cacheKey{}); ok {
+			return known.(*set), nil
+		}
+	}
+	definition := struct {
+		Names      []string        `json:"names"`
+		Limits     []int           `json:"limits"`
+		Priorities []int           `json:"priorities"`
+		First      map[string]bool `json:"first,omitempty"`
+		Pool       string          `json:"pool"`
+	}{Pool: c.Pool}
+	for i, p := range c.Places {
+		definition.Names = append(definition.Names, p.Name)
+		definition.Limits = append(definition.Limits, p.Limit)
+		definition.Priorities = append(definition.Priorities, p.Priority)
+		if p.UnusedFirst {
+			if definition.First == nil {
+				definition.First = map[string]bool{}
+			}
+			definition.First[strconv.Itoa(i+1)] = true // Lua counts from 1
+		}
+	}
+	text, err := json.Marshal(&definition)
+	if err != nil {
+		return nil, fmt.Errorf("acquiring slot: %w", err)
+	}
+	made := &set{definition: string(text)}
+	if len(c.Places) > 1 {
+		sum := sha256.Sum256(text)
+		made.id = hex.EncodeToString(sum[:16])
+		c.Cache.Store(cacheKey{}, made)
+	}
+	return made, nil
+}
+
+// due tells whether Redis should be told of a set.
+func (s *State) due(set *set) bool {
+	if set.id == "" {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	if told, ok := s.defined[set.id]; ok && now.Sub(told) < defineEvery {
+		return false
+	}
+	for id, told := range s.defined { // those of configs that are gone
+		if now.Sub(told) > 2*defineEvery {
+			delete(s.defined, id)
+		}
+	}
+	s.defined[set.id] = now
+	return true
+}
+
+// Release implements scheduler.State.
+func (s *State) Release(ctx context.Context, leases ...string) error {
+	s.forget(leases)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	err := s.inForce(func(local scheduler.State) error {
+		if local != nil {
+			s.owe(leases) // Redis may know of them from before
+			return local.Release(ctx, leases...)
+		}
+		_, err := s.run(ctx, releaseScript, anys(leases)...)
+		if err != nil {
+			s.owe(leases)
+		}
+		return err
+	})
+	if errors.Is(err, scheduler.ErrUnavailable) {
+		return nil // owed
+	}
+	return err
+}
+
+// ReleaseAlong implements scheduler.State.
+func (s *State) ReleaseAlong(ctx context.Context, leases ...string) (context.Context, func()) {
+	s.forget(leases)
+	s.gate.RLock()
+	local := s.local
+	s.gate.RUnlock()
+	var cmd *redis.Cmd
+	if local == nil {
+		ctx = redispipe.WithRider(ctx, func(pipe redis.Pipeliner) {
+			cmd = releaseScript.EvalSha(ctx, pipe, s.keys, s.args(anys(leases))...)
+		})
+	}
+	return ctx, func() {
+		if cmd == nil || cmd.Err() != nil {
+			_ = s.Release(ctx, leases...) // it is owed where it fails
+		}
+	}
+}
+
+func (s *State) forget(leases []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, lease := range leases {
+		delete(s.held, lease)
+		if w := s.waiters[lease]; w != nil {
+			delete(s.waiters, lease)
+			w.end(scheduler.Answer{}, errReleased)
+		}
+	}
+}
+
+// maxOwed bounds what is remembered of an outage; leases beyond it expire.
+const maxOwed = 100_000
+
+// owe remembers releases that Redis has yet to hear of.
+func (s *State) owe(leases []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, lease := range leases {
+		if len(s.owed) < maxOwed {
+			s.owed[lease] = struct{}{}
+		}
+	}
+}
+
+func anys(texts []string) []any {
+	out := make([]any, len(texts))
+	for i, t := range texts {
+		out[i] = t
+	}
+	return out
+}
+
+// Renew implements scheduler.State. While Redis is out of reach nobody is given
+// slots by it, so a holder that keeps trying keeps its own; one that was frozen
+// for longer than the TTL has lost them.
+func (s *State) Renew(ctx context.Context, leases []string, ttl time.Duration) (lost []string, err error) {
+	sent := s.now()
+	kept, lost := s.rightful(leases, sent)
+	err = s.inForce(func(local scheduler.State) error {
+		if local != nil {
+			gone, err := local.Renew(ctx, kept, ttl)
+			lost = append(lost, gone...)
+			s.extend(kept, sent.Add(ttl))
+			return err
+		}
+		s.joining.Lock() // a join says until when leases are held
+		defer s.joining.Unlock()
+		args := []any{milliseconds(ttl)}
+		for _, lease := range kept {
+			args = append(args, lease, s.placeOf(lease))
+		}
+		_, err := s.run(ctx, renewScript, args...)
+		s.extend(kept, sent.Add(ttl))
+		if err != nil {
+			return err
+		}
+		return s.releaseAgain(ctx, kept)
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, lease := range lost {
+		delete(s.held, lease)
+	}
+	return lost, err
+}
+
+func (s *State) extend(leases []string, until time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, lease := range leases {
+		if h := s.held[lease]; h != nil {
+			h.until = until
+		}
+	}
+}
+
+// releaseAgain releases those of the leases that were released while Redis was
+// told that they are held, and may have taken them again.
+func (s *State) releaseAgain(ctx context.Context, told []string) error {
+	var gone []any
+	s.mu.Lock()
+	for _, lease := range told {
+		if s.held[lease] == nil {
+			gone = append(gone, lease)
+		}
+	}
+	s.mu.Unlock()
+	if len(gone) == 0 {
+		return nil
+	}
+	_, err := s.run(ctx, releaseScript, gone...)
+	return err
+}
+
+// rightful divides leases into those that are held, and those that expired.
+func (s *State) rightful(leases []string, now time.Time) (held, expired []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, lease := range leases {
+		if h := s.held[lease]; h != nil && now.Before(h.until) {
+			held = append(held, lease)
+		} else {
+			expired = append(expired, lease)
+		}
+	}
+	return held, expired
+}
+
+func (s *State) placeOf(lease string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.held[lease]; h != nil {
+		return h.place
+	}
+	return ""
+}

@@ -1,0 +1,252 @@
+package redisstate
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/scheduler"
+)
+
+const (
+	// perBeat is how many asks in line one command speaks for.
+	perBeat = 500
+	// perJoin is how many leases one command brings back.
+	perJoin = 500
+)
+
+// live beats until the State is closed.
+func (s *State) live() {
+	ticker := time.NewTicker(beatEvery)
+	defer ticker.Stop()
+	for {
+		s.tick()
+		select {
+		case <-ticker.C:
+		case <-s.kick:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+// tick beats, or where Redis was out of reach, looks whether it is back.
+func (s *State) tick() {
+	s.gate.RLock()
+	local := s.local
+	s.gate.RUnlock()
+	if local != nil {
+		s.tryBack()
+		return
+	}
+	s.prune()
+	s.gate.RLock()
+	err := s.beats()
+	s.gate.RUnlock()
+	if err != nil && s.ctx.Err() == nil {
+		s.fail(err)
+	}
+}
+
+// doubt has the next beat bring back what Redis may have lost.
+func (s *State) doubt() {
+	s.mu.Lock()
+	s.suspect = s.joined
+	s.mu.Unlock()
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// prune forgets what nobody asked for.
+func (s *State) prune() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := s.now()
+	for lease, m := range s.early {
+		if now.Sub(m.at) > 10*beatEvery {
+			delete(s.early, lease)
+		}
+	}
+	for lease, w := range s.waiters {
+		if !w.awaited && now.After(w.until) {
+			delete(s.waiters, lease)
+		}
+	}
+	for lease, h := range s.held { // served in line, and nobody came for the slot
+		if now.After(h.until) {
+			delete(s.held, lease)
+		}
+	}
+}
+
+// beats says that this node lives, and that its asks in line are awaited. The
+// gate is held.
+func (s *State) beats() error {
+	s.mu.Lock()
+	suspect := s.suspect
+	leases := make([]any, 0, len(s.waiters))
+	for lease, w := range s.waiters {
+		if w.awaited && !w.over && w.epoch == s.epoch {
+			leases = append(leases, lease)
+		}
+	}
+	s.mu.Unlock()
+	if suspect {
+		if err := s.join(s.ctx); err != nil {
+			return err
+		}
+	}
+	for {
+		n := min(len(leases), perBeat)
+		more, err := s.beatOnce(leases[:n])
+		if err != nil {
+			return err
+		}
+		leases = leases[n:]
+		if len(leases) == 0 && !more {
+			return nil
+		}
+	}
+}
+
+// beatOnce tells whether there are more standings to fetch.
+func (s *State) beatOnce(leases []any) (more bool, err error) {
+	for {
+		s.mu.Lock()
+		before, version := s.beat, s.standings.version
+		s.mu.Unlock()
+		sent := s.now()
+		reply, err := s.run(s.ctx, beatScript, append([]any{s.options.Node, before, version}, leases...)...)
+		if err != nil {
+			return false, err
+		}
+		r := list(reply)
+		if text(r, 0) == "stranger" {
+			if err := s.join(s.ctx); err != nil {
+				return false, err
+			}
+			continue
+		}
+		s.mu.Lock()
+		s.beat, s.nodes = text(r, 1), max(1, int(integer(r, 3)))
+		if s.down {
+			s.down = false
+			s.options.Logger.Info("Redis is back")
+		}
+		s.mu.Unlock()
+		if integer(r, 2) == 1 { // Redis went back in time, as a failover can have it
+			s.doubt()
+		}
+		if len(r) == 7 {
+			more = s.standings.take(s, list(r[5]), integer(r, 4))
+			s.answers(leases, list(r[6]), sent)
+		}
+		return more, nil
+	}
+}
+
+// answers takes in what a beat brought for asks in line.
+func (s *State) answers(leases, answers []any, sent time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i, lease := range leases {
+		w := s.waiters[lease.(string)]
+		if w == nil || w.over {
+			continue
+		}
+		switch answer := text(answers, i); answer {
+		case "":
+			w.heard = sent
+		case "gone":
+			w.epoch = -1
+			w.wake()
+		default:
+			var m message
+			if json.Unmarshal([]byte(answer), &m) == nil {
+				s.deliver(w, &m)
+			}
+		}
+	}
+}
+
+// join makes this node known to Redis, which hears what the node holds and what
+// it has given back. A Redis that has lost its memory gets it from its nodes,
+// and gives no slot until they have all had the time. The gate is held.
+func (s *State) join(ctx context.Context) error {
+	s.joining.Lock()
+	defer s.joining.Unlock()
+	s.mu.Lock()
+	known := "0"
+	if s.joined {
+		known = "1"
+	}
+	now := s.now()
+	var held, owed []any
+	var told []string
+	for lease, h := range s.held {
+		if now.Before(h.until) {
+			held = append(held, lease, h.place, milliseconds(h.until.Sub(now)))
+			told = append(told, lease)
+		}
+	}
+	for lease := range s.owed {
+		owed = append(owed, lease)
+	}
+	s.mu.Unlock()
+	lost := false
+	for first := true; first || len(held)+len(owed) > 0; first = false {
+		n, m := min(len(owed), perJoin), min(len(held), 3*perJoin)
+		if n > 0 {
+			m = 0 // what was given back goes first: an id may be in use again
+		}
+		args := append([]any{s.options.Node, known, n}, owed[:n]...)
+		reply, err := s.run(ctx, joinScript, append(args, held[:m]...)...)
+		if err != nil {
+			return err
+		}
+		r := list(reply)
+		lost = lost || integer(r, 1) == 1
+		s.mu.Lock()
+		s.beat = text(r, 0)
+		for _, lease := range owed[:n] {
+			delete(s.owed, lease.(string))
+		}
+		s.mu.Unlock()
+		owed, held = owed[n:], held[m:]
+	}
+	s.mu.Lock()
+	s.joined, s.suspect = true, false
+	if lost {
+		clear(s.defined)
+	}
+	s.mu.Unlock()
+	if lost {
+		s.options.Logger.Warn("Redis had lost its memory; slots and account states are brought back from the nodes that knew them")
+		if err := s.restoreStandings(ctx); err != nil {
+			return err
+		}
+	}
+	return s.releaseAgain(ctx, told)
+}
+
+// share divides the slots of candidates among the nodes that were alive when
+// Redis was last heard. Each node gets one at least, so small limits may be
+// passed by all nodes together while this lasts.
+func (s *State) share(c *scheduler.Candidates) *scheduler.Candidates {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.shares[c]; known != nil {
+		return known
+	}
+	shared := &scheduler.Candidates{Pool: c.Pool, Places: append([]scheduler.Place(nil), c.Places...)}
+	for i := range shared.Places {
+		p := &shared.Places[i]
+		p.Limit = (p.Limit + s.nodes - 1) / s.nodes
+	}
+	if len(c.Places) > 1 { // those of one place are made for one request
+		s.shares[c] = shared
+	}
+	return shared
+}

@@ -1,0 +1,20 @@
+package redisstate
+
+import "time"
+
+// Skew lets d pass for the State, as far as Redis's time goes.
+func (s *State) Skew(d time.Duration) { s.skew.Add(d.Milliseconds()) }
+
+// Beat has the State do at once what it does twice a second.
+func (s *State) Beat() {
+	s.tick()
+	s.mu.Lock()
+	var names []string
+	for name := range s.unlocked {
+		names = append(names, name)
+	}
+	s.mu.Unlock()
+	for _, name := range names {
+		s.wakeLockers(name)
+	}
+}

@@ -1,0 +1,251 @@
+package redisstate_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+)
+
+func TestAnOutageIsServedThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := startMini(t)
+		a, b := startNode(t, server, true), startNode(t, server, true)
+		c := places(4, "x")
+		kept, given := a.grant("x", ask(c)), a.grant("x", ask(c))
+		others := b.grant("x", ask(c))
+		time.Sleep(2 * time.Second) // the nodes have heard of each other
+		a.cut()
+		b.cut()
+		a.release(given)
+		first := a.grant("x", ask(c)) // of two, which is this node's share of four
+		w := a.line(ask(c))
+		b.grant("x", ask(c))
+		blocked := b.line(ask(c))
+		a.release(first)
+		synctest.Wait()
+		if <-w.done; w.err != nil || w.answer.Kind != scheduler.Granted {
+			t.Fatalf("%+v, %v", w.answer, w.err)
+		}
+		for range 6 { // longer than any lease lives by itself
+			time.Sleep(20 * time.Second)
+			if lost := append(a.renew(kept, w.lease), b.renew(others)...); len(lost) > 0 {
+				t.Fatalf("lost %v", lost)
+			}
+		}
+		a.mend()
+		b.mend()
+		time.Sleep(3 * time.Second)
+		<-blocked.done // served when b's second slot expired, and expired too: nobody renewed them
+		a.inUse("x", 3)
+		a.release(kept)
+		b.inUse("x", 2)
+		b.release(others)
+		a.release(w.lease)
+		a.inUse("x", 0)
+	})
+}
+
+func TestAnOutageIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := startNode(t, startMini(t), false)
+		c := places(2, "x")
+		kept := a.grant("x", ask(c))
+		given := a.grant("x", ask(c))
+		w := a.line(ask(c))
+		a.cut()
+		ctx := context.Background()
+		for range 3 {
+			if _, err := a.Acquire(ctx, ask(c)); !errors.Is(err, scheduler.ErrUnavailable) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		a.release(given)
+		for range 4 {
+			time.Sleep(20 * time.Second)
+			if lost := a.renew(kept); len(lost) > 0 {
+				t.Fatalf("lost %v of a holder that kept trying", lost)
+			}
+		}
+		if _, err := a.Lock(ctx, "l", time.Minute); !errors.Is(err, scheduler.ErrUnavailable) {
+			t.Fatalf("a lock: %v", err)
+		}
+		a.mend()
+		time.Sleep(3 * time.Second)
+		if <-w.done; w.err != nil || w.answer.Kind != scheduler.Granted {
+			t.Fatalf("the ask in line: %+v, %v", w.answer, w.err)
+		}
+		a.inUse("x", 2)
+		if got := a.acquire(ask(c)); got.Kind != scheduler.Queued {
+			t.Fatalf("got %+v", got)
+		}
+	})
+}
+
+func TestWhatRedisForgetsItsNodesBringBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := startMini(t)
+		a, b := startNode(t, server, true), startNode(t, server, true)
+		c := places(2, "x", "y")
+		held := a.grant("x", ask(c, session("s")))
+		b.grant("y", ask(c))
+		b.limit("z", time.Hour)
+		a.release(a.grant("x", ask(c, session("idle"))))
+		time.Sleep(time.Second)
+		server.FlushAll()
+		early := ask(c)
+		if got := b.acquire(early); got.Kind != scheduler.Queued {
+			t.Fatalf("a slot was given before the other node was heard: %+v", got)
+		}
+		b.release(early.Lease)
+		time.Sleep(2 * time.Second)
+		a.inUse("x", 1)
+		b.inUse("y", 1)
+		if st := a.Standing("z"); st.Clear() {
+			t.Error("what barred z is forgotten")
+		}
+		a.grant("x", ask(c, session("idle"))) // where it was, though y would be as good
+		a.release(held)
+		b.inUse("x", 1)
+	})
+}
+
+func TestAFrozenHolderKnowsThatItLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := startMini(t)
+		frozen, other := startNode(t, server, true), startNode(t, server, true)
+		c := places(1, "x")
+		lease := frozen.grant("x", ask(c))
+		idle := frozen.grant("y", ask(places(1, "y")))
+		w := other.line(ask(c))
+		time.Sleep(30 * time.Second)
+		select {
+		case <-w.done:
+			t.Fatal("the slot was given away too early")
+		default:
+		}
+		// Nothing renews the leases, as in a process that stands still.
+		time.Sleep(31 * time.Second)
+		if <-w.done; w.answer.Place != "x" {
+			t.Fatalf("%+v, %v", w.answer, w.err)
+		}
+		if lost := frozen.renew(lease, idle); !slices.Equal(lost, []string{lease, idle}) {
+			t.Errorf("lost %v", lost)
+		}
+		frozen.release(lease)
+		other.inUse("x", 1)
+		other.inUse("y", 0)
+	})
+}
+
+func TestTheDeadAreNotServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := startMini(t)
+		dead, other := startNode(t, server, false), startNode(t, server, false)
+		c := places(1, "x")
+		held := other.grant("x", ask(c))
+		dead.line(ask(c))
+		time.Sleep(time.Second)
+		dead.cut()
+		w := other.line(ask(c))
+		time.Sleep(6 * time.Second)
+		other.release(held)
+		synctest.Wait()
+		select {
+		case <-w.done:
+		default:
+			t.Fatal("the slot was kept for a node that is dead")
+		}
+	})
+}
+
+func TestNodesHearOfEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := startMini(t)
+		a, b := startNode(t, server, false), startNode(t, server, false)
+		c := places(1, "x")
+		held := a.grant("x", ask(c))
+		w := b.line(ask(c))
+		time.Sleep(10 * time.Second)
+		a.release(held)
+		<-w.done
+		if w.after != 10*time.Second {
+			t.Errorf("woken %v after the release", w.after-10*time.Second)
+		}
+		a.limit("x", time.Hour)
+		if got := b.acquire(ask(c)); got.Kind != scheduler.Out {
+			t.Errorf("the other node's limit is not known: %+v", got)
+		}
+		time.Sleep(time.Second)
+		if st := b.Standing("x"); st.Clear() {
+			t.Error("nor is it after a second")
+		}
+	})
+}
+
+func TestWaitingIsCheap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := startNode(t, startMini(t), false)
+		c := places(1, "x")
+		a.grant("x", ask(c))
+		for range 20 {
+			a.line(ask(c))
+		}
+		time.Sleep(time.Second)
+		before := a.sent.Load()
+		time.Sleep(time.Minute)
+		if n := a.sent.Load() - before; n > 125 {
+			t.Errorf("%d round trips in a minute", n)
+		}
+	})
+}
+
+func TestRoundTrips(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := startNode(t, startMini(t), false)
+		account, user := places(5, "account/a", "account/b"), places(5, "user/u")
+		ctx := context.Background()
+		a.release(a.grant("account/a", ask(account)), a.grant("user/u", ask(user))) // the scripts and the set are known now
+		a.renew()
+		a.limit("account/other", time.Hour)
+		before := a.sent.Load()
+		trips := func(want int64, what string) {
+			t.Helper()
+			if n := a.sent.Load() - before; n != want {
+				t.Errorf("%s took %d round trips, want %d", what, n, want)
+			}
+			before = a.sent.Load()
+		}
+		first := a.grant("user/u", ask(user))
+		trips(1, "a user's slot")
+		second := a.grant("account/b", ask(account, session("s")))
+		trips(1, "an account's slot")
+		if err := a.Release(ctx, first, second); err != nil {
+			t.Fatal(err)
+		}
+		trips(1, "releasing both")
+		first, second = a.grant("user/u", ask(user)), a.grant("account/b", ask(account, session("s")))
+		before = a.sent.Load()
+		carrying, done := a.ReleaseAlong(ctx, first, second)
+		redispipe.Exec(carrying, a.client, func(pipe redis.Pipeliner) { pipe.Ping(carrying) })
+		done()
+		trips(1, "something else, and releasing both")
+		a.inUse("account/b", 0)
+		var leases []string
+		for range 300 {
+			leases = append(leases, a.grant("account/z", ask(places(0, "account/z"))))
+		}
+		before = a.sent.Load()
+		a.renew(leases...)
+		trips(1, "renewing 300")
+		a.limit("account/a", time.Hour)
+		trips(1, "a change of an account's state")
+	})
+}

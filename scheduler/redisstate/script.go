@@ -1,0 +1,95 @@
+package redisstate
+
+import (
+	"context"
+	"embed"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+)
+
+//go:embed lua/*.lua
+var sources embed.FS
+
+var (
+	acquireScript = script("head", "acquire_fast", "core", "acquire")
+	releaseScript = script("head", "release_fast", "core", "release")
+	renewScript   = script("head", "core", "renew")
+	beatScript    = script("head", "core", "beat")
+	joinScript    = script("head", "core", "join")
+	changeScript  = script("head", "core", "change")
+	restoreScript = script("head", "core", "restore")
+	loadScript    = script("head", "core", "load")
+	markScript    = script("head", "mark")
+	lockScript    = script("head", "lock")
+	unlockScript  = script("head", "unlock")
+)
+
+// script makes a script of its parts.
+func script(parts ...string) *redis.Script {
+	text := ""
+	for _, part := range parts {
+		source, err := sources.ReadFile("lua/" + part + ".lua")
+		if err != nil {
+			panic(err) // it is embedded
+		}
+		text += string(source) + "\n"
+	}
+	return redis.NewScript(text)
+}
+
+// run runs a script in one round trip, with what ctx's riders have to send. It
+// does not end with ctx: a script whose answer nobody heard may have given a slot
+// away, and the connection would be lost. An error is an *outage.
+func (s *State) run(ctx context.Context, script *redis.Script, args ...any) (any, error) {
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.options.Timeout)
+	defer cancel()
+	reply, err := redispipe.Run(bounded, s.client, script, s.keys, s.args(args)...)
+	if err != nil {
+		return nil, &outage{err}
+	}
+	return reply, nil
+}
+
+// args puts the clock's skew before a script's arguments.
+func (s *State) args(args []any) []any {
+	return append([]any{s.skew.Load()}, args...)
+}
+
+// The kinds that a script's answer is made of. A server that answers something
+// else is none that these scripts ran on.
+
+func list(reply any) []any {
+	l, _ := reply.([]any)
+	return l
+}
+
+func text(l []any, i int) string {
+	if i >= len(l) {
+		return ""
+	}
+	switch v := l[i].(type) {
+	case string:
+		return v
+	case int64:
+		return strconv.FormatInt(v, 10)
+	}
+	return ""
+}
+
+func integer(l []any, i int) int64 {
+	n, _ := strconv.ParseInt(text(l, i), 10, 64)
+	return n
+}
+
+func milliseconds(d time.Duration) int64 { return int64((d + time.Millisecond - 1) / time.Millisecond) }
+
+func flag(b bool) string {
+	if b {
+		return "1"
+	}
+	return "0"
+}

@@ -1,0 +1,224 @@
+package redisstate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/scheduler"
+)
+
+// standings are those of all places, as this node knows them.
+type standings struct {
+	version int64 // of the last change that is in here
+	places  map[string]*standing
+}
+
+type standing struct {
+	standing scheduler.Standing
+	text     string // as Redis has it; "" = it has none
+	// before is the standing when the outage began that is under way, or the last
+	// one.
+	before scheduler.Standing
+}
+
+func (k *standings) get(place string) *standing {
+	known := k.places[place]
+	if known == nil {
+		known = &standing{}
+		k.places[place] = known
+	}
+	return known
+}
+
+// set takes in a standing as Redis has it.
+func (k *standings) set(place, text string) error {
+	var st scheduler.Standing
+	if text != "" {
+		if err := json.Unmarshal([]byte(text), &st); err != nil {
+			return fmt.Errorf("the standing of %s in Redis can't be read: %w", place, err)
+		}
+	}
+	known := k.get(place)
+	known.standing, known.text = st, text
+	return nil
+}
+
+// take takes in the changes that a beat brought, and tells whether there are
+// more.
+func (k *standings) take(s *State, changes []any, version int64) (more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for i := 0; i+1 < len(changes); i += 2 {
+		if err := k.set(text(changes, i), text(changes, i+1)); err != nil {
+			s.options.Logger.Error("an account's state is ignored", "error", err)
+		}
+	}
+	k.version = version
+	return len(changes) >= 1000
+}
+
+// bar is what the scripts know of a standing.
+type bar struct {
+	Out    bool       `json:"out,omitempty"`
+	Limits []barLimit `json:"limits"`
+}
+
+type barLimit struct {
+	Model  string `json:"model,omitempty"`
+	Family string `json:"family,omitempty"`
+	Fast   bool   `json:"fast,omitempty"`
+	// At is when it passes, in milliseconds since 1970; Text the same in
+	// nanoseconds.
+	At   int64  `json:"at"`
+	Text string `json:"text"`
+}
+
+// barOf gives the JSON of what a standing bars; "" for a clear one.
+func barOf(st *scheduler.Standing) (string, error) {
+	if st.Clear() {
+		return "", nil
+	}
+	b := bar{Out: st.Error != "" || st.Paused, Limits: []barLimit{}}
+	for _, l := range st.Limits {
+		ns := l.Until.UnixNano()
+		b.Limits = append(b.Limits, barLimit{
+			l.Model, l.Family, l.Fast, (ns + int64(time.Millisecond) - 1) / int64(time.Millisecond), strconv.FormatInt(ns, 10),
+		})
+	}
+	text, err := json.Marshal(&b)
+	return string(text), err
+}
+
+// Change implements scheduler.State.
+func (s *State) Change(ctx context.Context, place string, f func(*scheduler.Standing)) (next scheduler.Standing, err error) {
+	err = s.inForce(func(local scheduler.State) error {
+		if local != nil {
+			s.mu.Lock()
+			s.standings.get(place) // goBack looks at it
+			s.mu.Unlock()
+			next, err = local.Change(ctx, place, f)
+			return err
+		}
+		if s.isDown() {
+			return &outage{errDown}
+		}
+		next, err = s.changeRedis(ctx, place, f)
+		return err
+	})
+	return next, err
+}
+
+func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler.Standing)) (scheduler.Standing, error) {
+	for {
+		s.mu.Lock()
+		known := *s.standings.get(place)
+		s.mu.Unlock()
+		next := known.standing.Clone()
+		f(&next)
+		after, err := json.Marshal(&next)
+		if err != nil {
+			return next, fmt.Errorf("changing the standing of %s: %w", place, err)
+		}
+		bars, err := barOf(&next)
+		if err != nil {
+			return next, fmt.Errorf("changing the standing of %s: %w", place, err)
+		}
+		now := s.now()
+		over := next.Trials(now) < known.standing.Trials(now)
+		reply, err := s.run(ctx, changeScript, place, known.text, string(after), bars, flag(over))
+		if err != nil {
+			return next, err
+		}
+		r := list(reply)
+		current := text(r, 1)
+		done := integer(r, 0) == 1 || current == string(after) // done by this call, whose first answer was lost
+		if done {
+			current = string(after)
+		}
+		s.mu.Lock()
+		err = s.standings.set(place, current)
+		s.mu.Unlock()
+		if done || err != nil {
+			return next, err
+		}
+	}
+}
+
+// restoreStandings tells a Redis that has lost its memory what this node knows
+// of accounts; where another node was faster, that stays.
+func (s *State) restoreStandings(ctx context.Context) error {
+	s.mu.Lock()
+	var args []any
+	for place, known := range s.standings.places {
+		if known.standing.Equal(&scheduler.Standing{}) {
+			continue
+		}
+		text, err := json.Marshal(&known.standing)
+		bars, err2 := barOf(&known.standing)
+		if err == nil && err2 == nil { // texts, numbers and times of this century: neither fails
+			args = append(args, place, string(text), bars)
+		}
+	}
+	s.standings.version = 0
+	s.mu.Unlock()
+	for len(args) > 0 {
+		n := min(len(args), 3*perJoin)
+		if _, err := s.run(ctx, restoreScript, args[:n]...); err != nil {
+			return err
+		}
+		args = args[n:]
+	}
+	return nil
+}
+
+// Standing implements scheduler.State.
+func (s *State) Standing(place string) scheduler.Standing {
+	s.gate.RLock()
+	defer s.gate.RUnlock()
+	if s.local != nil {
+		return s.local.Standing(place)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.standings.places[place]; known != nil {
+		return known.standing
+	}
+	return scheduler.Standing{}
+}
+
+// Load implements scheduler.State.
+func (s *State) Load(ctx context.Context, place string) (load scheduler.Load, err error) {
+	err = s.inForce(func(local scheduler.State) error {
+		if local != nil {
+			load, err = local.Load(ctx, place)
+			return err
+		}
+		reply, err := s.run(ctx, loadScript, place)
+		if err != nil {
+			return err
+		}
+		r := list(reply)
+		load = scheduler.Load{InUse: int(integer(r, 0)), Waiting: int(integer(r, 1))}
+		if at := integer(r, 2); at > 0 {
+			load.LastUsed = time.UnixMilli(at / 1024) // see take in head.lua
+		}
+		return nil
+	})
+	return load, err
+}
+
+// Mark implements scheduler.State.
+func (s *State) Mark(ctx context.Context, session string, marks scheduler.Marks, ttl time.Duration) error {
+	return s.inForce(func(local scheduler.State) error {
+		if local != nil {
+			return local.Mark(ctx, session, marks, ttl)
+		}
+		_, err := s.run(ctx, markScript, session, uint8(marks), milliseconds(ttl))
+		return err
+	})
+}
+
+var _ scheduler.State = (*State)(nil)

@@ -1,0 +1,238 @@
+package redisstate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/scheduler"
+)
+
+var errReleased = errors.New("the place in line was given up")
+
+// waiter is an ask in line.
+type waiter struct {
+	ask     scheduler.Ask
+	awaited bool
+	until   time.Time // an ask that nobody awaits is forgotten then
+	heard   time.Time // when Redis was last told that it is awaited
+	epoch   int       // of the State that it is in line at; see State.epoch
+	// again wakes who awaits: the State in force is another.
+	again chan struct{} // holds one
+	// done is closed when answer and err are set.
+	done   chan struct{}
+	over   bool
+	answer scheduler.Answer
+	err    error
+}
+
+func (w *waiter) end(answer scheduler.Answer, err error) {
+	if !w.over {
+		w.over, w.answer, w.err = true, answer, err
+		close(w.done)
+	}
+}
+
+// wake has who awaits the ask look which State is in force.
+func (w *waiter) wake() {
+	select {
+	case w.again <- struct{}{}:
+	default:
+	}
+}
+
+// earlyAnswer is one that was here before the answer that its ask is in line.
+type earlyAnswer struct {
+	message
+	at time.Time
+}
+
+// message is the answer to an ask in line, as the scripts send it.
+type message struct {
+	Lease string          `json:"lease"`
+	Place string          `json:"place"`
+	Moved bool            `json:"moved"`
+	Marks scheduler.Marks `json:"marks"`
+	Out   bool            `json:"out"`
+	Till  string          `json:"till"` // nanoseconds since 1970
+}
+
+func (m *message) answer() scheduler.Answer {
+	if m.Out {
+		return scheduler.Answer{Kind: scheduler.Out, Until: instant(m.Till)}
+	}
+	return scheduler.Answer{Kind: scheduler.Granted, Place: m.Place, Moved: m.Moved, Marks: m.Marks}
+}
+
+// wait has an ask that is in line waited for.
+func (s *State) wait(ask *scheduler.Ask, sent time.Time, epoch int) {
+	w := &waiter{
+		ask: *ask, until: sent.Add(ask.TTL), heard: sent, epoch: epoch,
+		again: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	w.ask.Exclude = append([]string(nil), ask.Exclude...)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiters[ask.Lease] = w
+	if m, ok := s.early[ask.Lease]; ok {
+		delete(s.early, ask.Lease)
+		s.deliver(w, &m.message)
+	}
+}
+
+// deliver gives an ask its answer. s.mu is held.
+func (s *State) deliver(w *waiter, m *message) {
+	if w.over {
+		return
+	}
+	if !m.Out {
+		s.held[m.Lease] = &holding{place: m.Place, until: w.heard.Add(w.ask.TTL)}
+		if w.ask.Session != "" {
+			s.sessions.put(w.ask.Session, sighting{m.Place, s.now().Add(w.ask.BindTTL)})
+		}
+	}
+	w.end(m.answer(), nil)
+}
+
+// Await implements scheduler.State.
+func (s *State) Await(ctx context.Context, lease string) (scheduler.Answer, error) {
+	s.mu.Lock()
+	w := s.waiters[lease]
+	closed := s.closed
+	if w != nil {
+		w.awaited = true
+	}
+	s.mu.Unlock()
+	switch {
+	case closed:
+		return scheduler.Answer{}, scheduler.ErrClosed
+	case w == nil:
+		return scheduler.Answer{}, fmt.Errorf("awaiting slot: lease %q is not in line", lease)
+	}
+	answer, err := s.await(ctx, w)
+	s.mu.Lock()
+	delete(s.waiters, lease)
+	s.mu.Unlock()
+	if err != nil && !errors.Is(err, scheduler.ErrClosed) {
+		_ = s.Release(ctx, lease)
+	}
+	return answer, err
+}
+
+// await waits in the State in force, whichever that is in the course of time.
+func (s *State) await(ctx context.Context, w *waiter) (scheduler.Answer, error) {
+	for {
+		s.gate.RLock()
+		local, epoch := s.local, s.epoch
+		s.gate.RUnlock()
+		switch {
+		case s.isClosed():
+			return scheduler.Answer{}, scheduler.ErrClosed
+		case s.epochOf(w) != epoch:
+			answer, err := s.putBack(ctx, w)
+			if err != nil || answer.Kind != scheduler.Queued {
+				return answer, err
+			}
+		case local != nil:
+			answer, err := local.Await(ctx, w.ask.Lease)
+			if err == nil && answer.Kind == scheduler.Granted {
+				s.hold(w.ask.Lease, answer.Place, w.ask.TTL, s.now())
+				s.saw(&w.ask, answer.Place)
+			}
+			if !errors.Is(err, scheduler.ErrClosed) {
+				return answer, err
+			}
+		default:
+			select {
+			case <-w.done:
+				return w.answer, w.err
+			case <-ctx.Done():
+				return scheduler.Answer{}, context.Cause(ctx)
+			case <-s.ctx.Done():
+			case <-w.again:
+			}
+		}
+	}
+}
+
+func (s *State) epochOf(w *waiter) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return w.epoch
+}
+
+// putBack puts an ask that was in line once to the State in force. It was let
+// into line, so a line is not too long for it.
+func (s *State) putBack(ctx context.Context, w *waiter) (scheduler.Answer, error) {
+	ask := w.ask
+	ask.MaxWaiting = math.MaxInt32
+	sent := s.now()
+	answer, epoch, err := s.ask(ctx, &ask)
+	s.mu.Lock()
+	w.heard, w.epoch = sent, epoch
+	s.mu.Unlock()
+	return answer, err
+}
+
+// listen hears the messages to this node.
+func (s *State) listen() {
+	mine, unlocked := s.prefix+"node:"+s.options.Node, s.prefix+"unlocked"
+	channel := s.client.Subscribe(s.ctx, mine, unlocked)
+	unlink := context.AfterFunc(s.ctx, func() { channel.Close() }) // which ends the reading
+	defer unlink()
+	for s.ctx.Err() == nil {
+		received, err := channel.ReceiveTimeout(s.ctx, 5*beatEvery)
+		switch m := received.(type) {
+		case *redis.Message:
+			if m.Channel == unlocked {
+				s.wakeLockers(m.Payload)
+			} else {
+				s.hear(m.Payload)
+			}
+		case *redis.Subscription:
+			s.doubt() // the connection is new: the one before may have missed something
+		}
+		if err == nil {
+			continue
+		}
+		if isTimeout(err) {
+			err = channel.Ping(s.ctx)
+		}
+		if err != nil {
+			s.pause(beatEvery / 5)
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
+}
+
+// pause waits for d, or the end.
+func (s *State) pause(d time.Duration) {
+	select {
+	case <-time.After(d):
+	case <-s.ctx.Done():
+	}
+}
+
+// hear takes in the answer to an ask.
+func (s *State) hear(payload string) {
+	var m message
+	if json.Unmarshal([]byte(payload), &m) != nil {
+		return // not from our scripts
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w := s.waiters[m.Lease]; w != nil {
+		s.deliver(w, &m)
+		return
+	}
+	s.early[m.Lease] = earlyAnswer{m, s.now()}
+}
