@@ -1,5 +1,12 @@
 package billing
 
+import (
+	"errors"
+	"fmt"
+	"math"
+	"time"
+)
+
 // Price fills in what r used, what that cost at list price and what is charged
 // for it: the token counts (the sums, where there are iterations), the costs,
 // RateMultiplier, Charged and Unpriced. Model, ModelSent and Time must be set:
@@ -51,4 +58,36 @@ func (r *Record) setCounts(u *Usage) {
 		r.CacheWrite1h = saturatingSum(r.CacheWrite1h, it.CacheWrite1h)
 		r.CacheRead = saturatingSum(r.CacheRead, it.CacheRead)
 	}
+}
+
+// The times that fit int64 nanoseconds since 1970.
+var (
+	earliest = time.Unix(0, math.MinInt64)
+	latest   = time.Unix(0, math.MaxInt64)
+)
+
+// UnixNano is t in nanoseconds since 1970. Times before 1678 or after 2261, which
+// no int64 can hold, are the first or the last that it can.
+func UnixNano(t time.Time) int64 {
+	switch {
+	case t.Before(earliest):
+		return math.MinInt64
+	case t.After(latest):
+		return math.MaxInt64
+	}
+	return t.UnixNano()
+}
+
+// Check is an error if the record is one that no ledger keeps: without an ID,
+// outside the years 1678 to 2261, or charging a negative amount.
+func (r *Record) Check() error {
+	switch {
+	case r.ID == "":
+		return errors.New("it has no id")
+	case r.Time.Before(earliest) || r.Time.After(latest):
+		return fmt.Errorf("its time %v is outside the years 1678 to 2261", r.Time)
+	case r.Billing == PaidFromBalance && r.Charged < 0:
+		return fmt.Errorf("it charges a negative amount, %s", r.Charged)
+	}
+	return nil
 }

@@ -35,6 +35,14 @@ func Run(t *testing.T, fresh func(t *testing.T) Open) {
 		"records come back as they went in":                   roundTrip,
 		"records are filtered, newest first":                  filters,
 		"many records are all listed, in order":               manyRecords,
+		"records of many days come in order":                  manyDays,
+		"yield may call the ledger and keep records":          yieldCalls,
+		"a record is not kept by reference":                   notKept,
+		"amounts are exact":                                   exactAmounts,
+		"any text is a name":                                  anyNames,
+		"charged although unlimited by now":                   chargedThoughUnlimited,
+		"concurrent declarations credit once":                 declareConcurrently,
+		"a refused record is settled once its user is known":  settleAfterDeclare,
 		"a cancelled settle reports it":                       cancelled,
 		"a closed ledger says so":                             closed,
 	} {
@@ -72,28 +80,6 @@ func wantBalance(t *testing.T, l billing.Ledger, user string, want billing.Balan
 	if got != want {
 		t.Errorf("Balance(%s) = %+v, want %+v", user, got, want)
 	}
-}
-
-// List is all records that the filter matches.
-func List(t *testing.T, l billing.Ledger, filter billing.RecordFilter) []*billing.Record {
-	t.Helper()
-	var records []*billing.Record
-	err := l.Records(t.Context(), filter, func(r *billing.Record) bool {
-		records = append(records, r)
-		return true
-	})
-	if err != nil {
-		t.Fatalf("Records(%+v): %v", filter, err)
-	}
-	return records
-}
-
-func ids(records []*billing.Record) []string {
-	list := []string{}
-	for _, r := range records {
-		list = append(list, r.ID)
-	}
-	return list
 }
 
 func charges(t *testing.T, open Open) {
@@ -276,114 +262,6 @@ func impossible(t *testing.T, open Open) {
 	}
 }
 
-func roundTrip(t *testing.T, open Open) {
-	l := open(t)
-	defer close1(t, l)
-	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	want := &billing.Record{
-		ID: "id-é", Time: epoch, User: "alice", KeyID: "key", Account: "account", Group: "group", Platform: "platform",
-		Model: "model", ModelSent: "sent", Session: "session\x00with a zero", Stream: true, Status: 200,
-		Input: 1, Output: 2, CacheWrite5m: 3, CacheWrite1h: 4, CacheRead: 5, WebSearches: 6,
-		InputCost: 7, OutputCost: 8, CacheWriteCost: 9, CacheReadCost: 10, WebSearchCost: 11,
-		Cost: 1<<63 - 1, RateMultiplier: 1_250_000_000, Charged: 13, Billing: billing.PaidFromBalance,
-		DurationMS: 14, TTFTMS: 15, Attempts: 16, UpstreamRequestID: "req", Estimated: true, Unpriced: true,
-	}
-	given := *want
-	given.Time = given.Time.In(time.FixedZone("elsewhere", 3600))
-	settle(t, l, &given)
-	empty := &billing.Record{ID: "empty", Time: epoch.Add(-time.Hour)}
-	settle(t, l, empty)
-	got := List(t, l, billing.RecordFilter{})
-	if diff := cmp.Diff([]*billing.Record{want, empty}, got); diff != "" {
-		t.Errorf("records (-want +got):\n%s", diff)
-	}
-	for _, r := range got {
-		if r.Time.Location() != time.UTC {
-			t.Errorf("record %s: time in %v, want UTC", r.ID, r.Time.Location())
-		}
-	}
-}
-
-func filters(t *testing.T, open Open) {
-	l := open(t)
-	defer close1(t, l)
-	at := func(minutes int) time.Time { return epoch.Add(time.Duration(minutes) * time.Minute) }
-	for i, r := range []billing.Record{
-		{ID: "a", User: "alice", KeyID: "k1", Account: "main", Group: "g1", Model: "opus"},
-		{ID: "b", User: "bob", KeyID: "k2", Account: "main", Group: "g1", Model: "haiku"},
-		{ID: "c", User: "alice", KeyID: "k3", Account: "team", Group: "g2", Model: "opus"},
-		{ID: "d", User: "alice", KeyID: "k1", Account: "main", Group: "g2", Model: "haiku"},
-	} {
-		r.Time, r.Billing = at(i), billing.PaidByNobody
-		settle(t, l, &r)
-	}
-	for _, id := range []string{"y", "z", "x"} { // all of one moment, settled late
-		settle(t, l, &billing.Record{ID: id, Time: at(-1), User: "dora", Billing: billing.PaidByNobody})
-	}
-	for _, c := range []struct {
-		name   string
-		filter billing.RecordFilter
-		want   []string
-	}{
-		{"all", billing.RecordFilter{}, []string{"d", "c", "b", "a", "z", "y", "x"}},
-		{"from is included", billing.RecordFilter{From: at(2)}, []string{"d", "c"}},
-		{"to is not", billing.RecordFilter{From: at(1), To: at(3)}, []string{"c", "b"}},
-		{"user", billing.RecordFilter{User: "alice"}, []string{"d", "c", "a"}},
-		{"user and time", billing.RecordFilter{User: "alice", To: at(3)}, []string{"c", "a"}},
-		{"key", billing.RecordFilter{KeyID: "k1"}, []string{"d", "a"}},
-		{"account", billing.RecordFilter{Account: "team"}, []string{"c"}},
-		{"group", billing.RecordFilter{Group: "g1"}, []string{"b", "a"}},
-		{"model", billing.RecordFilter{Model: "haiku"}, []string{"d", "b"}},
-		{"all at once", billing.RecordFilter{User: "alice", KeyID: "k1", Account: "main", Group: "g2", Model: "haiku"}, []string{"d"}},
-		{"nothing", billing.RecordFilter{User: "alice", KeyID: "k2"}, []string{}},
-		{"limit", billing.RecordFilter{Limit: 3}, []string{"d", "c", "b"}},
-		{"limit after filter", billing.RecordFilter{Model: "opus", Limit: 1}, []string{"c"}},
-		{"limit among equals", billing.RecordFilter{User: "dora", Limit: 2}, []string{"z", "y"}},
-	} {
-		if diff := cmp.Diff(c.want, ids(List(t, l, c.filter))); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", c.name, diff)
-		}
-	}
-	calls := 0
-	err := l.Records(t.Context(), billing.RecordFilter{}, func(*billing.Record) bool {
-		calls++
-		return calls < 2
-	})
-	if err != nil || calls != 2 {
-		t.Errorf("%d calls, error %v; want 2 calls once yield returned false", calls, err)
-	}
-}
-
-// manyRecords has more records than any store reads at once, in groups of
-// one moment.
-func manyRecords(t *testing.T, open Open) {
-	const n = 2600
-	l := open(t)
-	defer close1(t, l)
-	var settles sync.WaitGroup
-	for g := range 10 {
-		settles.Go(func() {
-			for i := g; i < n; i += 10 {
-				r := &billing.Record{ID: fmt.Sprintf("%06d", i), Time: epoch.Add(time.Duration(i/300) * time.Second)}
-				if err := l.Settle(context.Background(), r); err != nil {
-					t.Errorf("Settle(%s): %v", r.ID, err)
-				}
-			}
-		})
-	}
-	settles.Wait()
-	want := []string{}
-	for i := range n {
-		want = append(want, fmt.Sprintf("%06d", n-1-i))
-	}
-	if diff := cmp.Diff(want, ids(List(t, l, billing.RecordFilter{}))); diff != "" {
-		t.Errorf("all (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff(want[:2000], ids(List(t, l, billing.RecordFilter{Limit: 2000}))); diff != "" {
-		t.Errorf("limit 2000 (-want +got):\n%s", diff)
-	}
-}
-
 func cancelled(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
@@ -412,5 +290,84 @@ func closed(t *testing.T, open Open) {
 		if !errors.Is(err, billing.ErrClosed) {
 			t.Errorf("%s: %v, want ErrClosed", what, err)
 		}
+	}
+}
+
+// exactAmounts has amounts that a float64 would round.
+func exactAmounts(t *testing.T, open Open) {
+	const most, odd = 1<<61 - 1, 1<<53 + 1
+	l := open(t)
+	declare(t, l, billing.User{Name: "alice", Balance: most}, billing.User{Name: "bob", Balance: -most})
+	settle(t, l, record("a", odd))
+	wantBalance(t, l, "alice", billing.Balance{Amount: most - odd})
+	wantBalance(t, l, "bob", billing.Balance{Amount: -most})
+	settle(t, l, record("b", most))
+	wantBalance(t, l, "alice", billing.Balance{Amount: -odd})
+	settle(t, l, record("c", 1))
+	close1(t, l)
+	l = open(t)
+	defer close1(t, l)
+	wantBalance(t, l, "alice", billing.Balance{Amount: -odd - 1})
+	wantBalance(t, l, "bob", billing.Balance{Amount: -most})
+}
+
+func anyNames(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	names := []string{"a b", "{a}", "}{", "a:b", "*", "é\x00\n'\"", "a", ":"}
+	for _, name := range names {
+		declare(t, l, billing.User{Name: name, Balance: 1000})
+		r := record("id "+name, 1)
+		r.User = name
+		settle(t, l, r)
+		settle(t, l, r)
+	}
+	for _, name := range names {
+		wantBalance(t, l, name, billing.Balance{Amount: 999})
+		got := List(t, l, billing.RecordFilter{User: name})
+		if diff := cmp.Diff([]string{"id " + name}, ids(got)); diff != "" {
+			t.Errorf("records of %q (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func chargedThoughUnlimited(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 10})
+	declare(t, l, billing.User{Name: "alice", Unlimited: true})
+	settle(t, l, record("a", 25))
+	wantBalance(t, l, "alice", billing.Balance{Amount: -15, Unlimited: true})
+}
+
+func declareConcurrently(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			users := []billing.User{{Name: "alice", Balance: 1000}, {Name: "bob", Balance: 7}}
+			if err := l.Declare(context.Background(), users); err != nil {
+				t.Errorf("Declare: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
+	wantBalance(t, l, "bob", billing.Balance{Amount: 7})
+}
+
+func settleAfterDeclare(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	if err := l.Settle(t.Context(), record("a", 1)); !errors.Is(err, billing.ErrUnknownUser) {
+		t.Errorf("Settle: %v, want ErrUnknownUser", err)
+	}
+	declare(t, l, billing.User{Name: "alice", Balance: 10})
+	wantBalance(t, l, "alice", billing.Balance{Amount: 10})
+	settle(t, l, record("a", 1))
+	wantBalance(t, l, "alice", billing.Balance{Amount: 9})
+	if diff := cmp.Diff([]string{"a"}, ids(List(t, l, billing.RecordFilter{}))); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
 	}
 }

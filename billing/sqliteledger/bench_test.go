@@ -11,19 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 )
-
-func exampleRecord(id string) *billing.Record {
-	return &billing.Record{
-		ID: id, Time: time.Now().UTC(), User: "alice", KeyID: "k_0123456789abcdef", Account: "main", Group: "default",
-		Platform: "anthropic", Model: "claude-sonnet-5-5", ModelSent: "claude-sonnet-5-5",
-		Session: "7d444840-9dc0-11d1-b245-5ffdce74fad2", Stream: true, Status: 200,
-		Input: 12, Output: 345, CacheWrite5m: 678, CacheRead: 91011,
-		InputCost: 24_000, OutputCost: 3_450_000, CacheWriteCost: 1_695_000, CacheReadCost: 9_101_100,
-		Cost: 14_270_100, RateMultiplier: 1_000_000_000, Charged: 14_270_100, Billing: billing.PaidFromBalance,
-		DurationMS: 5432, TTFTMS: 321, Attempts: 1, UpstreamRequestID: "req_011CSHoEeqs5C35K2UUqR7Fy",
-	}
-}
 
 func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
@@ -45,7 +34,7 @@ func benchmarkSettle(b *testing.B, opts Options, parallel int, id func() string)
 		var mine []time.Duration
 		for pb.Next() {
 			start := time.Now()
-			if err := l.Settle(context.Background(), exampleRecord(id())); err != nil {
+			if err := l.Settle(context.Background(), ledgertest.Example(id())); err != nil {
 				b.Error(err)
 			}
 			mine = append(mine, time.Since(start))
@@ -88,7 +77,7 @@ func BenchmarkSettleAlone(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				start := time.Now()
-				if err := l.Settle(context.Background(), exampleRecord(newID())); err != nil {
+				if err := l.Settle(context.Background(), ledgertest.Example(newID())); err != nil {
 					b.Fatal(err)
 				}
 				waits = append(waits, time.Since(start))

@@ -4,13 +4,12 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// columns are those of the table records in the order that values and targets
-// keep to.
+// columns are those of the table records, in the order of journal.Fields and
+// values.
 var columns = []string{
 	"id", "time", "user", "key_id", "account", `"group"`, "platform", "model", "model_sent", "session",
 	"stream", "status", "input", "output", "cache_write_5m", "cache_write_1h", "cache_read", "web_searches",
@@ -37,25 +36,6 @@ func values(args []driver.NamedValue, r *billing.Record) {
 		args[i].Value = v
 	}
 }
-
-// targets are the record's fields by column; nanos stands for the time.
-func targets(r *billing.Record, nanos *int64) [33]any {
-	return [...]any{
-		&r.ID, nanos, &r.User, &r.KeyID, &r.Account, &r.Group, &r.Platform, &r.Model, &r.ModelSent, &r.Session,
-		&r.Stream, &r.Status, &r.Input, &r.Output, &r.CacheWrite5m, &r.CacheWrite1h, &r.CacheRead, &r.WebSearches,
-		&r.InputCost, &r.OutputCost, &r.CacheWriteCost, &r.CacheReadCost, &r.WebSearchCost,
-		&r.Cost, &r.RateMultiplier, &r.Charged, &r.Billing, &r.DurationMS, &r.TTFTMS, &r.Attempts,
-		&r.UpstreamRequestID, &r.Estimated, &r.Unpriced,
-	}
-}
-
-func unixNano(n int64) time.Time { return time.Unix(0, n).UTC() }
-
-// The times that fit int64 nanoseconds since 1970.
-var (
-	earliest = time.Unix(0, -1<<63)
-	latest   = time.Unix(0, 1<<63-1)
-)
 
 func integer(b bool) int64 {
 	if b {

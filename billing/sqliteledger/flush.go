@@ -2,9 +2,11 @@ package sqliteledger
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/journal"
 )
 
 const (
@@ -77,7 +79,7 @@ func (l *Ledger) flush() error {
 	}
 	l.mu.Lock()
 	l.taken, l.queue = l.queue, l.taken
-	l.journal.swap()
+	l.journal.Swap()
 	l.mu.Unlock()
 	return l.drain()
 }
@@ -90,7 +92,7 @@ func (l *Ledger) drain() error {
 	if err := l.write(l.taken); err != nil {
 		return err
 	}
-	if err := l.journal.other.empty(); err != nil {
+	if err := l.journal.Other.Empty(); err != nil {
 		return fmt.Errorf("emptying the journal in %s: %w", l.dir, err)
 	}
 	l.mu.Lock()
@@ -119,19 +121,20 @@ func (l *Ledger) write(records []billing.Record) error {
 
 // replay writes what an earlier process left in the journal to the database.
 func (l *Ledger) replay() error {
-	for _, f := range []*journalFile{l.journal.current, l.journal.other} {
-		records, rest, err := f.read()
+	for _, f := range []*journal.File{l.journal.Current, l.journal.Other} {
+		if f.Size() == 0 {
+			continue
+		}
+		records, end, err := f.Read(0, math.MaxInt)
 		if err != nil {
 			return fmt.Errorf("reading the journal: %w", err)
 		}
-		if len(records) > 0 || rest > 0 {
-			l.log.Info("taking over the records that the last process had not yet written to the ledger's database",
-				"directory", l.dir, "records", len(records), "bytes_of_unfinished_record", rest)
-		}
+		l.log.Info("taking over the records that the last process had not yet written to the ledger's database",
+			"directory", l.dir, "records", len(records), "bytes_of_unfinished_record", f.Size()-end)
 		if err := l.write(records); err != nil {
 			return err
 		}
-		if err := f.empty(); err != nil {
+		if err := f.Empty(); err != nil {
 			return fmt.Errorf("emptying the journal: %w", err)
 		}
 	}

@@ -3,11 +3,12 @@ package sqliteledger
 import (
 	"context"
 	"fmt"
-	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/journal"
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 )
 
@@ -45,19 +46,19 @@ func wantSettled(t *testing.T, l *Ledger, records int) {
 func TestJournalCannotBeWritten(t *testing.T) {
 	l := openWithAlice(t, t.TempDir())
 	defer l.Close()
-	writable := l.journal.current.file
-	readOnly, err := os.Open(writable.Name())
+	writable := l.journal.Current
+	unwritable, err := journal.OpenFile(filepath.Join(t.TempDir(), "closed"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer readOnly.Close()
-	l.journal.current.file = readOnly
+	unwritable.Close()
+	l.journal.Current = unwritable
 	err = l.Settle(t.Context(), childRecord("a"))
 	if err == nil || !strings.Contains(err.Error(), l.dir) || !strings.Contains(err.Error(), `"a"`) {
 		t.Errorf("Settle: %v, want an error that names the record and %s", err, l.dir)
 	}
 	wantSettled(t, l, 0)
-	l.journal.current.file = writable
+	l.journal.Current = writable
 	if got := ledgertest.List(t, l, billing.RecordFilter{}); len(got) != 0 {
 		t.Errorf("%d records, want none", len(got))
 	}

@@ -69,7 +69,7 @@ func settleUntilKilled(dir string) error {
 }
 
 func childRecord(id string) *billing.Record {
-	r := exampleRecord(id)
+	r := ledgertest.Example(id)
 	r.Charged = chargeOfChild
 	return r
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/journal"
 )
 
 // Ledger is a billing.Ledger. Make one with Open.
@@ -44,12 +45,12 @@ type Ledger struct {
 	mu      sync.Mutex
 	closed  atomic.Bool
 	lookups *lookups
-	journal *journal
-	pending map[string]position // by record id
-	queue   []billing.Record    // those of journal.current
+	journal *journal.Journal
+	pending map[string]journal.Position // by record id
+	queue   []billing.Record            // those of journal.Current
 
 	// flushing is held by who moves records from the journal to the database;
-	// taken are those of journal.other. Locked before writing and mu.
+	// taken are those of journal.Other. Locked before writing and mu.
 	flushing sync.Mutex
 	taken    []billing.Record
 
@@ -185,7 +186,7 @@ func (l *Ledger) closeFiles() error {
 		errs = append(errs, l.writer.Close())
 	}
 	if l.journal != nil {
-		errs = append(errs, l.journal.close())
+		errs = append(errs, l.journal.Close())
 	}
 	if l.lock != nil {
 		errs = append(errs, l.lock.Close())

@@ -165,7 +165,7 @@ func TestAnyHistory(t *testing.T) {
 				balances[u.Name] = b
 			},
 			"settle": func(t *rapid.T) {
-				r := exampleRecord(fmt.Sprint(rapid.IntRange(1, 20).Draw(t, "id")))
+				r := ledgertest.Example(fmt.Sprint(rapid.IntRange(1, 20).Draw(t, "id")))
 				r.User, r.Charged = user.Draw(t, "user"), billing.USD(rapid.Int64Range(0, 1e12).Draw(t, "charged"))
 				r.Billing = rapid.SampledFrom([]string{billing.PaidFromBalance, billing.PaidByNobody}).Draw(t, "billing")
 				b, known := balances[r.User]

@@ -9,13 +9,13 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"time"
 
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/journal"
 )
 
 //go:embed schema.sql
@@ -58,7 +58,7 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 	l := &Ledger{
 		dir: dir, log: opts.Logger, sync: opts.Sync,
 		users:   make(map[string]*user),
-		pending: make(map[string]position),
+		pending: make(map[string]journal.Position),
 	}
 	defer func() {
 		if err != nil {
@@ -112,11 +112,11 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	if err := l.writer.prepare(); err != nil {
 		return err
 	}
-	if l.journal, err = openJournal(l.dir); err != nil {
+	if l.journal, err = journal.Open(l.dir); err != nil {
 		return err
 	}
 	if opts.Sync {
-		if err := syncDirectory(l.dir); err != nil {
+		if err := journal.SyncDirectory(l.dir); err != nil {
 			return err
 		}
 	}
@@ -133,19 +133,6 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	l.reader = sql.OpenDB(connector)
 	l.reader.SetMaxOpenConns(4)
 	return l.loadUsers(ctx)
-}
-
-// syncDirectory makes the names of new files survive a power failure. Windows
-// does so by itself, and can't sync a directory.
-func syncDirectory(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // migrate makes the tables of a new database and refuses one from the future.

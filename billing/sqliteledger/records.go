@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/journal"
 )
 
 // pageSize is how many records are read at once. No page is open while its
@@ -62,11 +63,11 @@ func (l *Ledger) page(ctx context.Context, filter *billing.RecordFilter, after *
 	for rows.Next() {
 		r := new(billing.Record)
 		var nanos int64
-		columns := targets(r, &nanos)
+		columns := journal.Fields(r, &nanos)
 		if err := rows.Scan(columns[:]...); err != nil {
 			return nil, err
 		}
-		r.Time = unixNano(nanos)
+		r.Time = time.Unix(0, nanos).UTC()
 		page = append(page, r)
 	}
 	return page, rows.Err()
@@ -79,10 +80,10 @@ func conditions(filter *billing.RecordFilter, after *billing.Record) (where stri
 		args = append(args, values...)
 	}
 	if !filter.From.IsZero() {
-		add("time >= ?", nanos(filter.From))
+		add("time >= ?", billing.UnixNano(filter.From))
 	}
 	if !filter.To.IsZero() {
-		add("time < ?", nanos(filter.To))
+		add("time < ?", billing.UnixNano(filter.To))
 	}
 	for _, equal := range [...]struct{ column, value string }{
 		{"user", filter.User}, {"key_id", filter.KeyID}, {"account", filter.Account},
@@ -93,19 +94,7 @@ func conditions(filter *billing.RecordFilter, after *billing.Record) (where stri
 		}
 	}
 	if after != nil {
-		add("(time, id) < (?, ?)", nanos(after.Time), after.ID)
+		add("(time, id) < (?, ?)", billing.UnixNano(after.Time), after.ID)
 	}
 	return strings.Join(terms, " AND "), args
-}
-
-// nanos is t as the column time has it; bounds outside its range go to the
-// ends of the range.
-func nanos(t time.Time) int64 {
-	switch {
-	case t.Before(earliest):
-		return earliest.UnixNano()
-	case t.After(latest):
-		return latest.UnixNano()
-	}
-	return t.UnixNano()
 }

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/journal"
 )
 
 // largestAmount bounds balances to about ±4.6 billion dollars, so that no sum
@@ -30,13 +31,13 @@ func (l *Ledger) Settle(ctx context.Context, record *billing.Record) error {
 }
 
 func (l *Ledger) settle(record *billing.Record) error {
-	if err := check(record); err != nil {
+	if err := record.Check(); err != nil {
 		return err
 	}
 	buffer := frames.Get().(*[]byte)
 	defer frames.Put(buffer)
 	var err error
-	if *buffer, err = appendFrame((*buffer)[:0], record); err != nil {
+	if *buffer, err = journal.AppendFrame((*buffer)[:0], record); err != nil {
 		return err
 	}
 	end, err := l.admit(record, *buffer)
@@ -49,24 +50,11 @@ func (l *Ledger) settle(record *billing.Record) error {
 		return l.settle(record)
 	case err != nil:
 		return err
-	case !l.sync || end.file == nil:
+	case !l.sync:
 		return nil
 	}
-	if err := end.sync(); err != nil {
+	if err := end.Sync(); err != nil {
 		return fmt.Errorf("syncing the journal in %s: %w", l.dir, err)
-	}
-	return nil
-}
-
-// check refuses what could not be kept.
-func check(r *billing.Record) error {
-	switch {
-	case r.ID == "":
-		return errors.New("it has no id")
-	case r.Time.Before(earliest) || r.Time.After(latest):
-		return fmt.Errorf("its time %v is outside the years 1678 to 2261", r.Time)
-	case r.Billing == billing.PaidFromBalance && r.Charged < 0:
-		return fmt.Errorf("it charges a negative amount, %s", r.Charged)
 	}
 	return nil
 }
@@ -76,7 +64,7 @@ var errFull = errors.New("too many records wait for the database")
 
 // admit appends the record to the journal and charges its user. It gives the
 // record's end in the journal, or nothing where the database has it already.
-func (l *Ledger) admit(r *billing.Record, frame []byte) (end position, err error) {
+func (l *Ledger) admit(r *billing.Record, frame []byte) (end journal.Position, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
@@ -99,7 +87,7 @@ func (l *Ledger) admit(r *billing.Record, frame []byte) (end position, err error
 	if err != nil {
 		return end, err
 	}
-	if end, err = l.journal.current.append(frame); err != nil {
+	if end, err = l.journal.Current.Append(frame); err != nil {
 		return end, fmt.Errorf("writing to the journal in %s: %w", l.dir, err)
 	}
 	if payer != nil {

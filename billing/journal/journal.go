@@ -1,0 +1,178 @@
+// Package journal keeps records on disk until a ledger's store has them: cheap
+// to write, and safe from kill -9 once written.
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+// Journal is two files: Current takes new records while those of Other are
+// written to the store, after which that one is emptied. A record that is in
+// both, journal and store, is told by its id.
+//
+// It has no lock of its own: whoever swaps the files, or appends to one, keeps
+// others from doing so.
+type Journal struct {
+	Current, Other *File
+}
+
+// File is a row of frames, one for each record. What is no frame ends the file:
+// a write that the end of the process cut short, and so nothing that was
+// acknowledged. Appending, emptying and cutting exclude each other by the
+// caller's lock; all else is safe beside them.
+type File struct {
+	file *os.File
+	size atomic.Int64
+	// syncing guards what follows, and makes those who wait for the disk at the
+	// same time share one sync.
+	syncing sync.Mutex
+	synced  int64
+	emptied int // how often
+}
+
+// Position is where a record ends in a file. The zero value is nowhere.
+type Position struct {
+	file    *File
+	emptied int // as the file was, that often
+	size    int64
+}
+
+// Open opens the files journal-0 and journal-1 in dir, and makes those that are
+// not there, with mode 0600. They hold what an earlier process left.
+func Open(dir string) (*Journal, error) {
+	j := new(Journal)
+	for i, place := range []**File{&j.Current, &j.Other} {
+		file, err := OpenFile(filepath.Join(dir, fmt.Sprintf("journal-%d", i)))
+		if err != nil {
+			return nil, errors.Join(err, j.Close())
+		}
+		*place = file
+	}
+	return j, nil
+}
+
+// Close closes the files.
+func (j *Journal) Close() error {
+	var errs []error
+	for _, f := range []*File{j.Current, j.Other} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Swap exchanges the files; the other one must be empty.
+func (j *Journal) Swap() { j.Current, j.Other = j.Other, j.Current }
+
+// OpenFile opens a single file, which is made, with mode 0600, where it doesn't
+// exist.
+func OpenFile(path string) (*File, error) {
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	f := &File{file: file}
+	f.size.Store(info.Size())
+	return f, nil
+}
+
+// Close closes the file.
+func (f *File) Close() error { return f.file.Close() }
+
+// Size is the length of the file in bytes.
+func (f *File) Size() int64 { return f.size.Load() }
+
+// Append writes a frame that AppendFrame made, in one piece, and gives its end.
+// After an error the file is as it was.
+func (f *File) Append(frame []byte) (Position, error) {
+	size := f.size.Load()
+	if _, err := f.file.WriteAt(frame, size); err != nil {
+		// Should this fail too, the next frame is written over what there is.
+		f.file.Truncate(size)
+		return Position{}, err
+	}
+	return Position{f, f.emptied, f.size.Add(int64(len(frame)))}, nil
+}
+
+// Read gives the records that begin at from, which is 0 or an end that Read gave,
+// at most that many, and where they end. There are no more where there are none:
+// what then lies between their end and Size is no frame.
+func (f *File) Read(from int64, most int) (records []billing.Record, end int64, err error) {
+	records, length, err := readFrames(f.file, from, f.size.Load(), most)
+	return records, from + length, err
+}
+
+// Cut makes end, which Read gave, the end of the file, so that nothing of an
+// unfinished frame lies behind those that are appended.
+func (f *File) Cut(end int64) error {
+	f.syncing.Lock()
+	defer f.syncing.Unlock()
+	if f.size.Load() == end {
+		return nil
+	}
+	if err := f.file.Truncate(end); err != nil {
+		return err
+	}
+	f.size.Store(end)
+	f.synced = min(f.synced, end)
+	return nil
+}
+
+// Empty forgets the file's records.
+func (f *File) Empty() error {
+	f.syncing.Lock()
+	defer f.syncing.Unlock()
+	if err := f.file.Truncate(0); err != nil {
+		return err
+	}
+	f.size.Store(0)
+	f.synced = 0
+	f.emptied++
+	return nil
+}
+
+// Sync returns once what comes before the position is on disk, there or in the
+// store. The zero position is on disk.
+func (p Position) Sync() error {
+	f := p.file
+	if f == nil {
+		return nil
+	}
+	f.syncing.Lock()
+	defer f.syncing.Unlock()
+	if f.emptied != p.emptied || f.synced >= p.size {
+		return nil
+	}
+	written := f.size.Load()
+	if err := f.file.Sync(); err != nil {
+		return err
+	}
+	f.synced = written
+	return nil
+}
+
+// SyncDirectory makes the names of new files in dir survive a power failure.
+// Windows does so by itself, and can't sync a directory.
+func SyncDirectory(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

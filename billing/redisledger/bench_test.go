@@ -1,0 +1,110 @@
+package redisledger
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
+)
+
+func benchmarkRedis(b *testing.B, options Options) *Ledger {
+	b.Helper()
+	url := os.Getenv("SUB2API_TEST_REDIS")
+	if url == "" {
+		b.Skip("SUB2API_TEST_REDIS names no server")
+	}
+	parsed, err := redis.ParseURL(url)
+	if err != nil {
+		b.Fatal(err)
+	}
+	client := connect(b, parsed)
+	options.Namespace = namespace(b, client)
+	l := open(b, client, options)
+	declareAlice(b, l)
+	return l
+}
+
+// BenchmarkSettle runs with as many callers as its name says, times GOMAXPROCS.
+func BenchmarkSettle(b *testing.B) {
+	for _, parallel := range []int{1, 8, 32} {
+		b.Run(fmt.Sprintf("callers=%d", parallel), func(b *testing.B) {
+			l := benchmarkRedis(b, Options{})
+			benchmark(b, parallel, func() error { return l.Settle(context.Background(), ledgertest.Example(newID())) })
+		})
+	}
+}
+
+// BenchmarkSettleInOutage settles to the spool.
+func BenchmarkSettleInOutage(b *testing.B) {
+	for _, sync := range []bool{false, true} {
+		b.Run(fmt.Sprintf("sync=%v", sync), func(b *testing.B) {
+			client := connect(b, &redis.Options{Addr: "127.0.0.1:1", DialTimeout: time.Second})
+			l := New(client, Options{Spool: b.TempDir(), Sync: sync})
+			l.adopt()
+			benchmark(b, 8, func() error { return l.Settle(context.Background(), ledgertest.Example(newID())) })
+			b.StopTimer()
+			l.cancel() // Redis will not be back
+			l.loops.Wait()
+			if err := l.spool.close(); err != nil {
+				b.Error(err)
+			}
+		})
+	}
+}
+
+// BenchmarkDrain brings a spool to Redis.
+func BenchmarkDrain(b *testing.B) {
+	l := benchmarkRedis(b, Options{Spool: b.TempDir()})
+	l.adopt()
+	l.cancel()
+	l.loops.Wait()
+	for range b.N {
+		if err := l.spool.keep(ledgertest.Example(newID())); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ResetTimer()
+	if err := l.drain(context.Background()); err != nil || l.Waiting() != 0 {
+		b.Errorf("%d records wait, error %v", l.Waiting(), err)
+	}
+}
+
+func BenchmarkBalance(b *testing.B) {
+	l := benchmarkRedis(b, Options{})
+	benchmark(b, 8, func() error {
+		_, err := l.Balance(context.Background(), "alice")
+		return err
+	})
+}
+
+func benchmark(b *testing.B, parallel int, call func() error) {
+	var mu sync.Mutex
+	var waits []time.Duration
+	b.ReportAllocs()
+	b.SetParallelism(parallel)
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		var mine []time.Duration
+		for pb.Next() {
+			start := time.Now()
+			if err := call(); err != nil {
+				b.Error(err)
+			}
+			mine = append(mine, time.Since(start))
+		}
+		mu.Lock()
+		waits = append(waits, mine...)
+		mu.Unlock()
+	})
+	b.StopTimer()
+	slices.Sort(waits)
+	b.ReportMetric(float64(waits[len(waits)/2].Microseconds()), "p50-µs")
+	b.ReportMetric(float64(waits[len(waits)*99/100].Microseconds()), "p99-µs")
+}

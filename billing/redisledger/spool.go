@@ -1,0 +1,271 @@
+package redisledger
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/journal"
+)
+
+const (
+	// mostProcesses bounds how many processes share a spool.
+	mostProcesses = 1024
+	refusedName   = "refused"
+)
+
+// errHeld: another process has the lock.
+var errHeld = errors.New("held by another process")
+
+// spool is the records that Redis has yet to take: of this process, in the first
+// subdirectory of dir, counted from 0, that no other process holds, and of
+// processes that have ended, in theirs.
+type spool struct {
+	dir   string
+	sync  bool
+	log   *slog.Logger
+	cache *cache
+
+	// draining is held by who brings records to Redis. Locked before mu.
+	draining sync.Mutex
+	left     []*directory // of processes that have ended
+
+	// mu is held by who appends to own's journal or swaps its files.
+	mu     sync.Mutex
+	own    *directory // nil until it is open
+	closed bool
+}
+
+// directory is a subdirectory of a spool, which this process has locked.
+type directory struct {
+	path    string
+	lock    io.Closer
+	journal *journal.Journal
+	// drained is up to where Redis has the records of journal.Other.
+	drained int64
+	// refused are the records that Redis will not take. Redis is asked once more
+	// at each start, and whenever users were declared.
+	refused      *journal.File
+	retryRefused atomic.Bool
+}
+
+var frames = sync.Pool{New: func() any { return new([]byte) }}
+
+func newSpool(options Options, c *cache) *spool {
+	dir := options.Spool
+	if absolute, err := filepath.Abs(dir); err == nil { // it shall not follow a change of the working directory
+		dir = absolute
+	}
+	return &spool{dir: dir, sync: options.Sync, log: options.Logger, cache: c}
+}
+
+// keep returns once the record is safe.
+func (s *spool) keep(r *billing.Record) error {
+	buffer := frames.Get().(*[]byte)
+	defer frames.Put(buffer)
+	var err error
+	if *buffer, err = journal.AppendFrame((*buffer)[:0], r); err != nil {
+		return err
+	}
+	position, err := s.append(r, *buffer)
+	if err == nil && s.sync {
+		err = position.Sync()
+	}
+	return err
+}
+
+func (s *spool) append(r *billing.Record, frame []byte) (journal.Position, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.open(); err != nil {
+		return journal.Position{}, err
+	}
+	position, err := s.own.journal.Current.Append(frame)
+	if err == nil {
+		s.cache.wait(r)
+	}
+	return position, err
+}
+
+// open locks a subdirectory for this process, if it has none yet, and counts what
+// an earlier one left there. mu is held.
+func (s *spool) open() error {
+	if s.closed {
+		return billing.ErrClosed
+	}
+	for n := 0; s.own == nil; n++ {
+		if n == mostProcesses {
+			return fmt.Errorf("%d processes hold it already", n)
+		}
+		d, err := s.openDirectory(filepath.Join(s.dir, strconv.Itoa(n)))
+		if err != nil && !errors.Is(err, errHeld) {
+			return err
+		}
+		s.own = d
+	}
+	return nil
+}
+
+// adopt opens the spool, and the subdirectories in which processes that have
+// ended left records; the first time, refused ones too.
+func (s *spool) adopt() error {
+	s.draining.Lock()
+	defer s.draining.Unlock()
+	s.mu.Lock()
+	names := []string{"journal-0", "journal-1"}
+	if s.own == nil {
+		names = append(names, refusedName)
+	}
+	err := s.open()
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, entry := range entries {
+		path := filepath.Join(s.dir, entry.Name())
+		if _, err := strconv.ParseUint(entry.Name(), 10, 16); err != nil || !hasAny(path, names) {
+			continue
+		}
+		d, err := s.openDirectory(path)
+		switch {
+		case err == nil:
+			s.left = append(s.left, d)
+		case !errors.Is(err, errHeld): // which those of this process are, too
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// hasAny tells whether there is anything in those files of a subdirectory,
+// without locking it.
+func hasAny(path string, names []string) bool {
+	for _, name := range names {
+		if info, err := os.Stat(filepath.Join(path, name)); err == nil && info.Size() > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// openDirectory locks a subdirectory, which is made where it doesn't exist;
+// errHeld if another process has it.
+func (s *spool) openDirectory(path string) (_ *directory, err error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	d := &directory{path: path}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	if d.lock, err = lockFile(filepath.Join(path, "lock")); err != nil {
+		return nil, fmt.Errorf("locking %s: %w", path, err)
+	}
+	if d.journal, err = journal.Open(path); err != nil {
+		return nil, err
+	}
+	if d.refused, err = journal.OpenFile(filepath.Join(path, refusedName)); err != nil {
+		return nil, err
+	}
+	if s.sync {
+		if err := errors.Join(journal.SyncDirectory(path), journal.SyncDirectory(s.dir)); err != nil {
+			return nil, err
+		}
+	}
+	return d, s.load(d)
+}
+
+// load counts what the directory has, and cuts off what an earlier process could
+// not finish writing.
+func (s *spool) load(d *directory) error {
+	records, cut := 0, int64(0)
+	for _, f := range []*journal.File{d.journal.Current, d.journal.Other} {
+		n, rest, err := walk(f, s.cache.wait)
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", d.path, err)
+		}
+		records, cut = records+n, cut+rest
+	}
+	refused, _, err := walk(d.refused, func(*billing.Record) {})
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", d.path, err)
+	}
+	d.retryRefused.Store(refused > 0)
+	if records+refused > 0 || cut > 0 {
+		s.log.Info("taking over records that an earlier process left in the spool",
+			"directory", d.path, "records", records, "refused_records", refused, "bytes_of_unfinished_record", cut)
+	}
+	return nil
+}
+
+// walk calls each with the file's records, and cuts off what follows them.
+func walk(f *journal.File, each func(*billing.Record)) (count int, rest int64, err error) {
+	for from := int64(0); ; {
+		records, end, err := f.Read(from, drainBatch)
+		if err != nil {
+			return 0, 0, err
+		}
+		if len(records) == 0 {
+			rest = f.Size() - end
+			return count, rest, f.Cut(end)
+		}
+		for i := range records {
+			each(&records[i])
+		}
+		count, from = count+len(records), end
+	}
+}
+
+// retryRefused has Redis asked once more for the records that it refused.
+func (s *spool) retryRefused() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.own != nil {
+		s.own.retryRefused.Store(true)
+	}
+}
+
+// close lets go of the directories.
+func (s *spool) close() error {
+	s.draining.Lock()
+	defer s.draining.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	var errs []error
+	for _, d := range append(s.left, s.own) {
+		if d != nil {
+			errs = append(errs, d.close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// close closes what is open, the lock last.
+func (d *directory) close() error {
+	var errs []error
+	if d.journal != nil {
+		errs = append(errs, d.journal.Close())
+	}
+	if d.refused != nil {
+		errs = append(errs, d.refused.Close())
+	}
+	if d.lock != nil {
+		errs = append(errs, d.lock.Close())
+	}
+	return errors.Join(errs...)
+}
