@@ -125,7 +125,7 @@ func (a *answer) whole() *upstream.Failure {
 	usage, _ := anthropic.ReadUsage(body)
 	a.record.Status = a.response.StatusCode
 	a.record.TTFTMS = time.Since(a.arrived).Milliseconds()
-	if err := a.settle(usage, false); err != nil {
+	if err := a.settleLast(usage); err != nil {
 		a.internal("recording what an answer used", err)
 		return nil
 	}

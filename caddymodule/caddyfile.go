@@ -32,6 +32,17 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    mode  standard|simple
 //	    encryption_key <secret>
 //	    store embedded [<dir>]
+//	    store redis <url...> {        # instead
+//	        namespace          <name>
+//	        on_outage          serve|refuse
+//	        sentinel           <master name>
+//	        username           <name>
+//	        password           <secret>
+//	        ca                 <file>
+//	        client_certificate <certificate file> <key file>
+//	        timeout            <duration>
+//	        spool              <dir>
+//	    }
 //
 //	    account <name> {
 //	        platform    anthropic|gemini|openai|antigravity

@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"errors"
 	"fmt"
-	"strings"
 )
 
 const platformUsage = "anthropic|gemini|openai|antigravity"
@@ -13,7 +12,7 @@ func (h *Handler) words(p *parser) map[string]word {
 	return map[string]word{
 		"mode":           oneText(&h.Mode, "standard|simple"),
 		"encryption_key": oneText(&h.EncryptionKey, "<secret>"),
-		"store":          {usage: "embedded [<dir>]", min: 1, max: 2, read: h.readStore},
+		"store":          {usage: storeUsage, min: 1, max: -1, open: h.openStore(p)},
 		"account":        namedBlock(h.openAccount(p)),
 		"group":          namedBlock(h.openGroup(p)),
 		"user":           namedBlock(h.openUser(p)),
@@ -23,14 +22,6 @@ func (h *Handler) words(p *parser) map[string]word {
 		"relay":          sectionBlock(p, &h.Relay, (*Relay).words),
 		"billing":        sectionBlock(p, &h.Billing, (*Billing).words),
 	}
-}
-
-func (h *Handler) readStore(args []string) error {
-	if args[0] != "embedded" {
-		return errors.New("there is no such store")
-	}
-	h.Store = &Store{Embedded: &EmbeddedStore{Dir: strings.Join(args[1:], "")}}
-	return nil
 }
 
 func (h *Handler) openAccount(p *parser) opener {

@@ -65,20 +65,6 @@ type Handler struct {
 	live
 }
 
-// Store says where balances, records and account states are kept.
-type Store struct {
-	// A store in a directory of this machine, for one process.
-	Embedded *EmbeddedStore `json:"embedded,omitempty"`
-}
-
-// EmbeddedStore is a store in one directory, used by one process.
-type EmbeddedStore struct {
-	// The directory; it is made if it does not exist. May hold `{env.*}` and
-	// `{file.*}` placeholders.
-	// Default: `sub2api` below Caddy's data directory.
-	Dir string `json:"dir,omitempty"`
-}
-
 // Account is one upstream credential and how to use it. It has exactly one of
 // api_key, setup_token and oauth.
 type Account struct {

@@ -2,9 +2,11 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
@@ -26,6 +28,10 @@ func (x *exchange) countTokens() {
 		return
 	}
 	if failure := x.withCredential(account, x.count); failure != nil {
+		if errors.Is(failure.Err, scheduler.ErrUnavailable) {
+			x.storeFailed("reading an access token", failure.Err)
+			return
+		}
 		if failure.Status == http.StatusUnauthorized || failure.Status == http.StatusTooManyRequests {
 			x.report(account, failure)
 		}

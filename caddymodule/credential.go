@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 
+	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/oauth"
 )
@@ -47,6 +48,10 @@ func (x *exchange) noCredential(err error) *upstream.Failure {
 	var refused *oauth.RefusedError
 	if errors.As(err, &refused) {
 		return &upstream.Failure{Kind: upstream.Unauthorized, Status: http.StatusUnauthorized, Err: err}
+	}
+	if errors.Is(err, errTokenStore) || errors.Is(err, scheduler.ErrUnavailable) {
+		// Another account may have a token; this one has done nothing wrong.
+		return &upstream.Failure{Kind: upstream.Conflict, Err: err}
 	}
 	return &upstream.Failure{Kind: upstream.Unreachable, Err: err}
 }

@@ -15,8 +15,7 @@ import (
 func (h *Handler) setDefaults() {
 	fill(&h.Mode, modeStandard)
 	fill(&h.Store, &Store{})
-	fill(&h.Store.Embedded, &EmbeddedStore{})
-	fill(&h.Store.Embedded.Dir, filepath.Join(caddy.AppDataDir(), "sub2api"))
+	h.Store.setDefaults()
 	for i := range h.Accounts {
 		a := &h.Accounts[i]
 		fill(&a.Platform, string(upstream.Anthropic))
@@ -61,6 +60,18 @@ func (h *Handler) setDefaults() {
 	fill(&h.Billing, &Billing{})
 	fill(&h.Billing.RateMultiplier, new(rateOne))
 	fill(&h.Billing.Durability, durabilityProcess)
+}
+
+func (s *Store) setDefaults() {
+	if s.Redis == nil {
+		fill(&s.Embedded, &EmbeddedStore{})
+		fill(&s.Embedded.Dir, filepath.Join(caddy.AppDataDir(), "sub2api"))
+		return
+	}
+	fill(&s.Redis.Namespace, "sub2api")
+	fill(&s.Redis.OnOutage, outageServe)
+	fill(&s.Redis.Timeout, new(caddy.Duration(time.Second)))
+	fill(&s.Redis.Spool, filepath.Join(caddy.AppDataDir(), "sub2api", "spool"))
 }
 
 func (s *Scheduling) setDefaults() {

@@ -2,47 +2,85 @@ package caddymodule
 
 import (
 	"bytes"
+	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/google/go-cmp/cmp"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
-func mustOpen(t *testing.T, dir string, key []byte) *documents {
+// place is where the documents of a test are kept.
+type place interface {
+	// open opens them the way that a starting process does.
+	open(key sealer) (documents, error)
+	// stored is all that is there.
+	stored(t *testing.T) []byte
+	// put writes what is stored of a document, and got reads it.
+	put(t *testing.T, k kind, name, stored string)
+	got(t *testing.T, k kind, name string) string
+}
+
+// everywhere runs a test with every sort of documents.
+func everywhere(t *testing.T, test func(t *testing.T, p place)) {
+	t.Run("files", func(t *testing.T) { test(t, filePlace(t.TempDir())) })
+	t.Run("redis", func(t *testing.T) { test(t, newRedisPlace(t, "redis://"+miniredis.RunT(t).Addr())) })
+	t.Run("redis-server", func(t *testing.T) {
+		url := os.Getenv("SUB2API_TEST_REDIS")
+		if url == "" {
+			t.Skip("SUB2API_TEST_REDIS names no server")
+		}
+		test(t, newRedisPlace(t, url))
+	})
+}
+
+type filePlace string
+
+func (p filePlace) open(key sealer) (documents, error) {
+	d, err := openFiles(context.Background(), string(p), key)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (p filePlace) path(k kind, name string) string {
+	return (&fileDocuments{dir: filepath.Join(string(p), "documents")}).where(k, name)
+}
+
+func (p filePlace) put(t *testing.T, k kind, name, stored string) {
 	t.Helper()
-	d, err := openDocuments(dir, key)
+	if err := os.WriteFile(p.path(k, name), []byte(stored), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p filePlace) got(t *testing.T, k kind, name string) string {
+	t.Helper()
+	stored, err := os.ReadFile(p.path(k, name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	return d
+	return string(stored)
 }
 
-func mustSave(t *testing.T, d *documents, k kind, name, content string) {
+func (p filePlace) stored(t *testing.T) (all []byte) {
 	t.Helper()
-	if err := d.save(k, name, []byte(content)); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func wantDocument(t *testing.T, d *documents, k kind, name, want string) {
-	t.Helper()
-	got, err := d.load(k, name)
-	if err != nil || string(got) != want {
-		t.Errorf("document %s: %q, %v; want %q", name, got, err, want)
-	}
-}
-
-// files returns what is on disk below a store.
-func files(t *testing.T, dir string) (all []byte) {
-	t.Helper()
-	err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+	err := filepath.WalkDir(string(p), func(path string, entry os.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return err
 		}
@@ -60,89 +98,268 @@ func files(t *testing.T, dir string) (all []byte) {
 	return all
 }
 
-func keyOf(b byte) []byte { return bytes.Repeat([]byte{b}, encryptionBytes) }
+type redisPlace struct {
+	client    redis.UniversalClient
+	namespace string
+}
+
+func newRedisPlace(t *testing.T, url string) redisPlace {
+	t.Helper()
+	options, err := redis.ParseURL(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	options.Protocol, options.MaxRetries = redisProtocol, -1
+	client := redis.NewClient(options)
+	t.Cleanup(func() { client.Close() })
+	return redisPlace{client, "test:" + rand.Text()}
+}
+
+func (p redisPlace) open(key sealer) (documents, error) {
+	settings := &redisSettings{namespace: p.namespace, timeout: time.Second}
+	d, err := openRedisDocuments(context.Background(), p.client, settings, key)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (p redisPlace) hash(k kind) string { return "{" + p.namespace + "}:documents:" + k.name }
+
+func (p redisPlace) put(t *testing.T, k kind, name, stored string) {
+	t.Helper()
+	if err := p.client.HSet(t.Context(), p.hash(k), name, stored).Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p redisPlace) got(t *testing.T, k kind, name string) string {
+	t.Helper()
+	stored, err := p.client.HGet(t.Context(), p.hash(k), name).Result()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stored
+}
+
+func (p redisPlace) stored(t *testing.T) []byte {
+	t.Helper()
+	var all strings.Builder
+	for _, k := range []kind{tokenDocuments, identityDocuments, checkDocuments} {
+		fields, err := p.client.HGetAll(t.Context(), p.hash(k)).Result()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, stored := range fields {
+			all.WriteString(name + "\n" + stored)
+		}
+	}
+	return []byte(all.String())
+}
+
+func mustOpen(t *testing.T, p place, key sealer) documents {
+	t.Helper()
+	d, err := p.open(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+func mustSave(t *testing.T, d documents, k kind, name, content string) {
+	t.Helper()
+	if err := d.save(t.Context(), k, name, []byte(content)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantDocument(t *testing.T, d documents, k kind, name, want string) {
+	t.Helper()
+	got, err := d.load(t.Context(), k, name)
+	if err != nil || string(got) != want {
+		t.Errorf("document %s: %q, %v; want %q", name, got, err, want)
+	}
+}
+
+func keyOf(b byte) sealer { return bytes.Repeat([]byte{b}, encryptionBytes) }
 
 func TestDocumentsAreKept(t *testing.T) {
-	for name, key := range map[string][]byte{"in clear": nil, "sealed": keyOf(1)} {
-		t.Run(name, func(t *testing.T) {
-			dir := t.TempDir()
-			d := mustOpen(t, dir, key)
+	for sort, key := range map[string]sealer{"in clear": nil, "sealed": keyOf(1)} {
+		everywhere(t, func(t *testing.T, p place) {
+			d := mustOpen(t, p, key)
 			wantDocument(t, d, tokenDocuments, "main", "")
 			names := []string{"main", "Main", "a.b", "..", ".tmp-x", "a/b", "a%2fb", "bob@example.com", "Ω", strings.Repeat("A", 64)}
 			for _, name := range names {
 				mustSave(t, d, tokenDocuments, name, "old")
 				mustSave(t, d, tokenDocuments, name, `{"of":"`+name+`","token":"SECRET"}`)
 			}
-			mustSave(t, d, standingDocuments, "main", "another")
-			left := filepath.Join(d.dir, "tokens", ".tmp-123")
-			if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			d = mustOpen(t, dir, key)
+			mustSave(t, d, identityDocuments, "main", "another")
+			d = mustOpen(t, p, key)
 			for _, name := range names {
 				wantDocument(t, d, tokenDocuments, name, `{"of":"`+name+`","token":"SECRET"}`)
 			}
-			if got, err := d.names(tokenDocuments); err != nil || len(got) != len(names) {
-				t.Errorf("names %q, %v", got, err)
+			wantDocument(t, d, identityDocuments, "main", "another")
+			got, err := d.names(t.Context(), tokenDocuments)
+			slices.Sort(got)
+			slices.Sort(names)
+			if err != nil || !slices.Equal(got, names) {
+				t.Errorf("%s: names %q, %v", sort, got, err)
 			}
-			if _, err := os.Stat(left); !os.IsNotExist(err) {
-				t.Errorf("what a killed process left is there still: %v", err)
-			}
-			if shown := bytes.Contains(files(t, dir), []byte("SECRET")); shown != (key == nil) {
-				t.Errorf("the disk shows secrets: %t", shown)
+			if shown := bytes.Contains(p.stored(t), []byte("SECRET")); shown != (key == nil) {
+				t.Errorf("%s: the store shows secrets: %t", sort, shown)
 			}
 		})
 	}
 }
 
-func TestSealedDocumentsNeedTheirKey(t *testing.T) {
-	dir := t.TempDir()
-	mustSave(t, mustOpen(t, dir, keyOf(1)), tokenDocuments, "main", "SECRET")
-	for name, test := range map[string]struct {
-		key  []byte
-		want string
-	}{
-		"another key": {keyOf(2), "encryption_key is not the one that the secrets in this store were sealed with"},
-		"no key":      {nil, "secrets in this store are sealed, and there is no encryption_key"},
-	} {
-		_, err := openDocuments(dir, test.key)
-		if err == nil || !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), dir) {
-			t.Errorf("%s: error %v", name, err)
-		}
+func TestFilesOfAKilledProcessAreRemoved(t *testing.T) {
+	p := filePlace(t.TempDir())
+	mustOpen(t, p, nil)
+	left := filepath.Join(string(p), "documents", "tokens", ".tmp-123")
+	if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	wantDocument(t, mustOpen(t, dir, keyOf(1)), tokenDocuments, "main", "SECRET")
+	mustOpen(t, p, nil)
+	if _, err := os.Stat(left); !os.IsNotExist(err) {
+		t.Errorf("what a killed process left is there still: %v", err)
+	}
+}
+
+func TestDocumentsChangeInOneStep(t *testing.T) {
+	everywhere(t, func(t *testing.T, p place) {
+		const workers, rounds = 4, 10
+		var running sync.WaitGroup
+		d := mustOpen(t, p, nil)
+		for worker := range workers {
+			mine := d
+			if _, shared := p.(redisPlace); shared {
+				mine = mustOpen(t, p, nil) // of another process
+			}
+			running.Go(func() {
+				for round := range rounds {
+					word := fmt.Sprintf("%d.%d ", worker, round)
+					if err := mine.change(t.Context(), identityDocuments, "x", func(old []byte) []byte { return append(slices.Clone(old), word...) }); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		running.Wait()
+		got, err := d.load(t.Context(), identityDocuments, "x")
+		if words := strings.Fields(string(got)); err != nil || len(words) != workers*rounds {
+			t.Errorf("%d words are there, want %d: %v", len(words), workers*rounds, err)
+		}
+	})
+}
+
+func TestChangeThatChangesNothingWritesNothing(t *testing.T) {
+	everywhere(t, func(t *testing.T, p place) {
+		d := mustOpen(t, p, keyOf(1))
+		keep := func(old []byte) []byte { return old }
+		if err := d.change(t.Context(), tokenDocuments, "x", keep); err != nil {
+			t.Fatal(err)
+		}
+		if names, err := d.names(t.Context(), tokenDocuments); len(names) != 0 || err != nil {
+			t.Errorf("a document was made of nothing: %q, %v", names, err)
+		}
+		mustSave(t, d, tokenDocuments, "x", "SECRET")
+		before := p.got(t, tokenDocuments, "x")
+		if err := d.change(t.Context(), tokenDocuments, "x", keep); err != nil || p.got(t, tokenDocuments, "x") != before {
+			t.Errorf("it was written again: %v", err)
+		}
+	})
+}
+
+func TestSealedDocumentsNeedTheirKey(t *testing.T) {
+	everywhere(t, func(t *testing.T, p place) {
+		mustSave(t, mustOpen(t, p, keyOf(1)), tokenDocuments, "main", "SECRET")
+		for name, test := range map[string]struct {
+			key  sealer
+			want string
+		}{
+			"another key": {keyOf(2), "encryption_key is not the one that the secrets in this store were sealed with"},
+			"no key":      {nil, "secrets in this store are sealed, and there is no encryption_key"},
+		} {
+			_, err := p.open(test.key)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%s: error %v", name, err)
+			}
+		}
+		wantDocument(t, mustOpen(t, p, keyOf(1)), tokenDocuments, "main", "SECRET")
+	})
 }
 
 func TestAKeySealsWhatWasThereBefore(t *testing.T) {
-	dir := t.TempDir()
-	mustSave(t, mustOpen(t, dir, nil), tokenDocuments, "main", "SECRET")
-	d := mustOpen(t, dir, keyOf(1))
-	if bytes.Contains(files(t, dir), []byte("SECRET")) {
-		t.Error("a secret from before the key is in clear")
-	}
-	wantDocument(t, d, tokenDocuments, "main", "SECRET")
+	everywhere(t, func(t *testing.T, p place) {
+		mustSave(t, mustOpen(t, p, nil), tokenDocuments, "main", "SECRET")
+		d := mustOpen(t, p, keyOf(1))
+		if bytes.Contains(p.stored(t), []byte("SECRET")) {
+			t.Error("a secret from before the key is in clear")
+		}
+		wantDocument(t, d, tokenDocuments, "main", "SECRET")
+	})
 }
 
 func TestSealedDocumentsCantBeAlteredOrSwapped(t *testing.T) {
-	d := mustOpen(t, t.TempDir(), keyOf(1))
-	mustSave(t, d, tokenDocuments, "a", "of a")
-	content, err := os.ReadFile(d.path(tokenDocuments, "a"))
-	if err != nil {
-		t.Fatal(err)
+	everywhere(t, func(t *testing.T, p place) {
+		d := mustOpen(t, p, keyOf(1))
+		mustSave(t, d, tokenDocuments, "a", "of a")
+		content := []byte(p.got(t, tokenDocuments, "a"))
+		p.put(t, tokenDocuments, "b", string(content))
+		content[len(content)-1] ^= 1
+		p.put(t, tokenDocuments, "a", string(content))
+		p.put(t, tokenDocuments, "c", sealedPrefix)
+		for _, name := range []string{"a", "b", "c"} {
+			if got, err := d.load(t.Context(), tokenDocuments, name); err == nil || !strings.Contains(err.Error(), "damaged") {
+				t.Errorf("%s: %q, %v", name, got, err)
+			}
+		}
+	})
+}
+
+// The key is looked at when Redis is there, and nothing is sealed before.
+func TestKeyIsCheckedWhenRedisIsBack(t *testing.T) {
+	server := miniredis.RunT(t)
+	p := newRedisPlace(t, "redis://"+server.Addr())
+	mustSave(t, mustOpen(t, p, keyOf(1)), tokenDocuments, "main", "SECRET")
+	server.SetError("LOADING")
+	right, wrong := mustOpen(t, p, keyOf(1)), mustOpen(t, p, keyOf(2))
+	if err := right.ready(t.Context()); err == nil {
+		t.Error("a key counts as right that nobody could look at")
 	}
-	put := func(name string, content []byte) {
-		if err := os.WriteFile(d.path(tokenDocuments, name), content, 0o600); err != nil {
-			t.Fatal(err)
+	server.SetError("")
+	if err := right.ready(t.Context()); err != nil {
+		t.Errorf("the right key: %v", err)
+	}
+	for what, err := range map[string]error{
+		"ready": wrong.ready(t.Context()),
+		"save":  wrong.save(t.Context(), tokenDocuments, "main", []byte("other")),
+	} {
+		if !errors.Is(err, errWrongKey) {
+			t.Errorf("%s with the wrong key: %v", what, err)
 		}
 	}
-	put("b", content)
-	content[len(content)-1] ^= 1
-	put("a", content)
-	put("c", []byte(sealedPrefix))
-	for _, name := range []string{"a", "b", "c"} {
-		if got, err := d.load(tokenDocuments, name); err == nil || !strings.Contains(err.Error(), "damaged") {
-			t.Errorf("%s: %q, %v", name, got, err)
+	wantDocument(t, right, tokenDocuments, "main", "SECRET")
+}
+
+func TestFirstKeyOfAStoreIsOne(t *testing.T) {
+	p := newRedisPlace(t, "redis://"+miniredis.RunT(t).Addr())
+	var running sync.WaitGroup
+	opened := make([]error, 8)
+	for i := range opened {
+		running.Go(func() { _, opened[i] = p.open(keyOf(byte(i))) })
+	}
+	running.Wait()
+	right := 0
+	for _, err := range opened {
+		if err == nil {
+			right++
+		} else if !errors.Is(err, errWrongKey) {
+			t.Error(err)
 		}
+	}
+	if right != 1 {
+		t.Errorf("%d keys count as right", right)
 	}
 }
 
@@ -165,7 +382,7 @@ func TestEncryptionKeyForms(t *testing.T) {
 }
 
 func TestStandingsAreDocuments(t *testing.T) {
-	d := mustOpen(t, t.TempDir(), keyOf(1))
+	d := mustOpen(t, filePlace(t.TempDir()), keyOf(1)).(*fileDocuments)
 	k := standingKeeper{d, slog.New(slog.DiscardHandler)}
 	want := map[string]scheduler.Standing{"account/main": {Error: "because", Credential: "f"}, "account/Main": {Paused: true}}
 	for place, standing := range want {
@@ -179,16 +396,16 @@ func TestStandingsAreDocuments(t *testing.T) {
 }
 
 func TestKeysOfAnOpenStore(t *testing.T) {
-	s, dir := &store{}, t.TempDir()
-	s.documents = mustOpen(t, dir, nil)
-	mustSave(t, s.documents, tokenDocuments, "main", "SECRET")
+	p := filePlace(t.TempDir())
+	s := &store{backend: &embeddedBackend{dir: string(p)}, docs: mustOpen(t, p, nil)}
+	mustSave(t, s.docs, tokenDocuments, "main", "SECRET")
 	for _, step := range []struct {
-		key []byte
+		key sealer
 		ok  bool
 	}{{nil, true}, {keyOf(1), true}, {keyOf(1), true}, {keyOf(2), false}, {nil, false}} {
-		if err := s.rekey(dir, step.key); (err == nil) != step.ok {
+		if err := s.rekey(t.Context(), step.key); (err == nil) != step.ok {
 			t.Errorf("key %x: error %v", step.key, err)
 		}
-		wantDocument(t, s.documents, tokenDocuments, "main", "SECRET")
+		wantDocument(t, s.docs, tokenDocuments, "main", "SECRET")
 	}
 }

@@ -45,7 +45,9 @@ type exchange struct {
 
 	call    anthropic.Call
 	session string
-	strip   bool // thinking blocks are to be left out
+	strip   bool             // thinking blocks are to be left out
+	slot    *scheduler.Lease // of the user
+	lease   *scheduler.Lease // of the account asked last
 	ledger  billing.Ledger
 	payer   string // Record.Billing
 	record  billing.Record
@@ -79,10 +81,30 @@ func newRequestID() string {
 // fail answers with an error that the gateway itself found.
 func (x *exchange) fail(e *apiError) { x.out.fail(e, "") }
 
-// clientLeft tells whether the client has gone away.
-func (x *exchange) clientLeft() bool {
-	return x.ctx.Err() != nil && !errors.Is(context.Cause(x.ctx), errShutdown)
+// cut is why the gateway ends a request from its own side.
+type cut struct{ why string }
+
+func (c *cut) Error() string { return c.why }
+
+var (
+	// errShutdown ends the relays that outlive the server's grace period.
+	errShutdown = &cut{"the gateway is shutting down"}
+	// errSlotLost ends those of a process that was frozen for so long that their
+	// slots may be others' by now.
+	errSlotLost = &cut{"the gateway stood still for too long to keep this request's place"}
+)
+
+// cutBy is why the gateway ended a request from its own side; nil if it did not.
+func cutBy(ctx context.Context) (c *cut) {
+	errors.As(context.Cause(ctx), &c)
+	return c
 }
+
+// slotLost ends the request, whose slot is no longer its own.
+func (x *exchange) slotLost() { x.cancel(errSlotLost) }
+
+// clientLeft tells whether the client has gone away.
+func (x *exchange) clientLeft() bool { return x.ctx.Err() != nil && cutBy(x.ctx) == nil }
 
 // gone tells whether the request has ended from this side: the client left, or
 // the gateway is shutting down. It answers accordingly.
@@ -90,11 +112,11 @@ func (x *exchange) gone() bool {
 	if x.ctx.Err() == nil {
 		return false
 	}
-	if errors.Is(context.Cause(x.ctx), errShutdown) {
+	if c := cutBy(x.ctx); c != nil {
 		x.record.Status = http.StatusServiceUnavailable
 		x.fail(&apiError{
 			status: http.StatusServiceUnavailable, kind: overloadedError, retryAfter: shutdownRetryAfter,
-			message: "the gateway is shutting down; try again",
+			message: c.why + "; try again",
 		})
 	} else {
 		x.record.Status = statusClientGone
@@ -109,6 +131,16 @@ func (x *exchange) internal(doing string, err error) {
 	x.fail(&apiError{
 		status: http.StatusInternalServerError, kind: serverError, retryAfter: openRetry,
 		message: "the gateway could not process the request; its log says why, under this request_id",
+	})
+}
+
+// failStore answers a request that can't be served while the store is out of
+// reach.
+func (x *exchange) failStore(doing string, err error) {
+	x.logger.Error("a request failed for want of the store", "doing", doing, "request_id", x.id, "error", err)
+	x.fail(&apiError{
+		status: http.StatusServiceUnavailable, kind: serverError, retryAfter: openRetry,
+		message: "the gateway's store is out of reach; try again",
 	})
 }
 

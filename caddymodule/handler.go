@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -44,7 +43,7 @@ type gateway struct {
 	*settings
 	scheduler *scheduler.Scheduler
 	runtime   *runtime
-	ready     atomic.Pointer[billing.Ledger] // once it is open
+	start     start
 	prices    *billing.Prices
 	allow     anthropic.HeaderList
 	logger    *slog.Logger
@@ -58,10 +57,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := checkKey(settings.storeDir, settings.encryptionKey); err != nil {
-		return err
+	if err := settings.storage.checkKey(ctx, settings.encryptionKey); err != nil {
+		return fmt.Errorf("store %s: %w", settings.storage, err)
 	}
-	runtime, err := joinRuntime(settings.storeDir, settings.syncRecords)
+	runtime, err := joinRuntime(settings.storage)
 	if err != nil {
 		return err
 	}
@@ -102,11 +101,12 @@ type starter struct{ gateway *gateway }
 // Handle implements caddyevents.Handler: the config has started.
 func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
 	s.gateway.runtime.logs.set(s.gateway.logger)
+	s.gateway.runtime.store.backend.take(s.gateway.storage)
 	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil {
 		s.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
 	}
 	s.gateway.runtime.watch(s.gateway)
-	s.gateway.runtime.keepTokensFresh()
+	s.gateway.runtime.lookAfterAccounts()
 	return nil
 }
 
@@ -118,6 +118,7 @@ func (h *Handler) Cleanup() error {
 	}
 	if h.gateway != nil {
 		h.gateway.runtime.unwatch(h.gateway)
+		h.gateway.start.giveUp()
 	}
 	return leaveRuntime(h.pooled)
 }

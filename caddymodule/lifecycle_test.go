@@ -50,12 +50,17 @@ func caddyCommand(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
 // site is one gateway process and its upstream.
 type site struct {
 	dir, config, admin, url string
+	store                   string // after the word; "" = a directory of its own
 	sim                     *simulator.Server
 	cmd                     *exec.Cmd
 	log                     *bytes.Buffer
 }
 
 func (s *site) caddyfile(grace, more string) string {
+	store := s.store
+	if store == "" {
+		store = "embedded " + filepath.Join(s.dir, "store")
+	}
 	return fmt.Sprintf(`{
 	admin %s
 	persist_config off
@@ -64,7 +69,7 @@ func (s *site) caddyfile(grace, more string) string {
 }
 %s {
 	sub2api {
-		store embedded %s
+		store %s
 		account main {
 			api_key sk-upstream
 			base_url %s
@@ -78,7 +83,7 @@ func (s *site) caddyfile(grace, more string) string {
 		%s
 	}
 }
-`, s.admin, grace, s.url, filepath.Join(s.dir, "store"), s.sim.URL, more)
+`, s.admin, grace, s.url, store, s.sim.URL, more)
 }
 
 func (s *site) write(t *testing.T, text string) {
@@ -91,13 +96,18 @@ func (s *site) write(t *testing.T, text string) {
 // startSite runs a gateway in a process of its own.
 func startSite(t *testing.T, grace string) *site {
 	t.Helper()
+	return startSiteOver(t, grace, "")
+}
+
+func startSiteOver(t *testing.T, grace, store string) *site {
+	t.Helper()
 	dir := t.TempDir()
 	sim, err := simulator.Start(simulator.Config{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sim.Close() })
-	s := &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), admin: freeAddress(t), url: "http://" + freeAddress(t), sim: sim}
+	s := &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), admin: freeAddress(t), url: "http://" + freeAddress(t), store: store, sim: sim}
 	s.write(t, s.caddyfile(grace, ""))
 	s.cmd, s.log = caddyCommand(t, "run", "--config", s.config, "--adapter", "caddyfile")
 	if err := s.cmd.Start(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
@@ -14,21 +15,44 @@ import (
 // may have ended.
 const settleTimeout = 10 * time.Second
 
-// canPay looks at the user's money before upstream is asked.
-func (x *exchange) canPay() bool {
+// askBalance is how canPay learns what the user has.
+type askBalance func(context.Context) (billing.Balance, error)
+
+// aheadLedger is a ledger that can be asked in somebody else's round trip.
+type aheadLedger interface {
+	BalanceAhead(ctx context.Context, user string) (context.Context, func(context.Context) (billing.Balance, error))
+}
+
+// open opens the ledger; false means that the request was answered. The context
+// is for what is sent to the store next: where the ledger is there too, the
+// question for the balance goes along.
+func (x *exchange) open() (context.Context, askBalance, bool) {
 	var err error
 	if x.ledger, err = x.gateway.ledger(x.ctx); err != nil {
-		x.internal("opening the store", err)
-		return false
+		x.storeFailed("opening the store", err)
+		return nil, nil, false
 	}
+	user := x.key.user.name
+	if ahead, ok := x.ledger.(aheadLedger); ok && !x.simple {
+		ctx, ask := ahead.BalanceAhead(x.ctx, user)
+		return ctx, ask, true
+	}
+	return x.ctx, func(ctx context.Context) (billing.Balance, error) { return x.ledger.Balance(ctx, user) }, true
+}
+
+// canPay looks at the user's money before upstream is asked.
+func (x *exchange) canPay(ask askBalance) bool {
 	x.payer = billing.PaidByNobody
 	if x.simple {
 		return true
 	}
-	balance, err := x.ledger.Balance(x.ctx, x.key.user.name)
+	balance, err := ask(x.ctx)
+	if err == nil && x.slot.Waited > 0 { // a while ago
+		balance, err = x.ledger.Balance(x.ctx, x.key.user.name)
+	}
 	switch {
 	case err != nil:
-		x.internal("reading a balance", err)
+		x.storeFailed("reading a balance", err)
 		return false
 	case balance.Unlimited:
 		return true
@@ -62,9 +86,21 @@ func (x *exchange) rate() billing.Rate {
 	return x.defaultRate
 }
 
+// settleLast settles an answer that upstream has completed. Where the slots are in
+// the same store, they are given back in the same round trip.
+func (x *exchange) settleLast(used upstream.Usage) error {
+	ctx, done := scheduler.ReleaseAlong(x.ctx, x.slot, x.lease)
+	defer done()
+	return x.settleUnder(ctx, used, false)
+}
+
 // settle prices and keeps the request's record, once. When it returns nil, the
 // record survives the end of the process.
 func (x *exchange) settle(used upstream.Usage, estimated bool) error {
+	return x.settleUnder(x.ctx, used, estimated)
+}
+
+func (x *exchange) settleUnder(ctx context.Context, used upstream.Usage, estimated bool) error {
 	r := &x.record
 	r.ID, r.Time = x.id, x.arrived.UTC()
 	r.User, r.KeyID = x.key.user.name, x.key.id
@@ -79,7 +115,7 @@ func (x *exchange) settle(used upstream.Usage, estimated bool) error {
 	if match <= billing.MatchFamily {
 		x.runtime.unpriced.warn(x.logger, model, match)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
 	if err := x.ledger.Settle(ctx, r); err != nil {
 		return err

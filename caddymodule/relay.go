@@ -21,13 +21,19 @@ func (x *exchange) messages() {
 	if x.call.Stream {
 		x.out.keepAlive(x.keepalive, x.keepaliveAfter)
 	}
-	slot, err := x.scheduler.Admit(x.ctx, x.id, x.key.user.name, x.key.user.concurrency)
-	if err != nil {
+	ctx, ask, ok := x.open()
+	if !ok {
+		return
+	}
+	var err error
+	if x.slot, err = x.scheduler.Admit(ctx, x.id, x.key.user.name, x.key.user.concurrency); err != nil {
 		x.failPick(err, nil)
 		return
 	}
-	defer slot.Release()
-	if !x.canPay() {
+	// Both slots in one step; the account's, once it has answered.
+	defer func() { scheduler.Release(x.slot, x.lease) }()
+	x.slot.OnLost(x.slotLost)
+	if !x.canPay(ask) {
 		return
 	}
 	x.relay()
@@ -44,10 +50,13 @@ func (x *exchange) relay() {
 			x.failPick(err, last)
 			return
 		}
-		last = x.attempt(lease)
-		switch {
-		case last == nil:
+		x.lease = lease
+		lease.OnLost(x.slotLost)
+		if last = x.attempt(lease); last == nil {
 			return
+		}
+		lease.Release()
+		switch {
 		case !x.elsewhere(last) || switches >= x.maxSwitches:
 			x.refuse(last)
 			return
@@ -57,10 +66,9 @@ func (x *exchange) relay() {
 }
 
 // attempt asks the account of a lease. nil means that the client has its
-// answer, or is gone; a failure means that it has nothing yet. The account is
-// marked before its slot is given back.
+// answer, or is gone; a failure means that it has nothing yet, and that the
+// account is marked.
 func (x *exchange) attempt(lease *scheduler.Lease) *upstream.Failure {
-	defer lease.Release()
 	account := lease.Account
 	if x.thinkingBlocks == thinkingRetry && lease.Marks&scheduler.StripThinking != 0 {
 		x.strip = true
@@ -131,6 +139,12 @@ func (x *exchange) send(account *upstream.Account) *upstream.Failure {
 }
 
 func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.Failure {
+	if !x.slot.Held() || !x.lease.Held() {
+		x.slotLost()
+		x.gone()
+		x.settleNothing()
+		return nil
+	}
 	// The request to upstream may outlive the client's, to be drained.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.ctx))
 	defer cancel(nil)
@@ -236,6 +250,8 @@ func (x *exchange) failPick(err error, last *upstream.Failure) {
 		x.refuse(last)
 	case errors.Is(err, scheduler.ErrNoAccount):
 		x.fail(noAccount(x.force, x.call.Model))
+	case errors.Is(err, scheduler.ErrUnavailable):
+		x.failStore("choosing an account", err)
 	case errors.Is(err, scheduler.ErrFull):
 		x.fail(&apiError{
 			status: http.StatusTooManyRequests, kind: rateLimitError, retryAfter: busyRetryAfter,

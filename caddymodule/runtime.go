@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sub2api/caddy-sub2api/scheduler"
-	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 	"github.com/sub2api/caddy-sub2api/upstream/oauth"
@@ -25,18 +23,14 @@ const (
 	shutdownRetryAfter = time.Second
 )
 
-// errShutdown ends the relays that outlive the server's grace period.
-var errShutdown = errors.New("the gateway is shutting down")
-
 // runtime is what outlives a config: slots, bindings, connections and the
 // ledger of one store. Handlers share it by reference count; requests in flight
 // keep it from closing.
 type runtime struct {
 	key        string
-	dir        string
-	power      bool // records are synced to the disk
+	storage    storage // as the config had it that made the runtime
+	store      store
 	state      scheduler.State
-	memory     *memstate.State // what state is
 	tokens     *oauth.Tokens
 	transports upstream.Transports
 	identities anthropic.Identities
@@ -59,10 +53,9 @@ type runtime struct {
 	// gateways are the configs in force.
 	gateways []*gateway
 
-	store store
 	// background is what runs from the first config's start on.
 	background sync.WaitGroup
-	refreshing sync.Once
+	looking    sync.Once
 }
 
 var (
@@ -75,36 +68,18 @@ var (
 )
 
 // joinRuntime takes a reference to the runtime of a store, and makes it if
-// there is none. It opens nothing. power is the store's durability, which can't
-// change while it is open.
-func joinRuntime(dir string, power bool) (*runtime, error) {
-	dir = realPath(dir) // two spellings of one directory are one store
-	key := "embedded:" + dir
-	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) { return adoptRuntime(key, dir, power) })
+// there is none. It opens nothing.
+func joinRuntime(named storage) (*runtime, error) {
+	key := named.key()
+	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) { return adoptRuntime(key, named), nil })
 	if err != nil {
-		return nil, fmt.Errorf("store embedded %s: %w", dir, err)
+		return nil, fmt.Errorf("store %s: %w", named, err)
 	}
 	rt := value.(*runtime)
-	if rt.power != power {
-		err := errors.New("billing: durability is another than that of the store as it is open now; every site of a store has the same, and Caddy must be restarted to change it")
-		return nil, errors.Join(fmt.Errorf("store embedded %s: %w", dir, err), leaveRuntime(key))
+	if err := named.clash(rt.storage); err != nil {
+		return nil, errors.Join(fmt.Errorf("store %s: %w", named, err), leaveRuntime(key))
 	}
 	return rt, nil
-}
-
-// realPath resolves the symbolic links in an absolute path, as far as it
-// exists.
-func realPath(path string) string {
-	rest := ""
-	for at := path; ; at = filepath.Dir(at) {
-		if real, err := filepath.EvalSymlinks(at); err == nil {
-			return filepath.Join(real, rest)
-		}
-		if at == filepath.Dir(at) {
-			return path
-		}
-		rest = filepath.Join(filepath.Base(at), rest)
-	}
 }
 
 func leaveRuntime(key string) error {
@@ -114,7 +89,7 @@ func leaveRuntime(key string) error {
 
 // adoptRuntime takes back a runtime that was dropped and has not closed yet, or
 // makes a new one.
-func adoptRuntime(key, dir string, power bool) (*runtime, error) {
+func adoptRuntime(key string, named storage) *runtime {
 	for {
 		droppedMu.Lock()
 		rt := dropped[key]
@@ -123,34 +98,25 @@ func adoptRuntime(key, dir string, power bool) (*runtime, error) {
 			break
 		}
 		if rt.adopt() {
-			return rt, nil
+			return rt
 		}
 		<-rt.closed
 	}
-	memory := memstate.New()
-	rt := &runtime{key: key, dir: dir, power: power, state: memory, memory: memory, closed: make(chan struct{})}
+	rt := &runtime{key: key, storage: named, closed: make(chan struct{})}
 	rt.changed.L = &rt.mu
 	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
-	rt.leases = scheduler.NewLeases(rt.state, slog.New(&rt.logs))
+	logger := slog.New(&rt.logs)
+	rt.store.backend = named.backend(logger)
+	rt.state = rt.store.backend.state()
+	rt.leases = scheduler.NewLeases(rt.state, logger)
 	rt.tokens = rt.newTokens()
+	rt.identities.Keep(identityStore{&rt.store, logger})
 	rt.renewed = make(chan struct{})
 	go func() {
 		defer close(rt.renewed)
 		rt.leases.Run(rt.ctx)
 	}()
-	return rt, nil
-}
-
-// began starts what needs the store, now that it is open.
-func (rt *runtime) began(d *documents) error {
-	if err := rt.keepIdentities(d); err != nil {
-		return fmt.Errorf("account identities: %w", err)
-	}
-	// This comes last: it works once, and what fails here is tried again.
-	if err := rt.memory.Keep(standingKeeper{d, slog.New(&rt.logs)}); err != nil {
-		return fmt.Errorf("account states: %w", err)
-	}
-	return nil
+	return rt
 }
 
 // adopt takes a dropped runtime back into use; false if it is closing.
@@ -201,7 +167,7 @@ func (rt *runtime) closeWhenIdle(drop int) {
 	rt.refuse = true
 	rt.mu.Unlock()
 	if err := rt.close(); err != nil {
-		slog.Error("closing the store", "store", rt.dir, "error", err)
+		slog.Error("closing the store", "store", rt.storage, "error", err)
 	}
 }
 
@@ -231,7 +197,7 @@ func (rt *runtime) close() error {
 	<-rt.renewed
 	rt.background.Wait()
 	rt.tokens.Close()
-	err := errors.Join(rt.state.Close(), rt.store.close())
+	err := errors.Join(rt.state.Close(), rt.store.close(), rt.store.backend.close())
 	rt.transports.Close()
 	droppedMu.Lock()
 	delete(dropped, rt.key)

@@ -5,6 +5,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/alicebob/miniredis/v2"
+
+	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
 func TestOneStoreHasOneRuntime(t *testing.T) {
@@ -14,7 +19,7 @@ func TestOneStoreHasOneRuntime(t *testing.T) {
 	}
 	join := func(dir string) *runtime {
 		t.Helper()
-		rt, err := joinRuntime(dir, false)
+		rt, err := joinRuntime(embeddedStorage{dir: dir})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -34,14 +39,14 @@ func TestOneStoreHasOneRuntime(t *testing.T) {
 	if join(filepath.Join(base, "other")) == first {
 		t.Error("two stores share a runtime")
 	}
-	if _, err := joinRuntime(filepath.Join(base, "new", "store"), true); err == nil || !strings.Contains(err.Error(), "durability") {
+	if _, err := joinRuntime(embeddedStorage{dir: filepath.Join(base, "new", "store"), sync: true}); err == nil || !strings.Contains(err.Error(), "durability") {
 		t.Errorf("another durability: %v", err)
 	}
 }
 
 func TestDroppedRuntimeIsAdopted(t *testing.T) {
 	dir := t.TempDir()
-	first, err := joinRuntime(dir, false)
+	first, err := joinRuntime(embeddedStorage{dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +54,7 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 		t.Fatal("a new runtime refuses requests")
 	}
 	leaveRuntime(first.key) // a request is still in flight
-	second, err := joinRuntime(dir, false)
+	second, err := joinRuntime(embeddedStorage{dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,12 +68,74 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 	first.leave()
 	leaveRuntime(second.key)
 	<-first.closed
-	third, err := joinRuntime(dir, false)
+	third, err := joinRuntime(embeddedStorage{dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer leaveRuntime(third.key)
 	if third == first {
 		t.Error("a closed runtime is used again")
+	}
+}
+
+func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
+	server := miniredis.RunT(t)
+	named := func(more string) redisStorage {
+		return redisStorage{mustRedis(t, "redis://"+server.Addr()+more), false}
+	}
+	first, err := joinRuntime(named(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := joinRuntime(named("/0 {\nusername default\npassword pw\n}"))
+	if err != nil || second != first {
+		t.Errorf("another user name makes another runtime: %v", err)
+	}
+	if _, err := joinRuntime(named(" {\non_outage refuse\n}")); err == nil || !strings.Contains(err.Error(), "on_outage is another than that of the store as it is open now") {
+		t.Errorf("another on_outage: %v", err)
+	}
+	leaveRuntime(second.key)
+	if n := server.TotalConnectionCount(); n != 0 {
+		t.Errorf("%d connections before the runtime was used", n)
+	}
+	if _, err := first.state.Change(t.Context(), "account/main", func(st *scheduler.Standing) { st.Error = "because" }); err != nil {
+		t.Fatal(err)
+	}
+	other, err := joinRuntime(named("/1"))
+	if err != nil || other == first {
+		t.Errorf("two databases share a runtime: %v", err)
+	}
+	leaveRuntime(other.key)
+	leaveRuntime(first.key)
+	<-first.closed
+	for end := time.Now().Add(5 * time.Second); server.CurrentConnectionCount() > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d connections are open after the runtime was closed", server.CurrentConnectionCount())
+		}
+	}
+}
+
+func TestWrongKeyIsAnErrorWhereRedisCanBeReached(t *testing.T) {
+	server := miniredis.RunT(t)
+	named := redisStorage{mustRedis(t, "redis://"+server.Addr()+" {\ntimeout 100ms\n}"), false}
+	b := named.backend(nil)
+	defer b.close()
+	d, err := b.documents(t.Context(), keyOf(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustSave(t, d, tokenDocuments, "main", "SECRET")
+	for _, step := range []struct {
+		key sealer
+		ok  bool
+	}{{keyOf(1), true}, {keyOf(2), false}, {nil, false}} {
+		if err := named.checkKey(t.Context(), step.key); (err == nil) != step.ok {
+			t.Errorf("key %x: error %v", step.key, err)
+		}
+	}
+	server.Close()
+	began := time.Now()
+	if err := named.checkKey(t.Context(), keyOf(2)); err != nil || time.Since(began) > time.Second {
+		t.Errorf("without Redis: error %v after %s", err, time.Since(began))
 	}
 }

@@ -54,10 +54,10 @@ const (
 // settings is a config with everything resolved: defaults filled in, secrets
 // read, names replaced by what they name. It never changes.
 type settings struct {
-	simple   bool
-	storeDir string // absolute
+	simple  bool
+	storage storage
 	// encryptionKey seals the secrets in the store; nil = none.
-	encryptionKey []byte
+	encryptionKey sealer
 
 	accounts  []*upstream.Account
 	scheduler scheduler.Settings
@@ -88,7 +88,6 @@ type settings struct {
 	keepaliveAfter    time.Duration // silence before the first one
 
 	defaultRate billing.Rate // for keys without a group
-	syncRecords bool         // sync the disk for every record
 }
 
 // group ties keys to accounts and to a price.
@@ -119,20 +118,16 @@ func (h *Handler) settings() (*settings, error) {
 	if err := h.Validate(); err != nil {
 		return nil, err
 	}
-	dir, err := resolve(h.Store.Embedded.Dir)
+	storage, err := h.Store.build(h.Billing.Durability == durabilityPower)
 	if err != nil {
-		return nil, fmt.Errorf("store: %w", err)
-	}
-	dir, err = filepath.Abs(dir)
-	if err != nil {
-		return nil, fmt.Errorf("store: making %s absolute: %w", dir, err)
+		return nil, err
 	}
 	s := &settings{
-		simple:   h.Mode == modeSimple,
-		storeDir: dir,
-		groups:   make(map[string]*group, len(h.Groups)),
-		users:    make(map[string]*user, len(h.Users)),
-		keys:     make(map[[sha256.Size]byte]*key),
+		simple:  h.Mode == modeSimple,
+		storage: storage,
+		groups:  make(map[string]*group, len(h.Groups)),
+		users:   make(map[string]*user, len(h.Users)),
+		keys:    make(map[[sha256.Size]byte]*key),
 
 		contentSession: contentSession(h.Scheduling.ContentSession),
 		attempts:       *h.Retry.Attempts,
@@ -154,7 +149,6 @@ func (h *Handler) settings() (*settings, error) {
 		keepalive:         time.Duration(*h.Relay.Keepalive.Interval),
 
 		defaultRate: *h.Billing.RateMultiplier,
-		syncRecords: h.Billing.Durability == durabilityPower,
 	}
 	if s.keepalive > 0 {
 		s.keepaliveAfter = time.Duration(*h.Relay.Keepalive.After)
@@ -180,6 +174,26 @@ func (h *Handler) settings() (*settings, error) {
 	}
 	s.scheduler = h.schedulerSettings(s.accounts)
 	return s, nil
+}
+
+// build resolves a store that was checked. sync is billing's durability.
+func (s *Store) build(sync bool) (storage, error) {
+	if s.Redis != nil {
+		redis, err := s.Redis.settings()
+		if err != nil {
+			return nil, fmt.Errorf("store redis: %w", err)
+		}
+		return redisStorage{redis, sync}, nil
+	}
+	dir, err := resolve(s.Embedded.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("store: %w", err)
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("store: making %s absolute: %w", dir, err)
+	}
+	return embeddedStorage{dir, sync}, nil
 }
 
 // build resolves an account that was checked.

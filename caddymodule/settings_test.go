@@ -52,7 +52,7 @@ func mustURL(t *testing.T, text string) *url.URL {
 	return u
 }
 
-var compareSettings = cmp.AllowUnexported(settings{}, group{}, user{}, key{})
+var compareSettings = cmp.AllowUnexported(settings{}, group{}, user{}, key{}, embeddedStorage{})
 
 const minimal = `
 	account main {
@@ -70,7 +70,7 @@ func TestSettingsHaveTheDefaults(t *testing.T) {
 	}
 	alice := &user{name: "alice", concurrency: 5}
 	want := &settings{
-		storeDir: "/data/caddy/sub2api",
+		storage:  embeddedStorage{dir: "/data/caddy/sub2api"},
 		accounts: []*upstream.Account{account},
 		scheduler: scheduler.Settings{
 			Accounts: []*upstream.Account{account}, StickyTTL: time.Hour, StickyMaxWaiting: 3, StickyWaitTimeout: 45 * time.Second,
@@ -191,7 +191,7 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 	alice, bob := &user{name: "alice"}, &user{name: "bob", concurrency: 5}
 	want := &settings{
 		simple:   true,
-		storeDir: filepath.Join(dir, "store"),
+		storage:  embeddedStorage{dir: filepath.Join(dir, "store"), sync: true},
 		accounts: accounts,
 		scheduler: scheduler.Settings{
 			Accounts: accounts,
@@ -215,7 +215,7 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		maxBody: 1024, injectSystem: injectSystemOff, thinkingBlocks: thinkingKeep, injectBeta: true,
 		allowHeader:   []string{"x-my-trace", "x-team-*"},
 		headerTimeout: 3 * time.Minute, firstEventTimeout: 5 * time.Minute, idleTimeout: 20 * time.Millisecond,
-		defaultRate: 500_000_000, syncRecords: true,
+		defaultRate: 500_000_000,
 	}
 	if diff := cmp.Diff(want, s, compareSettings); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -226,8 +226,8 @@ func TestRelativeStoreDirBecomesAbsolute(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	s := mustSettings(t, configured(t, "store embedded data\n"+minimal))
-	if want := filepath.Join(dir, "data"); s.storeDir != want {
-		t.Errorf("store dir %s, want %s", s.storeDir, want)
+	if want := filepath.Join(dir, "data"); s.storage.(embeddedStorage).dir != want {
+		t.Errorf("store %s, want %s", s.storage, want)
 	}
 }
 

@@ -4,74 +4,125 @@ import (
 	"context"
 	"crypto/subtle"
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
+	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
 // openRetry is how long a store that could not be opened is left alone, so that
 // requests fail fast meanwhile.
 const openRetry = 5 * time.Second
 
-// store is a runtime's ledger and documents, opened when they are first needed.
-// The zero value is not open.
-type store struct {
-	mu        sync.Mutex
-	ledger    billing.Ledger
-	documents *documents
-	err       error
-	tried     time.Time
-	closed    bool
+// storage is a store as a config names it. Its text is what logs and errors call
+// it.
+type storage interface {
+	fmt.Stringer
+	// key is the same for every config of one store.
+	key() string
+	// checkKey tells whether an encryption key is the store's, without opening it.
+	// A store that can't be read is none of its business.
+	checkKey(ctx context.Context, key sealer) error
+	// clash is an error if the store is open in another way, which a config can't
+	// change.
+	clash(open storage) error
+	// outage says whether the store may be out of reach for a while, and what then
+	// happens to requests.
+	outage() outage
+	// backend makes what a runtime works with. It opens nothing.
+	backend(logger *slog.Logger) backend
 }
 
-// open returns the ledger in a directory, opened at the first call, with the
-// documents, for which it calls began. key seals the documents; later calls must
-// have the same one, or add one where there was none.
-func (s *store) open(ctx context.Context, dir string, options sqliteledger.Options, key []byte, began func(*documents) error) (billing.Ledger, error) {
+// outage is what a gateway does while it can't reach its store.
+type outage uint8
+
+const (
+	// outageFails: the store is part of this machine. What fails is an error.
+	outageFails outage = iota
+	// outageServes: requests are served without it.
+	outageServes
+	// outageRefuses: requests are refused until it is back.
+	outageRefuses
+)
+
+// backend is a store at work. There is one for each runtime.
+type backend interface {
+	// state is the scheduler's. It needs not be open.
+	state() scheduler.State
+	// open opens the ledger and the documents, which the key seals.
+	open(ctx context.Context, key sealer) (billing.Ledger, documents, error)
+	// documents opens the documents of an open store, with another key.
+	documents(ctx context.Context, key sealer) (documents, error)
+	// take takes over what a newer config may change.
+	take(storage)
+	// close comes last, after state and ledger were closed.
+	close() error
+}
+
+// store is a runtime's ledger and documents, opened when they are first needed.
+type store struct {
+	backend backend
+
+	mu     sync.RWMutex // held for reading while the documents are used
+	ledger billing.Ledger
+	docs   documents
+	err    error
+	tried  time.Time
+	closed bool
+}
+
+var errNotOpen = errors.New("the store is not open")
+
+// open returns the ledger, opened at the first call, with the documents. key
+// seals these; later calls must have the same one, or add one where there was
+// none.
+func (s *store) open(ctx context.Context, key sealer) (billing.Ledger, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed:
 		return nil, billing.ErrClosed
 	case s.ledger != nil:
-		return s.ledger, s.rekey(dir, key)
+		return s.ledger, s.rekey(ctx, key)
 	case s.err != nil && time.Since(s.tried) < openRetry:
 		return nil, s.err
 	}
 	s.tried = time.Now()
-	ledger, err := sqliteledger.Open(ctx, dir, options)
+	ledger, docs, err := s.backend.open(ctx, key)
 	if s.err = err; err != nil {
 		return nil, err
 	}
-	// The directory is this process's now.
-	documents, err := openDocuments(dir, key)
-	if err == nil {
-		err = began(documents)
-	}
-	if err != nil {
-		s.err = errors.Join(err, ledger.Close())
-		return nil, s.err
-	}
-	s.ledger, s.documents = ledger, documents
+	s.ledger, s.docs = ledger, docs
 	return ledger, nil
 }
 
 // rekey takes over the key of another config of an open store.
-func (s *store) rekey(dir string, key []byte) error {
-	if subtle.ConstantTimeCompare(s.documents.key, key) == 1 {
+func (s *store) rekey(ctx context.Context, key sealer) error {
+	if subtle.ConstantTimeCompare(s.docs.sealedWith(), key) == 1 {
 		return nil
 	}
-	documents, err := openDocuments(dir, key)
+	docs, err := s.backend.documents(ctx, key)
 	if err != nil {
 		return err
 	}
-	s.documents = documents
+	s.docs = docs
 	return nil
 }
 
+// use calls f with the documents. A change of the key waits for it.
+func (s *store) use(f func(documents) error) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.docs == nil {
+		return errNotOpen
+	}
+	return f(s.docs)
+}
+
+// close closes the ledger. The backend is closed by its owner.
 func (s *store) close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,25 +131,4 @@ func (s *store) close() error {
 		return nil
 	}
 	return s.ledger.Close()
-}
-
-// ledger returns the ledger, open and knowing this config's users. After the
-// first call it costs nothing.
-func (g *gateway) ledger(ctx context.Context) (billing.Ledger, error) {
-	if ready := g.ready.Load(); ready != nil {
-		return *ready, nil
-	}
-	options := sqliteledger.Options{Logger: slog.New(&g.runtime.logs), Sync: g.syncRecords}
-	ledger, err := g.runtime.store.open(ctx, g.storeDir, options, g.encryptionKey, g.runtime.began)
-	if err != nil {
-		return nil, err
-	}
-	if err := ledger.Declare(ctx, g.declared); err != nil {
-		return nil, err
-	}
-	if err := g.scheduler.Start(ctx); err != nil {
-		return nil, err
-	}
-	g.ready.Store(&ledger)
-	return ledger, nil
 }

@@ -68,6 +68,7 @@ func (a *answer) stream() *upstream.Failure {
 func (s *stream) outliveClient() func() {
 	s.unlink()
 	unhook := context.AfterFunc(s.runtime.ctx, func() { s.cancel(errShutdown) })
+	s.lease.OnLost(func() { s.cancel(errSlotLost) })
 	unwatch := context.AfterFunc(s.exchange.ctx, func() {
 		if s.clientLeft() {
 			s.guard.begin(&timeout{"no end of the answer", "on_disconnect drain", s.drain}, s.idleLimit())
@@ -145,7 +146,7 @@ func (s *stream) relay(p []byte) error {
 			s.record.Status = statusClientGone
 		}
 		if s.meter.Done() && !s.settled {
-			if err := s.settle(s.meter.Usage(), false); err != nil {
+			if err := s.settleLast(s.meter.Usage()); err != nil {
 				s.logger.Error("an answer is cut short: its record could not be kept", "request_id", s.id, "error", err)
 				return errUnsettled
 			}
@@ -199,8 +200,8 @@ func (s *stream) finish(err error) {
 	case errors.As(context.Cause(s.ctx), &late):
 		ours.kind, ours.message = timeoutError, "the upstream service fell silent in the middle of its answer"
 		failure = s.brokenOff(late)
-	case errors.Is(context.Cause(s.exchange.ctx), errShutdown):
-		ours.kind, ours.message = overloadedError, "the gateway is shutting down; try again"
+	case cutBy(s.exchange.ctx) != nil:
+		ours.kind, ours.message = overloadedError, cutBy(s.exchange.ctx).why+"; try again"
 	case errors.Is(err, errUnsettled):
 		ours.message = "the gateway could not record this answer; its log says why, under this request_id"
 	case s.clientLeft():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 
@@ -25,10 +26,14 @@ func (rt *runtime) newTokens() *oauth.Tokens {
 	})
 }
 
-// keepTokensFresh starts the refresh in the background, once. The state must know
-// the config's credentials by then: a refusal is about one of them.
-func (rt *runtime) keepTokensFresh() {
-	rt.refreshing.Do(func() { rt.background.Go(func() { rt.tokens.Run(rt.ctx) }) })
+// lookAfterAccounts starts the refresh of tokens in the background, and the
+// exchange of identities, once. The state must know the config's credentials by
+// then: a refusal is about one of them.
+func (rt *runtime) lookAfterAccounts() {
+	rt.looking.Do(func() {
+		rt.background.Go(func() { rt.tokens.Run(rt.ctx) })
+		rt.background.Go(func() { rt.identities.Run(rt.ctx) })
+	})
 }
 
 // watch has the accounts of a config that has started looked after, until
@@ -85,94 +90,53 @@ func (rt *runtime) refused(account *upstream.Account, reason string) {
 	}
 }
 
-var errNotOpen = errors.New("the store is not open")
+// errTokenStore says that it is not the account's fault that it has no token.
+var errTokenStore = errors.New("the store of access tokens failed")
 
-// tokenStore keeps tokens as documents of the store, which is locked meanwhile:
-// a change of the key seals them anew.
+// tokenStore keeps tokens as documents of the store.
 type tokenStore struct{ *store }
 
 // Load implements oauth.Store.
-func (s tokenStore) Load(_ context.Context, name string) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.documents == nil {
-		return nil, errNotOpen
+func (s tokenStore) Load(ctx context.Context, name string) (document []byte, err error) {
+	err = s.use(func(d documents) (err error) {
+		document, err = d.load(ctx, tokenDocuments, name)
+		return err
+	})
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errTokenStore, err)
 	}
-	return s.documents.load(tokenDocuments, name)
+	return document, err
 }
 
 // Save implements oauth.Store.
-func (s tokenStore) Save(_ context.Context, name string, document []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.documents == nil {
-		return errNotOpen
-	}
-	return s.documents.save(tokenDocuments, name, document)
-}
-
-// keepIdentities reads the accounts' identities from the store, and keeps them
-// there from here on.
-func (rt *runtime) keepIdentities(d *documents) error {
-	names, err := d.names(identityDocuments)
+func (s tokenStore) Save(ctx context.Context, name string, document []byte) error {
+	err := s.use(func(d documents) error { return d.save(ctx, tokenDocuments, name, document) })
 	if err != nil {
-		return err
+		err = fmt.Errorf("%w: %w", errTokenStore, err)
 	}
-	logger := slog.New(&rt.logs)
-	for _, name := range names {
-		content, err := d.load(identityDocuments, name)
-		if err == nil {
-			err = rt.identities.Restore(name, content)
-		}
-		if err != nil {
-			logger.Error("an account's identity can't be read; it gets another", "file", d.path(identityDocuments, name), "error", err)
-		}
-	}
-	rt.identities.Keep(func(account string, identity []byte) {
-		if err := d.save(identityDocuments, account, identity); err != nil {
-			logger.Error("an account's identity could not be stored", "file", d.path(identityDocuments, account), "error", err)
-		}
-	})
-	return nil
+	return err
 }
 
-// standingKeeper keeps account standings as documents of the store.
-type standingKeeper struct {
-	*documents
+// identityStore keeps the accounts' identities as documents of the store.
+type identityStore struct {
+	*store
 	logger *slog.Logger
 }
 
-// Load implements memstate.Keeper. A document that can't be read is an account
-// of which nothing is known.
-func (k standingKeeper) Load() (map[string]scheduler.Standing, error) {
-	names, err := k.names(standingDocuments)
-	if err != nil {
-		return nil, err
+// Change implements anthropic.IdentityStore. It logs what fails.
+func (s identityStore) Change(ctx context.Context, account string, f func([]byte) []byte) error {
+	var where string
+	err := s.use(func(d documents) error {
+		where = d.where(identityDocuments, account)
+		return d.change(ctx, identityDocuments, account, func(old []byte) []byte {
+			if old != nil && !json.Valid(old) {
+				s.logger.Error("an account's identity can't be read; it gets another", "document", where)
+			}
+			return f(old)
+		})
+	})
+	if err != nil && !errors.Is(err, errNotOpen) {
+		s.logger.Error("an account's identity could not be stored; it is tried again", "document", where, "error", err)
 	}
-	all := make(map[string]scheduler.Standing, len(names))
-	for _, name := range names {
-		var standing scheduler.Standing
-		content, err := k.load(standingDocuments, name)
-		if err == nil {
-			err = json.Unmarshal(content, &standing)
-		}
-		if err != nil {
-			k.logger.Error("an account's state can't be read; it begins anew", "file", k.path(standingDocuments, name), "error", err)
-			continue
-		}
-		all[name] = standing
-	}
-	return all, nil
-}
-
-// Save implements memstate.Keeper.
-func (k standingKeeper) Save(place string, standing scheduler.Standing) {
-	content, err := json.Marshal(standing)
-	if err == nil {
-		err = k.save(standingDocuments, place, content)
-	}
-	if err != nil {
-		k.logger.Error("an account's state could not be stored; it is lost if the process ends before its next change",
-			"file", k.path(standingDocuments, place), "error", err)
-	}
+	return err
 }

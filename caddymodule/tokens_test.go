@@ -2,12 +2,16 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
+	"log/slog"
+	"net/http"
 	"slices"
 	"testing"
 
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
 
 func TestAccountsThatAreLookedAfter(t *testing.T) {
@@ -46,4 +50,39 @@ func TestAccountsThatAreLookedAfter(t *testing.T) {
 	want("c")
 	rt.unwatch(new)
 	want()
+}
+
+func TestNodesShareTokensAndIdentities(t *testing.T) {
+	everywhere(t, func(t *testing.T, p place) {
+		var identities []string
+		for range 2 { // a second node, or the next process
+			s := &store{docs: mustOpen(t, p, keyOf(1))}
+			var ids anthropic.Identities
+			ids.Keep(identityStore{s, slog.New(slog.DiscardHandler)})
+			identities = append(identities, ids.See("max", "", http.Header{"User-Agent": {"claude-cli/2"}}).ClientID)
+			tokens := tokenStore{s}
+			if len(identities) == 1 {
+				if err := tokens.Save(t.Context(), "max.1", []byte("fresh")); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if got, err := tokens.Load(t.Context(), "max.1"); string(got) != "fresh" || err != nil {
+				t.Errorf("the token is %q, %v", got, err)
+			}
+		}
+		if identities[0] != identities[1] {
+			t.Error("an account shows two clients")
+		}
+	})
+}
+
+func TestTokensOfAStoreThatIsNotOpen(t *testing.T) {
+	tokens := tokenStore{&store{}}
+	if _, err := tokens.Load(t.Context(), "max.1"); !errors.Is(err, errTokenStore) || !errors.Is(err, errNotOpen) {
+		t.Errorf("load: %v", err)
+	}
+	if err := tokens.Save(t.Context(), "max.1", nil); !errors.Is(err, errTokenStore) {
+		t.Errorf("save: %v", err)
+	}
 }

@@ -2,6 +2,8 @@ package caddymodule
 
 import (
 	"encoding/json"
+
+	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
 // usageAnswer is the answer of GET /v1/usage: what the key's owner has left.
@@ -21,12 +23,20 @@ func (x *exchange) usage() {
 	}
 	ledger, err := x.gateway.ledger(x.ctx)
 	if err != nil {
-		x.internal("opening the store", err)
+		x.storeFailed("opening the store", err)
 		return
+	}
+	if x.storage.outage() == outageRefuses {
+		// The ledger would tell what it knew last; the state knows whether that is
+		// long ago.
+		if _, err := x.runtime.state.Load(x.ctx, scheduler.UserPlace(x.key.user.name)); err != nil {
+			x.storeFailed("reaching the store", err)
+			return
+		}
 	}
 	balance, err := ledger.Balance(x.ctx, x.key.user.name)
 	if err != nil {
-		x.internal("reading a balance", err)
+		x.storeFailed("reading a balance", err)
 		return
 	}
 	if !balance.Unlimited {

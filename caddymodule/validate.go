@@ -58,10 +58,8 @@ func (h *Handler) checkTop() error {
 	if err := h.checkEncryptionKey(top); err != nil {
 		return err
 	}
-	if h.Store != nil && h.Store.Embedded != nil {
-		if _, err := placeholders(h.Store.Embedded.Dir); err != nil {
-			return top.errorf("store", "embedded: %w", err)
-		}
+	if err := h.Store.check(); err != nil {
+		return err
 	}
 	if len(h.Accounts) == 0 {
 		return top.errorf("", "there is no account; add a block such as `account main`, with a line `api_key {env.ANTHROPIC_API_KEY}`")

@@ -33,6 +33,7 @@ type Lease struct {
 	id     string
 	leases *Leases
 	// guarded by leases.mu
+	until  time.Time // nobody else can have been given the slot before
 	isLost bool
 	onLost []func()
 }
@@ -67,6 +68,14 @@ func forget(leases []*Lease) (held []string, of *Leases) {
 		}
 	}
 	return held, of
+}
+
+// Held tells whether the slot is certainly its holder's. After it has stood still
+// for a while, a process finds that it is not before OnLost is told.
+func (l *Lease) Held() bool {
+	l.leases.mu.Lock()
+	defer l.leases.mu.Unlock()
+	return !l.isLost && time.Now().Before(l.until)
 }
 
 // OnLost has f called when the slot turns out to be held no longer, because it
@@ -123,6 +132,7 @@ func (ls *Leases) renew(ctx context.Context) {
 	ls.mu.Unlock()
 	for len(ids) > 0 {
 		n := min(len(ids), renewBatch)
+		until := time.Now().Add(leaseTTL)
 		bounded, cancel := context.WithTimeout(ctx, renewTimeout)
 		lost, err := ls.state.Renew(bounded, ids[:n], leaseTTL)
 		cancel()
@@ -134,7 +144,18 @@ func (ls *Leases) renew(ctx context.Context) {
 			return
 		}
 		ls.lose(lost)
+		ls.extend(ids[:n], until)
 		ids = ids[n:]
+	}
+}
+
+func (ls *Leases) extend(ids []string, until time.Time) {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	for _, id := range ids {
+		if l := ls.held[id]; l != nil {
+			l.until = until
+		}
 	}
 }
 
@@ -160,10 +181,12 @@ func (ls *Leases) lose(ids []string) {
 	}
 }
 
-func (ls *Leases) keep(l *Lease, id string) {
+// keep keeps a lease alive that was asked for at a time.
+func (ls *Leases) keep(l *Lease, id string, asked time.Time) {
 	l.id, l.leases = id, ls
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
+	l.until = asked.Add(leaseTTL)
 	ls.held[id] = l
 }
 

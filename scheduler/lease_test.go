@@ -28,6 +28,9 @@ func TestLeasesAreRenewed(t *testing.T) {
 		}
 		leases[0].OnLost(func() { t.Error("lost") })
 		time.Sleep(10 * time.Minute)
+		if !leases[0].Held() || !leases[1199].Held() {
+			t.Error("a renewed lease is not held")
+		}
 		r.load("account/a", 1200, 0)
 		scheduler.Release(leases...)
 		scheduler.Release(leases[0], nil)
@@ -54,8 +57,14 @@ func TestLostLeases(t *testing.T) {
 		lost := 0
 		lease.OnLost(func() { lost++ })
 		lease.OnLost(func() { lost++ })
+		if !lease.Held() {
+			t.Error("a new lease is not held")
+		}
 		time.Sleep(2 * time.Minute) // nobody renews
-		unasked = r.pick("a")       // the slot is another's
+		if lease.Held() {
+			t.Error("a lease that nobody renewed is held")
+		}
+		unasked = r.pick("a") // the slot is another's
 		time.Sleep(2 * time.Minute)
 		third := r.pick("a")
 

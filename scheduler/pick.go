@@ -134,6 +134,7 @@ func (s *Scheduler) Pick(ctx context.Context, d Demand) (*Lease, error) {
 // lease from here on.
 func (s *Scheduler) acquire(ctx context.Context, request string, ask *Ask, lease *Lease) (Answer, error) {
 	ask.Lease = leaseID(request)
+	asked := time.Now()
 	answer, err := s.state.Acquire(ctx, ask)
 	switch {
 	case err != nil:
@@ -142,7 +143,7 @@ func (s *Scheduler) acquire(ctx context.Context, request string, ask *Ask, lease
 			err = context.Cause(ctx)
 		}
 	case answer.Kind == Granted:
-		s.leases.keep(lease, ask.Lease)
+		s.leases.keep(lease, ask.Lease, asked)
 	}
 	return answer, err
 }
@@ -161,7 +162,7 @@ func (s *Scheduler) await(ctx context.Context, ask *Ask, limit time.Duration, le
 			err = context.Cause(ctx)
 		}
 	case answer.Kind == Granted:
-		s.leases.keep(lease, ask.Lease)
+		s.leases.keep(lease, ask.Lease, time.Now())
 	}
 	return answer, err
 }

@@ -76,14 +76,16 @@ func (s *State) hold(lease, place string, ttl time.Duration, from time.Time) {
 
 func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask) (scheduler.Answer, error) {
 	if s.isDown() {
-		return scheduler.Answer{}, &outage{errDown}
+		return scheduler.Answer{}, &outage{err: errDown}
 	}
 	set, err := s.set(ask.Candidates)
 	if err != nil {
 		return scheduler.Answer{}, err
 	}
 	define := s.due(set)
-	for range 4 { // a node that is a stranger joins, an unknown set is told: once each
+	// A node that is a stranger joins, an unknown set is told, an expired lease
+	// ended: once each.
+	for range 5 {
 		reply, err := s.run(ctx, acquireScript, s.acquireArgs(ask, set, define)...)
 		if err != nil {
 			return scheduler.Answer{}, err
@@ -105,6 +107,10 @@ func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask) (scheduler.Ans
 				return scheduler.Answer{Kind: scheduler.Queued, Place: text(r, 1), Sticky: true}, nil
 			}
 			return scheduler.Answer{Kind: scheduler.Queued}, nil
+		case "expired": // served in line, which nobody here heard in time
+			if _, err := s.run(ctx, releaseScript, ask.Lease); err != nil {
+				return scheduler.Answer{}, err
+			}
 		case "used": // this same call, whose first answer was lost
 			if place := text(r, 1); place != "" {
 				return scheduler.Answer{Kind: scheduler.Granted, Place: place}, nil
@@ -116,7 +122,7 @@ func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask) (scheduler.Ans
 			return scheduler.Answer{Kind: scheduler.Out, Until: instant(text(r, 1))}, nil
 		}
 	}
-	return scheduler.Answer{}, &outage{errors.New("acquiring slot: Redis forgets this node as soon as it joins")}
+	return scheduler.Answer{}, &outage{err: errors.New("acquiring slot: Redis forgets this node as soon as it joins")}
 }
 
 // instant reads nanoseconds since 1970; "" is the zero time.
@@ -290,9 +296,10 @@ func anys(texts []string) []any {
 // slots by it, so a holder that keeps trying keeps its own; one that was frozen
 // for longer than the TTL has lost them.
 func (s *State) Renew(ctx context.Context, leases []string, ttl time.Duration) (lost []string, err error) {
-	sent := s.now()
-	kept, lost := s.rightful(leases, sent)
 	err = s.inForce(func(local scheduler.State) error {
+		sent := s.now()
+		var kept []string
+		kept, lost = s.rightful(leases, sent)
 		if local != nil {
 			gone, err := local.Renew(ctx, kept, ttl)
 			lost = append(lost, gone...)

@@ -3,6 +3,7 @@ package redisstate
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/scheduler"
@@ -43,7 +44,11 @@ func (s *State) tick() {
 	s.gate.RLock()
 	err := s.beats()
 	s.gate.RUnlock()
-	if err != nil && s.ctx.Err() == nil {
+	var out *outage
+	switch {
+	case err == nil || s.ctx.Err() != nil:
+	case errors.As(err, &out) && out.still: // the next beat tells
+	default:
 		s.fail(err)
 	}
 }
@@ -165,6 +170,7 @@ func (s *State) answers(leases, answers []any, sent time.Time) {
 		default:
 			var m message
 			if json.Unmarshal([]byte(answer), &m) == nil {
+				w.heard = sent
 				s.deliver(w, &m)
 			}
 		}

@@ -145,6 +145,60 @@ func TestAFrozenHolderKnowsThatItLost(t *testing.T) {
 	})
 }
 
+func TestAFrozenNodeDoesNotTakeWhatItWasGivenMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := startMini(t)
+		frozen, other := startNode(t, server, false), startNode(t, server, false)
+		c := places(1, "x")
+		held := other.grant("x", ask(c))
+		w := frozen.line(ask(c))
+		// It hears of its slot when the slot's time is up.
+		frozen.Skew(time.Minute)
+		other.release(held)
+		<-w.done
+		if w.err != nil || w.answer.Place != "x" {
+			t.Fatalf("%+v, %v", w.answer, w.err)
+		}
+		if lost := frozen.renew(w.lease); len(lost) > 0 {
+			t.Error("it has taken a slot that was lost")
+		}
+		other.inUse("x", 1)
+	})
+}
+
+func TestANodeThatStoodStillDoesNotServeByItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := startMini(t)
+		frozen, other := startNode(t, server, true), startNode(t, server, true)
+		c := places(1, "x")
+		for _, still := range []time.Duration{2 * time.Second, 80 * time.Second} {
+			idle := frozen.grant("y", ask(places(2, "y")))
+			frozen.still.Store(int64(still))
+			held := make(chan string)
+			go func() {
+				time.Sleep(still / 2) // others go on meanwhile
+				held <- other.grant("x", ask(c))
+			}()
+			time.Sleep(still + 2*time.Second)
+			lease := <-held
+			if got := frozen.acquire(ask(c)); got.Kind != scheduler.Queued {
+				t.Errorf("after %v it gives a slot that is another's: %+v", still, got)
+			}
+			if lost := frozen.renew(idle); len(lost) > 0 != (still > time.Minute) {
+				t.Errorf("after %v it has lost %v", still, lost)
+			}
+			// The same in the midst of an ask.
+			frozen.still.Store(int64(still))
+			if got := frozen.acquire(ask(c)); got.Kind != scheduler.Queued && still < time.Minute {
+				t.Errorf("after %v in an ask it gives a slot that is another's: %+v", still, got)
+			}
+			other.release(lease)
+			time.Sleep(2 * time.Minute) // nobody awaits what is in line
+		}
+		other.inUse("x", 0)
+	})
+}
+
 func TestTheDeadAreNotServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := startMini(t)

@@ -174,15 +174,22 @@ func (s *State) isClosed() bool {
 }
 
 // outage is why a command did not reach Redis, or its answer did not come back.
-type outage struct{ err error }
+type outage struct {
+	err error
+	// still: it took longer than it may, so this process stood still, and Redis
+	// may be well.
+	still bool
+}
 
 func (o *outage) Error() string { return o.err.Error() }
 func (o *outage) Unwrap() error { return o.err }
 
 // inForce calls f with the State in force: nil for Redis. When Redis turns out
-// to be out of reach, f is called again with the fallback, if there is one.
+// to be out of reach, f is called again with the fallback, if there is one; when
+// this process stood still, once more with Redis, so that it does not give away
+// a share of the slots which all others believe to be shared.
 func (s *State) inForce(f func(local scheduler.State) error) error {
-	for {
+	for again := false; ; {
 		if s.isClosed() {
 			return scheduler.ErrClosed
 		}
@@ -193,6 +200,8 @@ func (s *State) inForce(f func(local scheduler.State) error) error {
 		switch {
 		case !errors.As(err, &out):
 			return err
+		case out.still && !again:
+			again = true
 		case !s.fail(out.err):
 			return errors.Join(scheduler.ErrUnavailable, out.err)
 		}

@@ -47,9 +47,10 @@ func script(parts ...string) *redis.Script {
 func (s *State) run(ctx context.Context, script *redis.Script, args ...any) (any, error) {
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.options.Timeout)
 	defer cancel()
+	began := time.Now()
 	reply, err := redispipe.Run(bounded, s.client, script, s.keys, s.args(args)...)
 	if err != nil {
-		return nil, &outage{err}
+		return nil, &outage{err, time.Since(began) > s.options.Timeout*5/4}
 	}
 	return reply, nil
 }

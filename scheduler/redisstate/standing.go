@@ -103,7 +103,7 @@ func (s *State) Change(ctx context.Context, place string, f func(*scheduler.Stan
 			return err
 		}
 		if s.isDown() {
-			return &outage{errDown}
+			return &outage{err: errDown}
 		}
 		next, err = s.changeRedis(ctx, place, f)
 		return err

@@ -91,7 +91,11 @@ func (s *State) deliver(w *waiter, m *message) {
 		return
 	}
 	if !m.Out {
-		s.held[m.Lease] = &holding{place: m.Place, until: w.heard.Add(w.ask.TTL)}
+		until := w.heard.Add(w.ask.TTL)
+		if !s.now().Before(until) { // the slot may be another's by now: the next beat tells
+			return
+		}
+		s.held[m.Lease] = &holding{place: m.Place, until: until}
 		if w.ask.Session != "" {
 			s.sessions.put(w.ask.Session, sighting{m.Place, s.now().Add(w.ask.BindTTL)})
 		}

@@ -33,6 +33,17 @@ type wire struct {
 	conns  []net.Conn
 	// sent counts the round trips.
 	sent atomic.Int64
+	// still is for how long the node stands still in its next round trip.
+	still atomic.Int64
+}
+
+// stand has the node stand still, and miss the answer that it waits for.
+func (w *wire) stand(err error) error {
+	if d := time.Duration(w.still.Swap(0)); d > 0 {
+		time.Sleep(d)
+		return context.DeadlineExceeded
+	}
+	return err
 }
 
 func (w *wire) dial(context.Context, string, string) (net.Conn, error) {
@@ -70,14 +81,20 @@ func (w *wire) DialHook(next redis.DialHook) redis.DialHook { return next }
 func (w *wire) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		w.sent.Add(1)
-		return next(ctx, cmd)
+		return w.stand(next(ctx, cmd))
 	}
 }
 
 func (w *wire) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		w.sent.Add(1)
-		return next(ctx, cmds)
+		err := w.stand(next(ctx, cmds))
+		if err != nil {
+			for _, cmd := range cmds {
+				cmd.SetErr(err)
+			}
+		}
+		return err
 	}
 }
 

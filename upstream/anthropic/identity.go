@@ -4,13 +4,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"fmt"
 	"maps"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/google/uuid"
 	"github.com/tidwall/gjson"
@@ -30,65 +27,6 @@ type Identity struct {
 	// in its newest version.
 	UserAgent string            `json:"user_agent"`
 	Stainless map[string]string `json:"stainless"`
-}
-
-// Identities keeps the accounts' identities. The zero value is ready to use.
-type Identities struct {
-	mu        sync.Mutex
-	byAccount map[string]*Identity
-	save      func(account string, identity []byte)
-}
-
-// Keep has save called with every identity that changes from here on, under a
-// lock.
-func (i *Identities) Keep(save func(account string, identity []byte)) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	i.save = save
-}
-
-// Restore takes in an identity that was kept.
-func (i *Identities) Restore(account string, identity []byte) error {
-	var kept Identity
-	if err := json.Unmarshal(identity, &kept); err != nil {
-		return fmt.Errorf("reading the identity of account %s: %w", account, err)
-	}
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.byAccount == nil {
-		i.byAccount = make(map[string]*Identity)
-	}
-	if i.byAccount[account] == nil {
-		i.byAccount[account] = &kept
-	}
-	return nil
-}
-
-// See returns the account's identity, made or raised by the client's headers.
-func (i *Identities) See(account, accountUUID string, header http.Header) *Identity {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.byAccount == nil {
-		i.byAccount = make(map[string]*Identity)
-	}
-	kept := i.byAccount[account]
-	if agent := header.Get("User-Agent"); kept == nil || agent != "" && newer(agent, kept.UserAgent) {
-		next := &Identity{UserAgent: agent, Stainless: stainless(header)}
-		if kept != nil {
-			next.ClientID = kept.ClientID
-		} else {
-			next.ClientID = randomHex()
-		}
-		i.byAccount[account], kept = next, next
-		if i.save != nil {
-			if text, err := json.Marshal(next); err == nil { // strings alone: it can't fail
-				i.save(account, text)
-			}
-		}
-	}
-	shown := *kept
-	shown.Account, shown.AccountUUID = account, accountUUID
-	return &shown
 }
 
 func stainless(header http.Header) map[string]string {

@@ -11,52 +11,6 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-func client(agent, lang string) http.Header {
-	h := http.Header{"X-Stainless-Lang": {lang}}
-	if agent != "" {
-		h.Set("User-Agent", agent)
-	}
-	return h
-}
-
-func TestIdentityIsThatOfTheFirstClient(t *testing.T) {
-	var saved []string
-	var ids Identities
-	ids.Keep(func(account string, text []byte) { saved = append(saved, account+" "+string(text)) })
-	first := ids.See("a", "uuid", client("claude-cli/2.1.9 (external)", "js"))
-	if len(first.ClientID) != 64 || first.UserAgent != "claude-cli/2.1.9 (external)" || first.AccountUUID != "uuid" {
-		t.Errorf("first: %+v", first)
-	}
-	for _, step := range []struct{ agent, want, lang string }{
-		{"claude-cli/2.1.8 (external)", "claude-cli/2.1.9 (external)", "js"},
-		{"Anthropic/Go 9.9.9", "claude-cli/2.1.9 (external)", "js"},
-		{"", "claude-cli/2.1.9 (external)", "js"},
-		{"claude-cli/2.1.10 (other)", "claude-cli/2.1.10 (other)", "go"},
-		{"claude-cli/3", "claude-cli/3", "go"},
-	} {
-		got := ids.See("a", "uuid", client(step.agent, "go"))
-		if got.UserAgent != step.want || got.Stainless["X-Stainless-Lang"] != step.lang || got.ClientID != first.ClientID {
-			t.Errorf("after %q: %+v", step.agent, got)
-		}
-	}
-	if len(saved) != 3 {
-		t.Errorf("saved %d times, want 3: %q", len(saved), saved)
-	}
-	if other := ids.See("b", "", client("x/1", "go")); other.ClientID == first.ClientID {
-		t.Error("two accounts share a client id")
-	}
-	var again Identities
-	if err := again.Restore("a", []byte(strings.TrimPrefix(saved[2], "a "))); err != nil {
-		t.Fatal(err)
-	}
-	if got := again.See("a", "", client("claude-cli/1", "js")); got.ClientID != first.ClientID || got.UserAgent != "claude-cli/3" {
-		t.Errorf("restored: %+v", got)
-	}
-	if err := again.Restore("c", []byte("{")); err == nil {
-		t.Error("a broken document is taken in")
-	}
-}
-
 func TestIdentityOnTheWire(t *testing.T) {
 	const session = "59c35873-8d4a-4303-8e44-e480425b1b00"
 	shown := &Identity{

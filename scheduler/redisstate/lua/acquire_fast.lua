@@ -6,8 +6,9 @@
 -- or '', 18... excluded places. A set '' is a user's, defined in 6, not kept.
 --
 -- Answers: 'granted' place moved marks | 'queued' place sticky | 'full' | 'out'
--- until | 'used' place: the lease is in use | 'stranger': the node must join
--- first | 'set': the definition is needed.
+-- until | 'used' place: the lease is in use | 'expired': it was, and must be
+-- released first | 'stranger': the node must join first | 'set': the definition
+-- is needed.
 local node, lease, ttl, set = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local session = ARGV[11] ~= '' and ARGV[11]
 
@@ -57,6 +58,7 @@ end
 
 -- A lease expires from here on, and is known to be none in use.
 if call('ZADD', EXPIRY, 'NX', whole(now + ttl), lease) == 0 then
+  if tonumber(call('ZSCORE', EXPIRY, lease)) <= now then return {'expired'} end
   local held = call('HGET', HELD, lease)
   return {'used', held and string.sub(held, 2) or ''}
 end

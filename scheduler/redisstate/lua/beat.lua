@@ -22,6 +22,10 @@ for i = 5, #ARGV do
   if text then
     waiting[#waiting + 1] = ARGV[i]
     call('ZADD', EXPIRY, whole(now + cjson.decode(text).ttl), ARGV[i])
+  else -- served: it learns so from this answer at the latest, and holds the slot from here on
+    text = call('HGET', ANSWERS, ARGV[i])
+    local ttl = text and cjson.decode(text).ttl
+    if ttl and number(call('ZSCORE', EXPIRY, ARGV[i])) > now then call('ZADD', EXPIRY, whole(now + ttl), ARGV[i]) end
   end
 end
 sweep(200)

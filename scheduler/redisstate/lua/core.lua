@@ -60,7 +60,7 @@ local function grant(lease, ask, place, use)
   call('HINCRBY', INUSE, place, 1)
   take(lease, place, use == PROBE and 'q' or 'l')
   if use == PROBE then call('HSET', PROBES, place, lease) end
-  local answer = {lease = lease, place = place}
+  local answer = {lease = lease, place = place, ttl = ask.ttl}
   if ask.session then
     answer.moved, answer.marks = bind(ask.session, call('GET', P .. 'session:' .. ask.session), place, ask.bind)
   end

@@ -1,0 +1,111 @@
+package caddymodule
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+const (
+	// redisPool is how many connections go to each server, at most. Answers come
+	// within a millisecond or so: that many carry tens of thousands of commands per
+	// second.
+	redisPool = 64
+	// redisIdle closes connections before firewalls forget them.
+	redisIdle = 5 * time.Minute
+	// redisLayout is how often a Cluster is asked who is master of what, by the
+	// commands that come. The library asks at once when a server refers it to
+	// another, but not when a server is dead.
+	redisLayout = 500 * time.Millisecond
+	// redisRetries is how often a command that got no answer is sent again: every
+	// script must bear to run twice.
+	redisRetries = 1
+	// redisProtocol is RESP2, which all servers speak: nothing that RESP3 adds is
+	// used.
+	redisProtocol = 2
+)
+
+func init() { redis.SetLogger(redisLog{}) }
+
+// redisLog is where the client library writes what it would print: what matters
+// of it comes back as errors. It is one for the process, whoever uses Redis.
+type redisLog struct{}
+
+// Printf writes a line to Caddy's log, at debug level.
+func (redisLog) Printf(_ context.Context, format string, args ...any) {
+	caddy.Log().Named("redis").Debug(fmt.Sprintf(format, args...))
+}
+
+// newRedisClient makes a client of a store, which dials when it is used. access
+// is asked for every new connection.
+func newRedisClient(s *redisSettings, access func() *redisAccess) redis.UniversalClient {
+	credentials := func(context.Context) (string, string, error) {
+		now := access()
+		return now.username, now.password, nil
+	}
+	options := &redis.UniversalOptions{
+		Addrs:      slices.Clone(s.addresses), // Sentinels are shuffled
+		DB:         s.database,
+		ClientName: "sub2api",
+		Protocol:   redisProtocol,
+
+		CredentialsProviderContext: credentials,
+		SentinelUsername:           s.sentinelUsername,
+		SentinelPassword:           s.sentinelPassword,
+		MasterName:                 s.sentinel,
+
+		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return dialRedis(ctx, network, address, s.timeout, access().encryption)
+		},
+		DialTimeout:   s.timeout,
+		DialerRetries: 1,
+		ReadTimeout:   s.timeout,
+		WriteTimeout:  s.timeout,
+		MaxRetries:    redisRetries,
+
+		ContextTimeoutEnabled: true,
+
+		PoolSize:         redisPool,
+		PoolTimeout:      s.timeout,
+		ConnMaxIdleTime:  redisIdle,
+		PipelinePoolSize: -1, // pipelines use the same connections
+
+		// Old servers would answer the question for them with an error.
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	}
+	switch {
+	case s.sentinel != "":
+		return redis.NewFailoverClient(options.Failover())
+	case len(s.addresses) > 1:
+		cluster := options.Cluster()
+		cluster.ClusterStateReloadInterval = redisLayout
+		return redis.NewClusterClient(cluster)
+	}
+	simple := options.Simple()
+	simple.Network = s.network
+	return redis.NewClient(simple)
+}
+
+// dialRedis connects to a server. Where encryption is nil, it is in clear.
+func dialRedis(ctx context.Context, network, address string, timeout time.Duration, encryption *redisEncryption) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	plain, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err != nil || encryption == nil {
+		return plain, err
+	}
+	host, _, _ := net.SplitHostPort(address)
+	conn := tls.Client(plain, encryption.config(host))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		plain.Close()
+		return nil, fmt.Errorf("TLS with %s: %w", address, err)
+	}
+	return conn, nil
+}

@@ -1,0 +1,150 @@
+package caddymodule
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
+)
+
+// embeddedStorage is a directory of this machine: state in memory, ledger and
+// documents on disk.
+type embeddedStorage struct {
+	dir  string // absolute
+	sync bool   // sync the disk for every record
+}
+
+// String implements fmt.Stringer.
+func (s embeddedStorage) String() string { return "embedded " + s.dir }
+
+// key: two spellings of one directory are one store.
+func (s embeddedStorage) key() string { return "embedded:" + realPath(s.dir) }
+
+func (s embeddedStorage) checkKey(ctx context.Context, key sealer) error {
+	d := &fileDocuments{dir: filepath.Join(s.dir, "documents"), sealer: key}
+	if _, err := d.load(ctx, checkDocuments, checkName); isKeyError(err) {
+		return err
+	}
+	return nil
+}
+
+var errDurability = errors.New("billing: durability is another than that of the store as it is open now; every site of a store has the same, and Caddy must be restarted to change it")
+
+func (s embeddedStorage) clash(open storage) error {
+	if open, ok := open.(embeddedStorage); ok && open.sync == s.sync {
+		return nil
+	}
+	return errDurability
+}
+
+func (s embeddedStorage) outage() outage { return outageFails }
+
+func (s embeddedStorage) backend(logger *slog.Logger) backend {
+	return &embeddedBackend{
+		dir: realPath(s.dir), options: sqliteledger.Options{Logger: logger, Sync: s.sync}, memory: memstate.New(), logger: logger,
+	}
+}
+
+// realPath resolves the symbolic links in an absolute path, as far as it
+// exists.
+func realPath(path string) string {
+	rest := ""
+	for at := path; ; at = filepath.Dir(at) {
+		if real, err := filepath.EvalSymlinks(at); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if at == filepath.Dir(at) {
+			return path
+		}
+		rest = filepath.Join(filepath.Base(at), rest)
+	}
+}
+
+type embeddedBackend struct {
+	dir     string
+	options sqliteledger.Options
+	memory  *memstate.State
+	logger  *slog.Logger
+}
+
+func (b *embeddedBackend) state() scheduler.State { return b.memory }
+
+func (b *embeddedBackend) open(ctx context.Context, key sealer) (billing.Ledger, documents, error) {
+	ledger, err := sqliteledger.Open(ctx, b.dir, b.options)
+	if err != nil {
+		return nil, nil, err
+	}
+	// The directory is this process's now.
+	d, err := openFiles(ctx, b.dir, key)
+	if err == nil {
+		// This comes last: it works once, and what fails here is tried again.
+		if err = b.memory.Keep(standingKeeper{d, b.logger}); err != nil {
+			err = fmt.Errorf("account states: %w", err)
+		}
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, ledger.Close())
+	}
+	return ledger, d, nil
+}
+
+func (b *embeddedBackend) documents(ctx context.Context, key sealer) (documents, error) {
+	d, err := openFiles(ctx, b.dir, key)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (b *embeddedBackend) take(storage) {} // it can't be changed
+
+func (b *embeddedBackend) close() error { return nil }
+
+// standingKeeper keeps account standings as documents of the store.
+type standingKeeper struct {
+	*fileDocuments
+	logger *slog.Logger
+}
+
+// Load implements memstate.Keeper. A document that can't be read is an account
+// of which nothing is known.
+func (k standingKeeper) Load() (map[string]scheduler.Standing, error) {
+	ctx := context.Background()
+	names, err := k.names(ctx, standingDocuments)
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]scheduler.Standing, len(names))
+	for _, name := range names {
+		var standing scheduler.Standing
+		content, err := k.load(ctx, standingDocuments, name)
+		if err == nil {
+			err = json.Unmarshal(content, &standing)
+		}
+		if err != nil {
+			k.logger.Error("an account's state can't be read; it begins anew", "file", k.where(standingDocuments, name), "error", err)
+			continue
+		}
+		all[name] = standing
+	}
+	return all, nil
+}
+
+// Save implements memstate.Keeper.
+func (k standingKeeper) Save(place string, standing scheduler.Standing) {
+	content, err := json.Marshal(standing)
+	if err == nil {
+		err = k.save(context.Background(), standingDocuments, place, content)
+	}
+	if err != nil {
+		k.logger.Error("an account's state could not be stored; it is lost if the process ends before its next change",
+			"file", k.where(standingDocuments, place), "error", err)
+	}
+}

@@ -1,0 +1,119 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/redisledger"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
+	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
+)
+
+// redisStorage is a namespace in Redis, which other processes share.
+type redisStorage struct {
+	*redisSettings
+	sync bool // sync the disk for every record that waits in the spool
+}
+
+func (s redisStorage) checkKey(ctx context.Context, key sealer) error {
+	client := newRedisClient(s.redisSettings, func() *redisAccess { return &s.access })
+	defer client.Close()
+	d := &redisDocuments{client: client, namespace: s.namespace, timeout: s.timeout, sealer: key}
+	if _, err := d.load(ctx, checkDocuments, checkName); isKeyError(err) {
+		return err
+	}
+	return nil
+}
+
+// clash: user name, password and certificates are taken over; what else a config
+// may say another time is built into what is open.
+func (s redisStorage) clash(open storage) error {
+	o, ok := open.(redisStorage)
+	var word string
+	switch {
+	case !ok || o.sync != s.sync:
+		return errDurability
+	case o.refuse != s.refuse:
+		word = "on_outage"
+	case o.timeout != s.timeout:
+		word = "timeout"
+	case o.spool != s.spool:
+		word = "spool"
+	case o.sentinelUsername != s.sentinelUsername || o.sentinelPassword != s.sentinelPassword:
+		word = "the Sentinels' user name or password"
+	case (o.access.encryption == nil) != (s.access.encryption == nil):
+		word = "rediss"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%s is another than that of the store as it is open now; every site of a store has the same, and Caddy must be restarted to change it", word)
+}
+
+func (s redisStorage) outage() outage {
+	if s.refuse {
+		return outageRefuses
+	}
+	return outageServes
+}
+
+func (s redisStorage) backend(logger *slog.Logger) backend {
+	b := &redisBackend{storage: s, logger: logger}
+	b.access.Store(&s.access)
+	b.client = newRedisClient(s.redisSettings, b.access.Load)
+	b.late.begin = b.newState
+	return b
+}
+
+type redisBackend struct {
+	storage redisStorage
+	client  redis.UniversalClient
+	access  atomic.Pointer[redisAccess]
+	late    lateState
+	logger  *slog.Logger
+}
+
+func (b *redisBackend) state() scheduler.State { return &b.late }
+
+func (b *redisBackend) newState() scheduler.State {
+	options := redisstate.Options{Namespace: b.storage.namespace, Timeout: b.storage.timeout, Logger: b.logger}
+	if !b.storage.refuse {
+		options.Fallback = func() scheduler.State { return memstate.New() }
+	}
+	return redisstate.New(b.client, options)
+}
+
+func (b *redisBackend) open(ctx context.Context, key sealer) (billing.Ledger, documents, error) {
+	d, err := b.documents(ctx, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return b.newLedger(), d, nil
+}
+
+func (b *redisBackend) newLedger() billing.Ledger {
+	return redisledger.New(b.client, redisledger.Options{
+		Namespace: b.storage.namespace, Timeout: b.storage.timeout, Spool: b.storage.spool, Sync: b.storage.sync, Logger: b.logger,
+	})
+}
+
+func (b *redisBackend) documents(ctx context.Context, key sealer) (documents, error) {
+	d, err := openRedisDocuments(ctx, b.client, b.storage.redisSettings, key)
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+func (b *redisBackend) take(newest storage) {
+	if s, ok := newest.(redisStorage); ok {
+		b.access.Store(&s.access)
+	}
+}
+
+func (b *redisBackend) close() error { return b.client.Close() }
