@@ -50,7 +50,7 @@ func (l *later) put(a answer) {
 // freeze is for how long a gateway stands still, long for how long its clients
 // wait.
 const (
-	freeze = 80 * time.Second
+	freeze = 90 * time.Second
 	long   = freeze + 30*time.Second
 )
 
