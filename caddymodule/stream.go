@@ -197,6 +197,11 @@ func (s *stream) finish(err error) {
 		return
 	case s.left:
 		ours = nil
+	case errors.As(err, &failure):
+		// Upstream's own error event has gone out as it is. It ends the answer: a
+		// client that leaves upon it has left nothing.
+		ours = nil
+		failure.Kind = upstream.ServerFault
 	case errors.As(context.Cause(s.ctx), &late):
 		ours.kind, ours.message = timeoutError, "the upstream service fell silent in the middle of its answer"
 		failure = s.brokenOff(late)
@@ -207,9 +212,6 @@ func (s *stream) finish(err error) {
 	case s.clientLeft():
 		s.record.Status = statusClientGone
 		ours = nil
-	case errors.As(err, &failure): // upstream's own error event has gone out as it is
-		ours = nil
-		failure.Kind = upstream.ServerFault
 	default:
 		failure = s.brokenOff(err)
 	}
