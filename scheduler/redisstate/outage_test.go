@@ -269,6 +269,7 @@ func TestRoundTrips(t *testing.T) {
 		a.release(a.grant("account/a", ask(account)), a.grant("user/u", ask(user))) // the scripts and the set are known now
 		a.renew()
 		a.limit("account/other", time.Hour)
+		synctest.Wait() // the node's own first beats are over
 		before := a.sent.Load()
 		trips := func(want int64, what string) {
 			t.Helper()
