@@ -27,8 +27,7 @@ var builtin = sync.OnceValue(func() *Prices {
 
 // parseTable reads the format that builtin_prices.txt describes.
 func parseTable(text string) (*Prices, error) {
-	p := &Prices{models: make(map[string]*model), search: webSearchPrice}
-	var order []*model
+	p := &Prices{models: make(map[string]*model)}
 	for i, line := range strings.Split(text, "\n") {
 		line, _, _ = strings.Cut(line, "#")
 		fields := strings.Fields(line)
@@ -42,17 +41,12 @@ func parseTable(text string) (*Prices, error) {
 		if m == nil {
 			m = &model{name: fields[0]}
 			p.models[m.name] = m
-			order = append(order, m)
 		}
 		if err := m.addRow(fields[1:6], fields[6:]); err != nil {
 			return nil, fmt.Errorf("line %d: %s: %w", i+1, m.name, err)
 		}
 	}
-	for _, m := range order {
-		if family := familyOf(m.name); family >= 0 && !m.retired {
-			p.families[family] = append(p.families[family], m)
-		}
-	}
+	p.setFamilies()
 	return p, nil
 }
 
@@ -63,13 +57,15 @@ func (m *model) addRow(prices, options []string) error {
 	if err != nil {
 		return err
 	}
-	s := step{standard: standard, fast: standard}
-	v := version{us: nano}
+	s := step{standard: standard}
+	v := version{us: nano, search: webSearchPrice}
 	for _, option := range options {
 		name, value, _ := strings.Cut(option, "=")
 		switch name {
 		case "fast":
-			s.fast, err = parseRates(strings.Split(value, "/"))
+			var fast rates
+			fast, err = parseRates(strings.Split(value, "/"))
+			s.fast = &fast
 		case "us":
 			v.us, err = ParseRate(value)
 		case "from":

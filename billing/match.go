@@ -1,6 +1,9 @@
 package billing
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 )
@@ -17,8 +20,8 @@ const (
 	// MatchVariant: a known model's name, and something after it that is no
 	// version number: claude-opus-5-5-preview.
 	MatchVariant
-	// MatchUndated: a known model's name and a date, or a version of a
-	// platform that resells it.
+	// MatchUndated: a known model's name and a date, or a date or version as
+	// platforms that resell it write them.
 	MatchUndated
 	// MatchExact: a name in the table, perhaps after the prefix of a platform
 	// that resells it and before the client's own "[1m]".
@@ -36,9 +39,10 @@ var familyWords = [...]string{"fable", "mythos", "opus", "sonnet", "haiku"}
 
 // Match tells how model is found in the table, and under which name: that of
 // a model, or of a family for MatchFamily, or "" for MatchNone. Names are
-// looked up without the prefixes that other platforms put before them
-// ("anthropic/", "us.anthropic."), then without a date ("-20250929",
-// "@20250929") or a platform's version ("-v1:0").
+// looked up as they are, then without the prefixes that other platforms put
+// before them ("anthropic/", "us.anthropic."), then without a platform's version
+// ("-v1:0") and with the date as the API writes it ("-20250929", not
+// "@20250929"), and then without the date.
 func (p *Prices) Match(model string) (name string, match Match) {
 	m, family, match := p.find(model)
 	switch match {
@@ -69,6 +73,10 @@ func (p *Prices) find(model string) (m *model, family int, match Match) {
 	name := bareName(model)
 	if m := p.models[name]; m != nil {
 		return m, 0, MatchExact
+	}
+	name = dated(name)
+	if m := p.models[name]; m != nil {
+		return m, 0, MatchUndated
 	}
 	name = undated(name)
 	if m := p.models[name]; m != nil {
@@ -116,14 +124,15 @@ func (p *Prices) dearest(family int, at time.Time) *version {
 
 func (v *version) dearerThan(other *version) bool {
 	a, b := v.steps[len(v.steps)-1], other.steps[len(other.steps)-1]
+	aFast, bFast := cmp.Or(a.fast, &a.standard), cmp.Or(b.fast, &b.standard)
 	for _, pair := range [...][2]USD{
 		{a.standard.input, b.standard.input},
 		{a.standard.output, b.standard.output},
 		{a.standard.write5m, b.standard.write5m},
 		{a.standard.write1h, b.standard.write1h},
 		{a.standard.read, b.standard.read},
-		{a.fast.input, b.fast.input},
-		{a.fast.output, b.fast.output},
+		{aFast.input, bFast.input},
+		{aFast.output, bFast.output},
 		{USD(v.us), USD(other.us)},
 	} {
 		if pair[0] != pair[1] {
@@ -131,6 +140,17 @@ func (v *version) dearerThan(other *version) bool {
 		}
 	}
 	return false
+}
+
+// setFamilies finds the models whose price an unknown one of their family may
+// have: those that are still offered, under their own names.
+func (p *Prices) setFamilies() {
+	for _, name := range slices.Sorted(maps.Keys(p.models)) {
+		m, family := p.models[name], familyOf(name)
+		if family >= 0 && !m.retired && isBare(name) {
+			p.families[family] = append(p.families[family], m)
+		}
+	}
 }
 
 // familyOf is the index in familyWords of the family that name holds as a
@@ -163,12 +183,24 @@ func bareName(name string) string {
 	return strings.TrimSuffix(name, "[1m]")
 }
 
-// undated drops "@date", "-v1:0" and "-YYYYMMDD" from the end.
-func undated(name string) string {
-	name, _, _ = strings.Cut(name, "@")
+// isBare tells whether a name is the API's own for a model, without what
+// platforms put before it and clients after it.
+func isBare(name string) bool { return bareName(name) == name && !strings.Contains(name, "/") }
+
+// dated drops "-v1:0" from the end, and turns "@date" into "-date".
+func dated(name string) string {
+	name, version, _ := strings.Cut(name, "@")
+	if isDate(version) {
+		return name + "-" + version
+	}
 	if at := strings.LastIndex(name, "-v"); at > 0 && isPlatformVersion(name[at+2:]) {
 		name = name[:at]
 	}
+	return name
+}
+
+// undated drops "-YYYYMMDD" from the end.
+func undated(name string) string {
 	if at := len(name) - 9; at > 0 && name[at] == '-' && isDate(name[at+1:]) {
 		name = name[:at]
 	}

@@ -10,8 +10,6 @@ import (
 type Prices struct {
 	models   map[string]*model
 	families [len(familyWords)][]*model
-	// search is the price of one web search.
-	search USD
 }
 
 // model is the prices of one model over time, in order of version.from.
@@ -26,6 +24,8 @@ type version struct {
 	from time.Time
 	// us multiplies the token prices where inference ran in the US.
 	us Rate
+	// search is the price of one web search.
+	search USD
 	// steps are in order of above; the first one's is 0.
 	steps []step
 }
@@ -34,8 +34,9 @@ type version struct {
 type step struct {
 	above    int64
 	standard rates
-	// fast equals standard for a model without a price for fast mode.
-	fast rates
+	// fast, priority and batch are nil where the model has no prices of its own
+	// for fast mode and for these tiers.
+	fast, priority, batch *rates
 }
 
 // rates are prices per token in femto-dollars (1e-15 USD). A price of one
@@ -53,16 +54,17 @@ const (
 	batchDiscount Rate = nano / 2
 )
 
-// Cost is what u costs at list price, for a client that asked for model at
+// Cost is what u costs at the table's prices, for a client that asked for model at
 // that time. priced is false where some tokens' price is unknown; those cost
 // nothing. See Match for how a model is found.
 //
 // Every iteration is priced by its own model and steps on its own prompt size
 // (input, cache writes and cache reads); without iterations the request is one
 // prompt. Past a step every token of that prompt has the step's price. Fast
-// mode counts for models that have a price for it and has no batch discount;
-// the US multiplier and the batch discount multiply, and leave web searches
-// alone. Negative counts are taken for 0.
+// mode counts for models that have a price for it, and then the tier does not.
+// The priority tier is priced as standard and the batch tier at half of that,
+// but for models with prices of their own for them. The US multiplier multiplies
+// all of these. Web searches have one price. Negative counts are taken for 0.
 //
 // Each field of Cost is rounded once, from the exact sum over all its tokens,
 // to the nearest nano-dollar, halves up.
@@ -91,7 +93,7 @@ func (p *Prices) cost(model, sent string, u *Usage, at time.Time) (cost Cost, pr
 	}
 	if asked != nil && u.WebSearches > 0 {
 		var searches exact
-		searches.add(u.WebSearches, p.search)
+		searches.add(u.WebSearches, asked.search)
 		cost.WebSearch = searches.in(1)
 	}
 	cost.Input = t.input.in(femtoPerNano)
@@ -134,14 +136,22 @@ func (v *version) rates(u *Usage, prompt int64) rates {
 		factor = v.us
 	}
 	switch {
-	case u.Speed == "fast" && s.fast != s.standard:
-		r = s.fast
+	case u.Speed == "fast" && s.fast != nil:
+		r = *s.fast
+	case u.Tier == "priority" && s.priority != nil:
+		r = *s.priority
+	case u.Tier == "batch" && s.batch != nil:
+		r = *s.batch
 	case u.Tier == "batch":
 		factor = Rate(USD(factor).Times(batchDiscount))
 	}
 	if factor == nano {
 		return r
 	}
+	return r.times(factor)
+}
+
+func (r rates) times(factor Rate) rates {
 	return rates{
 		r.input.Times(factor), r.output.Times(factor),
 		r.write5m.Times(factor), r.write1h.Times(factor), r.read.Times(factor),

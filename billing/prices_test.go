@@ -15,7 +15,9 @@ var november = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 // perMTok are prices in US dollars per million tokens.
 type perMTok struct{ in, out, write5m, write1h, read string }
 
-// listPrices are Anthropic's, written down a second time.
+// listPrices are Anthropic's of November 2026, written down a second time. The
+// steps of claude-haiku-5-5 and the dates of claude-sonnet-5-5 have tests of their
+// own.
 var listPrices = []struct {
 	models   string
 	standard perMTok
@@ -32,13 +34,13 @@ var listPrices = []struct {
 	{"claude-sonnet-5-5", perMTok{"2", "10", "2.5", "4", "0.10"}, perMTok{}, true},
 	{"claude-sonnet-5", perMTok{"2", "10", "2.5", "4", "0.20"}, perMTok{}, true},
 	{"claude-sonnet-4-6", perMTok{"3", "15", "3.75", "6", "0.30"}, perMTok{}, true},
-	{"claude-sonnet-4-5 claude-sonnet-4-5-20250929 claude-sonnet-4 claude-sonnet-4-20250514 claude-3-7-sonnet-20250219 " +
+	{"claude-sonnet-4-5 claude-sonnet-4-5-20250929 claude-sonnet-4 claude-sonnet-4-20250514 claude-4-sonnet-20250514 claude-3-7-sonnet-20250219 " +
 		"claude-3-5-sonnet-20241022 claude-3-sonnet-20240229", perMTok{"3", "15", "3.75", "6", "0.30"}, perMTok{}, false},
 	{"claude-haiku-5-5", perMTok{"0.10", "0.50", "0.125", "0.20", "0.01"}, perMTok{}, true},
 	{"claude-haiku-4-5 claude-haiku-4-5-20251001", perMTok{"1", "5", "1.25", "2", "0.10"}, perMTok{}, false},
 	{"claude-3-5-haiku-20241022", perMTok{"0.80", "4", "1", "1.60", "0.08"}, perMTok{}, false},
 	{"claude-3-haiku-20240307", perMTok{"0.25", "1.25", "0.30", "0.50", "0.03"}, perMTok{}, false},
-	{"claude-opus-4-1 claude-opus-4-1-20250805 claude-opus-4 claude-opus-4-20250514 claude-3-opus-20240229",
+	{"claude-opus-4-1 claude-opus-4-1-20250805 claude-opus-4 claude-opus-4-20250514 claude-4-opus-20250514 claude-3-opus-20240229",
 		perMTok{"15", "75", "18.75", "30", "1.50"}, perMTok{}, false},
 }
 
@@ -77,6 +79,8 @@ func costOf1000(t *testing.T, model string, u Usage) [5]USD {
 	return got
 }
 
+// TestEveryListPrice takes each kind of token alone, at each price that a model
+// has, for each name.
 func TestEveryListPrice(t *testing.T) {
 	for _, row := range listPrices {
 		fast := row.fast
@@ -101,6 +105,7 @@ func TestEveryListPrice(t *testing.T) {
 			{"us, batch", Usage{Geo: "us", Tier: "batch"}, row.standard, usBatch},
 			{"fast", Usage{Speed: "fast"}, fast, "1"},
 			{"fast, us", Usage{Speed: "fast", Geo: "us"}, fast, us},
+			{"fast, priority", Usage{Speed: "fast", Tier: "priority"}, fast, "1"},
 			{"fast, us, batch", Usage{Speed: "fast", Geo: "us", Tier: "batch"}, fast, fastBatch},
 		} {
 			want := [5]USD{}
@@ -112,6 +117,62 @@ func TestEveryListPrice(t *testing.T) {
 					t.Errorf("%s, %s (-want +got):\n%s", model, c.name, diff)
 				}
 			}
+		}
+	}
+}
+
+// TestEveryModelIsListed sees to it that no model is left out above.
+func TestEveryModelIsListed(t *testing.T) {
+	listed := make(map[string]bool)
+	for _, row := range listPrices {
+		for _, name := range strings.Fields(row.models) {
+			model, match := BuiltIn().Match(name)
+			if match < MatchUndated {
+				t.Errorf("%s is matched as %v", name, match)
+			}
+			listed[model] = true
+		}
+	}
+	for name := range BuiltIn().models {
+		if !listed[name] {
+			t.Errorf("%s is in the table and not in listPrices", name)
+		}
+	}
+}
+
+// TestMultipliersStack prices one request in nano-dollars, as it was served in
+// different ways.
+func TestMultipliersStack(t *testing.T) {
+	for _, c := range []struct {
+		model, speed, tier, geo string
+		searches                int64
+		want                    USD
+	}{
+		// 1000 x 4,000 + 100 x 20,000 + 10 x 5,000 + 20 x 8,000 + 5000 x 200
+		{"claude-opus-5-5", "standard", "standard", "global", 0, 7_210_000},
+		{"claude-opus-5-5", "standard", "standard", "not_available", 0, 7_210_000},
+		{"claude-opus-5-5", "standard", "priority", "global", 0, 7_210_000}, // no price of its own is known
+		{"claude-opus-5-5", "standard", "standard", "us", 0, 7_931_000},     // x 1.1
+		{"claude-opus-5-5", "standard", "batch", "global", 0, 3_605_000},    // x 0.5
+		{"claude-opus-5-5", "standard", "batch", "us", 0, 3_965_500},        // x 1.1 x 0.5
+		{"claude-opus-5-5", "fast", "standard", "global", 0, 14_420_000},    // every price is twice the standard one
+		{"claude-opus-5-5", "fast", "standard", "us", 0, 15_862_000},        // x 1.1
+		{"claude-opus-5-5", "fast", "priority", "us", 0, 15_862_000},
+		{"claude-opus-5-5", "fast", "batch", "global", 0, 14_420_000}, // there is no fast batch
+		{"claude-opus-5-5", "fast", "batch", "us", 0, 15_862_000},
+		{"claude-opus-5-5", "standard", "batch", "us", 2, 23_965_500}, // searches cost what they cost
+		{"claude-opus-5-5", "fast", "standard", "us", 2, 35_862_000},
+		// 1000 x 3,000 + 100 x 15,000 + 10 x 3,750 + 20 x 6,000 + 5000 x 300, older than the US multiplier
+		{"claude-sonnet-4-5", "standard", "standard", "us", 0, 6_157_500},
+		{"claude-sonnet-4-5", "fast", "batch", "us", 0, 3_078_750}, // no fast mode: it is ignored
+		// 1000 x 100 + 100 x 500 + 10 x 125 + 20 x 200 + 5000 x 10
+		{"claude-haiku-5-5", "standard", "standard", "", 0, 205_250},
+		// 55,000 + 27,500 + 2,887.5 + 27,500
+		{"claude-haiku-5-5", "standard", "batch", "us", 0, 112_888},
+	} {
+		u := Usage{Input: 1000, Output: 100, CacheWrite5m: 10, CacheWrite1h: 20, CacheRead: 5000, WebSearches: c.searches, Speed: c.speed, Tier: c.tier, Geo: c.geo}
+		if got, priced := BuiltIn().Cost(c.model, u, november); got.Total() != c.want || !priced {
+			t.Errorf("%s, %s, %s, %s, %d searches: %s, %v; want %s", c.model, c.speed, c.tier, c.geo, c.searches, got.Total(), priced, c.want)
 		}
 	}
 }
@@ -226,61 +287,6 @@ func TestAbsurdCounts(t *testing.T) {
 	got, _ := BuiltIn().Cost("claude-opus-4-1", Usage{WebSearches: most, Iterations: []Iteration{huge, huge, huge}}, november)
 	if got != (Cost{most, most, most, most, most}) || got.Total() != most {
 		t.Errorf("huge counts: %+v, want the largest amounts", got)
-	}
-}
-
-func TestMatch(t *testing.T) {
-	for _, c := range []struct {
-		model, name string
-		match       Match
-	}{
-		{"claude-opus-5-5", "claude-opus-5-5", MatchExact},
-		{"claude-sonnet-4-6[1m]", "claude-sonnet-4-6", MatchExact},
-		{"us.anthropic.claude-opus-4-7", "claude-opus-4-7", MatchExact},
-		{"anthropic/claude-haiku-5-5", "claude-haiku-5-5", MatchExact},
-		{"projects/p/models/claude-haiku-5-5", "claude-haiku-5-5", MatchExact},
-		{"claude-sonnet-4-5-20250929", "claude-sonnet-4-5", MatchUndated},
-		{"claude-sonnet-4-5@20250929", "claude-sonnet-4-5", MatchUndated},
-		{"claude-opus-4-20250514", "claude-opus-4", MatchUndated},
-		{"eu.anthropic.claude-sonnet-4-5-20250929-v1:0", "claude-sonnet-4-5", MatchUndated},
-		{"anthropic.claude-opus-4-6-v1", "claude-opus-4-6", MatchUndated},
-		{"claude-3-5-haiku-latest", "claude-3-5-haiku", MatchVariant},
-		{"claude-opus-5-5-preview", "claude-opus-5-5", MatchVariant},
-		{"claude-sonnet-4-5-20250929-thinking", "claude-sonnet-4-5", MatchVariant},
-		{"claude-opus-4-9", "opus", MatchFamily}, // no variant of the retired opus-4
-		{"claude-sonnet-5-9-preview", "sonnet", MatchFamily},
-		{"claude-opus-6", "opus", MatchFamily},
-		{"claude-fable-6", "fable", MatchFamily},
-		{"claude-mythos-7-1", "mythos", MatchFamily},
-		{"haiku", "haiku", MatchFamily},
-		{"opusculum", "", MatchNone},
-		{"glm-4.6", "", MatchNone},
-		{"claude-", "", MatchNone},
-		{"-", "", MatchNone},
-		{"", "", MatchNone},
-	} {
-		if name, match := BuiltIn().Match(c.model); name != c.name || match != c.match {
-			t.Errorf("Match(%q) = %q, %v; want %q, %v", c.model, name, match, c.name, c.match)
-		}
-	}
-}
-
-func TestUnknownModelsCostTheDearestOfTheirFamily(t *testing.T) {
-	u := Usage{Input: 1000, Output: 1000, CacheWrite5m: 1000, CacheWrite1h: 1000, CacheRead: 1000, WebSearches: 1}
-	for unknown, dearest := range map[string]string{
-		"claude-fable-9": "claude-fable-5", "claude-mythos-9": "claude-mythos-5", "claude-opus-9": "claude-opus-5",
-		"claude-sonnet-9": "claude-sonnet-4-6", "claude-haiku-9": "claude-haiku-4-5",
-	} {
-		for _, variant := range []Usage{u, {Input: 9, Output: 9, Speed: "fast"}, {Input: 10, Geo: "us"}} {
-			got, priced := BuiltIn().Cost(unknown, variant, november)
-			want, _ := BuiltIn().Cost(dearest, variant, november)
-			if got != want || !priced {
-				t.Errorf("%s: %+v, %v; want the price of %s: %+v", unknown, got, priced, dearest, want)
-			}
-		}
-	}
-	if got, priced := BuiltIn().Cost("glm-4.6", u, november); got != (Cost{}) || priced {
-		t.Errorf("no family: %+v, %v; want 0 and unpriced", got, priced)
 	}
 }
 
