@@ -3,11 +3,7 @@
 // that charges it exactly once (Ledger, implemented by the packages below).
 package billing
 
-import (
-	"context"
-	"errors"
-	"time"
-)
+import "time"
 
 // Usage is what one answer used. Counts are tokens.
 type Usage struct {
@@ -20,7 +16,7 @@ type Usage struct {
 	WebSearches int64
 	// Speed is "fast", or anything else for standard speed.
 	Speed string
-	// Tier is "batch" for the batch discount, or anything else.
+	// Tier is "batch" or "priority", or anything else for the standard tier.
 	Tier string
 	// Geo is where inference ran; "us" has a multiplier.
 	Geo string
@@ -96,74 +92,4 @@ type Record struct {
 	UpstreamRequestID string    `json:"upstream_request_id"`
 	Estimated         bool      `json:"estimated"` // the output tokens are an estimate
 	Unpriced          bool      `json:"unpriced"`  // no price was known
-}
-
-// User is someone who pays, as a config declares them.
-type User struct {
-	Name string
-	// Balance is the opening balance, credited once per store, the first time
-	// that the user is declared without Unlimited.
-	Balance USD
-	// Unlimited users have no balance: nothing is refused for money, and
-	// records say what it would have cost.
-	Unlimited bool
-}
-
-// Balance is a user's money.
-type Balance struct {
-	Amount    USD
-	Unlimited bool
-}
-
-// Errors of a Ledger. Others are failures of the store.
-var (
-	// ErrUnknownUser: the ledger has never met this user.
-	ErrUnknownUser = errors.New("unknown user")
-	// ErrClosed: the ledger was closed.
-	ErrClosed = errors.New("ledger is closed")
-)
-
-// Ledger keeps balances and records. Implementations are safe for concurrent
-// use. After any crash, Σ charged = opening + credits − balance.
-type Ledger interface {
-	// Declare makes users known. The first time that a user is declared with a
-	// balance, that is without Unlimited, the opening balance is credited, in
-	// the same transaction. Declaring someone again changes only Unlimited: the
-	// balance of an unlimited user is kept for when the limit comes back.
-	Declare(ctx context.Context, users []User) error
-
-	// Balance returns the user's money, including every Settle that has
-	// returned. It is on every request's way and costs no disk access.
-	// ErrUnknownUser if the user was never declared.
-	Balance(ctx context.Context, user string) (Balance, error)
-
-	// Settle keeps the record and, where Billing is PaidFromBalance, takes
-	// Charged from the user's balance, even below zero and even if the user is
-	// unlimited by now: one transaction, once per record ID (settling again
-	// changes nothing and is no error). When it returns nil, record and charge
-	// survive kill -9. When it returns an error, settle the same record again
-	// later: it may or may not have been kept, but never by half. Some errors
-	// stay: ErrUnknownUser, and that of a record without an ID or with a
-	// negative charge. The record is not modified and not kept after the return.
-	Settle(ctx context.Context, record *Record) error
-
-	// Records calls yield for each record that the filter matches, newest
-	// first and those of one moment in descending order of ID, until yield
-	// returns false. Records that Settle returned for are seen. yield may keep
-	// the record and may call the ledger.
-	Records(ctx context.Context, filter RecordFilter, yield func(*Record) bool) error
-
-	// Close settles what is under way and closes the store. Later calls return
-	// ErrClosed.
-	Close() error
-}
-
-// RecordFilter selects records; the zero value matches all.
-type RecordFilter struct {
-	// From and To bound Time: From <= Time < To; zero = unbounded.
-	From, To time.Time
-	// User, KeyID, Account, Group and Model match exactly; "" = any.
-	User, KeyID, Account, Group, Model string
-	// Limit is the largest number of records; 0 = no limit.
-	Limit int
 }

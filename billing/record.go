@@ -86,8 +86,17 @@ func (r *Record) Check() error {
 		return errors.New("it has no id")
 	case r.Time.Before(earliest) || r.Time.After(latest):
 		return fmt.Errorf("its time %v is outside the years 1678 to 2261", r.Time)
-	case r.Billing == PaidFromBalance && r.Charged < 0:
-		return fmt.Errorf("it charges a negative amount, %s", r.Charged)
+	case r.Spent() < 0:
+		return fmt.Errorf("it charges a negative amount, %s", r.Spent())
 	}
 	return nil
+}
+
+// Spent is what the record takes: its cost from a subscription, and what is
+// charged from a balance, or would be from one that has no limit.
+func (r *Record) Spent() USD {
+	if r.Billing == PaidFromSubscription {
+		return r.Cost
+	}
+	return r.Charged
 }

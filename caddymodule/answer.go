@@ -126,7 +126,7 @@ func (a *answer) whole() *upstream.Failure {
 	a.record.Status = a.response.StatusCode
 	a.record.TTFTMS = time.Since(a.arrived).Milliseconds()
 	if err := a.settleLast(usage); err != nil {
-		a.internal("recording what an answer used", err)
+		a.storeFailed("recording what an answer used", err)
 		return nil
 	}
 	if sent := a.record.ModelSent; sent != a.call.Model {

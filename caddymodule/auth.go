@@ -2,30 +2,99 @@ package caddymodule
 
 import (
 	"crypto/sha256"
+	"errors"
 	"net/http"
 	"strings"
+	"time"
 
+	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-// authenticate finds the gateway key of a request. Keys are compared by their
-// digests, so that the time it takes tells nothing of a key.
-func (g *gateway) authenticate(r *http.Request) (*key, *apiError) {
-	text := gatewayKey(r.Header)
+// authenticate finds the gateway key of the request; false means that it was
+// refused, and answered. Keys are compared by their digests, so that the time it
+// takes tells nothing of a key.
+func (x *exchange) authenticate() bool {
+	text := gatewayKey(x.r.Header)
 	if text == "" {
-		return nil, &apiError{
-			status: http.StatusUnauthorized, kind: authenticationError, final: true,
-			message: "no gateway key: send one as x-api-key or as Authorization: Bearer",
+		x.fail(unauthorized("no gateway key: send one as x-api-key or as Authorization: Bearer"))
+		return false
+	}
+	digest := sha256.Sum256([]byte(text))
+	if x.key = x.keys[digest]; x.key != nil {
+		return true
+	}
+	return x.login(digest)
+}
+
+func unauthorized(message string) *apiError {
+	return &apiError{status: http.StatusUnauthorized, kind: authenticationError, final: true, message: message}
+}
+
+// login finds a key that is not the config's in the store.
+func (x *exchange) login(digest [sha256.Size]byte) bool {
+	ledger, err := x.gateway.ledger(x.ctx)
+	if err != nil {
+		x.storeFailed("opening the store", err)
+		return false
+	}
+	from, now := visitorAddress(x.r), time.Now()
+	if wait := x.runtime.visitors.mustWait(digest, from, x.wrongKeyLimit, now); wait > 0 {
+		x.fail(&apiError{
+			status: http.StatusTooManyRequests, kind: rateLimitError, retryAfter: wait,
+			message: "too many requests with wrong gateway keys came from this address; try again later",
+		})
+		return false
+	}
+	found, owner, err := ledger.Login(x.ctx, digest)
+	switch {
+	case errors.Is(err, billing.ErrUnknownKey):
+		x.runtime.visitors.wrong(digest, from, now)
+		x.fail(unauthorized("invalid gateway key"))
+	case err != nil:
+		if !x.gone() {
+			x.storeFailed("looking for a gateway key", err)
+		}
+	default:
+		x.runtime.visitors.right(digest)
+		var refusal *apiError
+		if x.key, refusal = x.keyOf(&found, &owner, now); refusal == nil {
+			return true
+		}
+		x.fail(refusal)
+	}
+	return false
+}
+
+// keyOf makes the key of a request from what the store has of it.
+func (g *gateway) keyOf(found *billing.Key, owner *billing.Profile, now time.Time) (*key, *apiError) {
+	k := &key{id: found.ID, models: found.Models}
+	if owner.Source == billing.SourceConfig {
+		// A config that has dropped the user has dropped his keys.
+		if k.user = g.users[owner.Name]; k.user == nil {
+			return nil, unauthorized("invalid gateway key")
+		}
+	} else {
+		k.user = &user{name: owner.Name, concurrency: owner.Concurrency}
+	}
+	switch {
+	case owner.Disabled:
+		return nil, unauthorized("the owner of this gateway key is disabled")
+	case !found.Expires.IsZero() && !now.Before(found.Expires):
+		return nil, unauthorized("this gateway key expired at " + found.Expires.UTC().Format(time.RFC3339))
+	}
+	for _, name := range found.Groups {
+		if group := g.groups[name]; group != nil {
+			k.groups = append(k.groups, group)
 		}
 	}
-	found := g.keys[sha256.Sum256([]byte(text))]
-	if found == nil {
+	if len(found.Groups) > 0 && len(k.groups) == 0 {
 		return nil, &apiError{
-			status: http.StatusUnauthorized, kind: authenticationError, final: true,
-			message: "invalid gateway key",
+			status: http.StatusBadRequest, kind: invalidRequestError, final: true,
+			message: "the groups of this gateway key are no longer there: " + strings.Join(found.Groups, ", "),
 		}
 	}
-	return found, nil
+	return k, nil
 }
 
 // gatewayKey reads the key from the first of the headers that clients use.
@@ -41,9 +110,29 @@ func gatewayKey(header http.Header) string {
 	return header.Get("X-Goog-Api-Key")
 }
 
+// mayAsk tells whether the key may ask for a model.
+func (k *key) mayAsk(model string) bool {
+	if len(k.models) == 0 {
+		return true
+	}
+	for _, pattern := range k.models {
+		prefix, wild := strings.CutSuffix(pattern, "*")
+		if pattern == model || wild && strings.HasPrefix(model, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // chooseGroup picks the first of the key's groups that can serve the model. A
 // key without groups may use every account; the group is nil then.
 func (g *gateway) chooseGroup(k *key, force upstream.Platform, model string) (*group, *apiError) {
+	if !k.mayAsk(model) {
+		return nil, &apiError{
+			status: http.StatusBadRequest, kind: invalidRequestError, final: true,
+			message: "this gateway key may not use the model " + shorten(model),
+		}
+	}
 	if len(k.groups) == 0 {
 		if g.scheduler.Serves("", force, model) {
 			return nil, nil

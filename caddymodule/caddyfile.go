@@ -57,6 +57,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	            client_secret <secret>
 //	        }
 //	        base_url    <url>
+//	        proxy       <url>
 //	        priority    <number>
 //	        concurrency <number>
 //	        models {
@@ -65,17 +66,24 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	        error_codes <status...>
 //	        header      <name> <value>
 //	        disabled
+//	        account_uuid <uuid>
 //	        mixed_scheduling
 //	    }
 //	    group <name> {
 //	        platform        anthropic|gemini|openai|antigravity
 //	        accounts        <account...>
 //	        rate_multiplier <number>
+//	        limits {                  # at least one
+//	            daily   <dollars>
+//	            weekly  <dollars>
+//	            monthly <dollars>
+//	        }
 //	    }
 //	    user <name> {
 //	        balance     <dollars>|unlimited
 //	        concurrency <number>
 //	        key         <secret>|sha256:<digest> [<group...>]
+//	        subscribe   <group> [until <time>]
 //	    }
 //
 //	    scheduling {
@@ -92,28 +100,39 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	        rate_limit_cooldown   <duration>
 //	    }
 //	    retry {
-//	        max_switches <number>
+//	        attempts        <number>
+//	        delay           <duration>
+//	        max_switches    <number>
+//	        failover_on_400 on|off
 //	    }
 //	    request {
-//	        max_body        <size>
-//	        inject_system   off|oauth|all
-//	        thinking_blocks keep|strip|retry
-//	        inject_beta     on|off
-//	        allow_header    <name|prefix*...>
+//	        max_body            <size>
+//	        inject_system       off|oauth|all
+//	        thinking_blocks     keep|strip|retry
+//	        inject_beta         on|off
+//	        identity            on|off
+//	        allow_header        <name|prefix*...>
+//	        log_upstream_errors on|off|<size>
+//	        wrong_key_limit     <number>
 //	    }
 //	    relay {
 //	        header_timeout      <duration>
 //	        first_event_timeout <duration>
 //	        idle_timeout        <duration>
 //	        keepalive           0|<duration> [after <duration>]
+//	        on_disconnect       cancel|drain <duration>
 //	    }
 //	    billing {
+//	        prices          <file>
 //	        rate_multiplier <number>
+//	        hold            off|estimate|max
 //	        durability      process|power
+//	        timezone        <name>
+//	        retention       0|<duration>
 //	    }
 //	}
 //
-// account, group, user, header, key and allow_header may be repeated; every
+// account, group, user, header, key, subscribe and allow_header may be repeated; every
 // other word stands at most once in its block.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	p := &parser{d: d, seen: map[string]caddyfile.Token{}, count: map[string]int{}}

@@ -102,6 +102,7 @@ func (h *Handler) openGroup(p *parser) opener {
 			"platform":        oneText(&g.Platform, platformUsage),
 			"accounts":        manyTexts(&g.Accounts, "<account…>"),
 			"rate_multiplier": oneValue(&g.RateMultiplier, "<number>", optional(parseRate)),
+			"limits":          sectionBlock(p, &g.Limits, (*Limits).words),
 		})
 		h.Groups = append(h.Groups, g)
 		return err
@@ -118,9 +119,32 @@ func (h *Handler) openUser(p *parser) opener {
 				u.Keys = append(u.Keys, Key{Key: args[0], Groups: args[1:]})
 				return nil
 			}},
+			"subscribe": {usage: "<group> [until <time>]", min: 1, max: 3, repeat: true, read: u.readSubscribe},
 		})
 		h.Users = append(h.Users, u)
 		return err
+	}
+}
+
+func (u *User) readSubscribe(args []string) error {
+	s := Subscribe{Group: args[0]}
+	switch {
+	case len(args) > 1 && args[1] != "until":
+		return errors.New("only `until` may follow the group")
+	case len(args) == 2:
+		return errors.New("the time of `until` is missing")
+	case len(args) == 3:
+		s.Until = args[2]
+	}
+	u.Subscriptions = append(u.Subscriptions, s)
+	return nil
+}
+
+func (l *Limits) words() map[string]word {
+	return map[string]word{
+		"daily":   oneText(&l.Daily, "<dollars>"),
+		"weekly":  oneText(&l.Weekly, "<dollars>"),
+		"monthly": oneText(&l.Monthly, "<dollars>"),
 	}
 }
 
@@ -160,6 +184,7 @@ func (r *Request) words() map[string]word {
 		"thinking_blocks":     oneText(&r.ThinkingBlocks, "keep|strip|retry"),
 		"inject_beta":         oneValue(&r.InjectBeta, "on|off", parseOnOff),
 		"allow_header":        allowHeader,
+		"wrong_key_limit":     oneValue(&r.WrongKeyLimit, "<number>", optional(parseNumber)),
 	}
 }
 
@@ -215,6 +240,10 @@ func (r *Relay) readKeepalive(args []string) error {
 func (b *Billing) words() map[string]word {
 	return map[string]word{
 		"rate_multiplier": oneValue(&b.RateMultiplier, "<number>", optional(parseRate)),
+		"prices":          oneText(&b.Prices, "<file>"),
+		"hold":            oneText(&b.Hold, "off|estimate|max"),
 		"durability":      oneText(&b.Durability, "process|power"),
+		"timezone":        oneText(&b.Timezone, "<name>"),
+		"retention":       oneValue(&b.Retention, "0|<duration>", optional(parseDuration)),
 	}
 }

@@ -22,25 +22,30 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "sub2api",
-		Usage: "demo [--listen <addr>]",
-		Short: "Runs the sub2api gateway with a simulated upstream",
+		Usage: "demo|users|keys|usage|records",
+		Short: "Runs a demo of the sub2api gateway, and looks after its users, keys and money",
 		Long: `
 Commands of the sub2api gateway.
 
 "demo" starts a gateway and a simulated upstream on loopback, prints a curl line
-that streams an answer, and leaves no files behind.`,
-		CobraFunc: func(cmd *cobra.Command) {
-			demo := &cobra.Command{
-				Use:   "demo [--listen <addr>]",
-				Short: "Starts a gateway in front of a simulated upstream",
-				Args:  cobra.NoArgs,
-				RunE:  caddycmd.WrapCommandFuncForCobra(runDemo),
-			}
-			demo.Flags().String("listen", demoListen, "The address to listen on")
-			demo.Flags().Duration("pause", 50*time.Millisecond, "The pause between two events of a streamed answer")
-			cmd.AddCommand(demo)
-		},
+that streams an answer, and leaves no files behind.
+
+The others speak to the admin endpoint of the Caddy that runs.`,
+		CobraFunc: addCommands,
 	})
+}
+
+func addCommands(cmd *cobra.Command) {
+	demo := &cobra.Command{
+		Use:   "demo [--listen <addr>]",
+		Short: "Starts a gateway in front of a simulated upstream",
+		Args:  cobra.NoArgs,
+		RunE:  caddycmd.WrapCommandFuncForCobra(runDemo),
+	}
+	demo.Flags().String("listen", demoListen, "The address to listen on")
+	demo.Flags().Duration("pause", 50*time.Millisecond, "The pause between two events of a streamed answer")
+	onlyCommands(cmd)
+	cmd.AddCommand(demo, usersCommand(), keysCommand(), usageCommand(), recordsCommand())
 }
 
 const (
@@ -67,7 +72,7 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("making a directory for the demo's ledger: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	admin, err := adminAddress()
+	admin, usual, err := adminAddress()
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("finding an address for the admin endpoint: %w", err)
 	}
@@ -81,22 +86,23 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 	if err := caddy.Run(demoConfig(listen, admin, dir, upstream.URL)); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	fmt.Print(demoText(listen, admin))
+	fmt.Print(demoText(listen, admin, usual))
 	<-stopped.Done()
 	return caddy.ExitCodeSuccess, caddy.Stop()
 }
 
 // adminAddress is Caddy's usual admin address, or a free one where that is
 // taken.
-func adminAddress() (string, error) {
+func adminAddress() (address string, usual bool, err error) {
 	listener, err := net.Listen("tcp", caddy.DefaultAdminListen)
-	if err != nil {
+	usual = err == nil
+	if !usual {
 		if listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-			return "", err
+			return "", false, err
 		}
 	}
 	defer listener.Close()
-	return listener.Addr().String(), nil
+	return listener.Addr().String(), usual, nil
 }
 
 func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
@@ -127,17 +133,22 @@ func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
 	}
 }
 
-func demoText(listen, admin string) string {
+func demoText(listen, admin string, usual bool) string {
 	host, port, _ := net.SplitHostPort(listen)
 	if host == "" || host == "0.0.0.0" || host == "::" {
 		host = "127.0.0.1"
 	}
 	url := "http://" + net.JoinHostPort(host, port)
+	address := ""
+	if !usual {
+		address = " --address " + admin
+	}
 	return fmt.Sprintf(`The gateway is at %[1]s, with a simulated upstream and a user who has $5.
 
 curl -N %[1]s/v1/messages -H 'x-api-key: %[2]s' -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' -d '{"model":"claude-sonnet-5-5","max_tokens":256,"stream":true,"messages":[{"role":"user","content":"Hello"}]}'
 
 Claude Code: ANTHROPIC_BASE_URL=%[1]s ANTHROPIC_AUTH_TOKEN=%[2]s claude
-Caddy's admin endpoint is at %[3]s. Ctrl+C ends the demo.
-`, url, demoKey, admin)
+Caddy's admin endpoint is at %[3]s. Users, keys and usage: caddy sub2api users%[4]s
+Ctrl+C ends the demo.
+`, url, demoKey, admin, address)
 }

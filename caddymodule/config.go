@@ -1,9 +1,6 @@
 package caddymodule
 
 import (
-	"bytes"
-	"encoding/json"
-
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -186,6 +183,11 @@ type Group struct {
 
 	// What a user pays per upstream dollar; 0 is free. Default: 1
 	RateMultiplier *billing.Rate `json:"rate_multiplier,omitempty"`
+
+	// What a subscription of the group allows. A group with limits serves its
+	// subscribers alone, and they don't pay with their balance.
+	// Default: none; the balance pays.
+	Limits *Limits `json:"limits,omitempty"`
 }
 
 // User is someone who may use the gateway.
@@ -202,6 +204,9 @@ type User struct {
 
 	// The user's gateway keys.
 	Keys []Key `json:"key,omitempty"`
+
+	// The groups with limits that the user is subscribed to.
+	Subscriptions []Subscribe `json:"subscribe,omitempty"`
 }
 
 // Key is a gateway key, which clients send to be let in.
@@ -306,6 +311,10 @@ type Request struct {
 	// How many bytes of an upstream error's body are logged; 0 is none.
 	// Default: 0
 	LogUpstreamErrors int64 `json:"log_upstream_errors,omitempty"`
+
+	// How many wrong gateway keys an address may send in a minute before keys that
+	// were not right before are refused unseen; 0 is no limit. Default: 100
+	WrongKeyLimit *int `json:"wrong_key_limit,omitempty"`
 }
 
 // Relay says how an answer is relayed.
@@ -343,35 +352,3 @@ type Keepalive struct {
 	// How long a client has heard nothing before the first one. Default: 50s
 	After *caddy.Duration `json:"after,omitempty"`
 }
-
-// Billing says what requests cost.
-type Billing struct {
-	// What users of keys without a group pay per upstream dollar; 0 is free.
-	// Default: 1
-	RateMultiplier *billing.Rate `json:"rate_multiplier,omitempty"`
-
-	// What a record survives before its answer is complete: `process` (the end
-	// of this process, however sudden) or `power` (that of the machine too).
-	// Default: `process`
-	Durability string `json:"durability,omitempty"`
-}
-
-// Dollars is an amount of US dollars as decimal text, so that no digit of it is
-// lost, or `unlimited`. In JSON a plain number is accepted too.
-type Dollars string
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (d *Dollars) UnmarshalJSON(data []byte) error {
-	if bytes.HasPrefix(data, []byte(`"`)) {
-		return json.Unmarshal(data, (*string)(d))
-	}
-	var number json.Number
-	if err := json.Unmarshal(data, &number); err != nil {
-		return err
-	}
-	*d = Dollars(number)
-	return nil
-}
-
-// rateOne passes a price on as it is.
-const rateOne billing.Rate = 1_000_000_000

@@ -45,6 +45,7 @@ func (h *Handler) setDefaults() {
 	fill(&h.Request.MaxBody, new(int64(32<<20)))
 	fill(&h.Request.InjectSystem, string(injectSystemOAuth))
 	fill(&h.Request.ThinkingBlocks, string(thinkingRetry))
+	fill(&h.Request.WrongKeyLimit, new(100))
 
 	fill(&h.Relay, &Relay{})
 	fill(&h.Relay.HeaderTimeout, new(caddy.Duration(3*time.Minute)))
@@ -59,7 +60,10 @@ func (h *Handler) setDefaults() {
 
 	fill(&h.Billing, &Billing{})
 	fill(&h.Billing.RateMultiplier, new(rateOne))
+	fill(&h.Billing.Hold, holdEstimate)
 	fill(&h.Billing.Durability, durabilityProcess)
+	fill(&h.Billing.Timezone, "UTC")
+	fill(&h.Billing.Retention, new(caddy.Duration(90*24*time.Hour)))
 }
 
 func (s *Store) setDefaults() {

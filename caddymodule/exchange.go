@@ -50,6 +50,7 @@ type exchange struct {
 	lease   *scheduler.Lease // of the account asked last
 	ledger  billing.Ledger
 	payer   string // Record.Billing
+	held    bool   // money is, or was, set aside
 	record  billing.Record
 	settled bool
 }
@@ -135,12 +136,12 @@ func (x *exchange) internal(doing string, err error) {
 }
 
 // failStore answers a request that can't be served while the store is out of
-// reach.
+// reach, or takes no records.
 func (x *exchange) failStore(doing string, err error) {
 	x.logger.Error("a request failed for want of the store", "doing", doing, "request_id", x.id, "error", err)
 	x.fail(&apiError{
 		status: http.StatusServiceUnavailable, kind: serverError, retryAfter: openRetry,
-		message: "the gateway's store is out of reach; try again",
+		message: "the gateway's store can't be used at present; try again",
 	})
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
-	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
@@ -44,7 +43,6 @@ type gateway struct {
 	scheduler *scheduler.Scheduler
 	runtime   *runtime
 	start     start
-	prices    *billing.Prices
 	allow     anthropic.HeaderList
 	logger    *slog.Logger
 }
@@ -74,7 +72,6 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		settings:  settings,
 		scheduler: sched,
 		runtime:   runtime,
-		prices:    billing.BuiltIn(),
 		logger:    logger,
 	}
 	for _, name := range settings.allowHeader {
@@ -106,7 +103,7 @@ func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
 		s.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
 	}
 	s.gateway.runtime.watch(s.gateway)
-	s.gateway.runtime.lookAfterAccounts()
+	s.gateway.runtime.workInBackground()
 	return nil
 }
 
@@ -167,12 +164,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		})
 		return nil
 	}
-	var refusal *apiError
-	if x.key, refusal = h.gateway.authenticate(r); refusal != nil {
-		x.fail(refusal)
-		return nil
+	if x.authenticate() {
+		serve(x)
 	}
-	serve(x)
 	return nil
 }
 

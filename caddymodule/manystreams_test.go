@@ -212,7 +212,7 @@ func (c *crowd) memory(t *testing.T) int64 {
 
 const (
 	plainProxy   = "reverse_proxy SIM {\n\tflush_interval -1\n\ttransport http {\n\t\tkeepalive_idle_conns_per_host 10000\n\t}\n}"
-	plainGateway = "sub2api {\n\tstore embedded STORE\n\taccount main {\n\t\tapi_key sk-upstream\n\t\tbase_url http://SIM\n\t}\n\tgroup default\n\tuser alice {\n\t\tbalance 100\n\t\tconcurrency 0\n\t\tkey sk-alice default\n\t}\n}"
+	plainGateway = "sub2api {\n\tstore embedded STORE\n\taccount main {\n\t\tapi_key sk-upstream\n\t\tbase_url http://SIM\n\t}\n\tgroup default {\n\t\trate_multiplier 0.1\n\t}\n\tuser alice {\n\t\tbalance 100\n\t\tconcurrency 0\n\t\tkey sk-alice default\n\t}\n}"
 )
 
 // perStream is the memory that each of n streams takes that stand still, in

@@ -68,8 +68,9 @@ func (x *exchange) modelNames() []string {
 		platform = x.force
 	}
 	if len(names) == 0 {
-		return builtInModels(platform)
+		names = slices.Clone(builtInModels(platform))
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !x.key.mayAsk(name) })
 	slices.Sort(names)
 	return slices.Compact(names)
 }

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"net/http"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -14,69 +13,6 @@ import (
 // settleTimeout bounds what is written after a request, when its own context
 // may have ended.
 const settleTimeout = 10 * time.Second
-
-// askBalance is how canPay learns what the user has.
-type askBalance func(context.Context) (billing.Balance, error)
-
-// aheadLedger is a ledger that can be asked in somebody else's round trip.
-type aheadLedger interface {
-	BalanceAhead(ctx context.Context, user string) (context.Context, func(context.Context) (billing.Balance, error))
-}
-
-// open opens the ledger; false means that the request was answered. The context
-// is for what is sent to the store next: where the ledger is there too, the
-// question for the balance goes along.
-func (x *exchange) open() (context.Context, askBalance, bool) {
-	var err error
-	if x.ledger, err = x.gateway.ledger(x.ctx); err != nil {
-		x.storeFailed("opening the store", err)
-		return nil, nil, false
-	}
-	user := x.key.user.name
-	if ahead, ok := x.ledger.(aheadLedger); ok && !x.simple {
-		ctx, ask := ahead.BalanceAhead(x.ctx, user)
-		return ctx, ask, true
-	}
-	return x.ctx, func(ctx context.Context) (billing.Balance, error) { return x.ledger.Balance(ctx, user) }, true
-}
-
-// canPay looks at the user's money before upstream is asked.
-func (x *exchange) canPay(ask askBalance) bool {
-	x.payer = billing.PaidByNobody
-	if x.simple {
-		return true
-	}
-	balance, err := ask(x.ctx)
-	if err == nil && x.slot.Waited > 0 { // a while ago
-		balance, err = x.ledger.Balance(x.ctx, x.key.user.name)
-	}
-	switch {
-	case err != nil:
-		x.storeFailed("reading a balance", err)
-		return false
-	case balance.Unlimited:
-		return true
-	case balance.Amount <= 0 && x.rate() != 0:
-		x.fail(balanceUsedUp())
-		return false
-	}
-	x.payer = billing.PaidFromBalance
-	return true
-}
-
-// balanceUsedUp has the headers that make Claude Code show its message and not
-// retry.
-func balanceUsedUp() *apiError {
-	return &apiError{
-		status: http.StatusTooManyRequests, kind: billingError, final: true,
-		message: "spend limit reached: the balance of this key's owner is used up",
-		header: http.Header{
-			"Anthropic-Ratelimit-Unified-Status":                  {"rejected"},
-			"Anthropic-Ratelimit-Unified-Overage-Utilization":     {"1"},
-			"Anthropic-Ratelimit-Unified-Overage-Disabled-Reason": {"out_of_credits"},
-		},
-	}
-}
 
 // rate is what the user pays per upstream dollar.
 func (x *exchange) rate() billing.Rate {
@@ -121,6 +57,9 @@ func (x *exchange) settleUnder(ctx context.Context, used upstream.Usage, estimat
 		return err
 	}
 	x.settled = true
+	if x.held {
+		x.runtime.money.freed(r.User)
+	}
 	return nil
 }
 

@@ -100,7 +100,7 @@ func TestBadRedisSettings(t *testing.T) {
 }
 
 func TestRedisStoresAreOneByServerAndNamespace(t *testing.T) {
-	first := redisStorage{mustRedis(t, "redis://a redis://b"), false}
+	first := redisStorage{mustRedis(t, "redis://a redis://b"), keeping{}}
 	for store, same := range map[string]bool{
 		"redis://:pw@b redis://A:6379":          true,
 		"redis://a redis://b {\ntimeout 2s\n}":  true,
@@ -109,7 +109,7 @@ func TestRedisStoresAreOneByServerAndNamespace(t *testing.T) {
 		"redis://a redis://b {\nnamespace x\n}": false,
 		"redis://a redis://b {\nsentinel m\n}":  false,
 	} {
-		other := redisStorage{mustRedis(t, store), false}
+		other := redisStorage{mustRedis(t, store), keeping{}}
 		if (other.key() == first.key()) != same {
 			t.Errorf("%s: one store with the first: %t", store, !same)
 		}
@@ -120,7 +120,7 @@ func TestRedisStoresAreOneByServerAndNamespace(t *testing.T) {
 }
 
 func TestWhatAReloadCanChangeOfAnOpenStore(t *testing.T) {
-	open := redisStorage{mustRedis(t, "redis://a"), false}
+	open := redisStorage{mustRedis(t, "redis://a"), keeping{}}
 	for store, want := range map[string]string{
 		"redis://a":                        "",
 		"redis://me:pw@a {\n}":             "",
@@ -129,12 +129,12 @@ func TestWhatAReloadCanChangeOfAnOpenStore(t *testing.T) {
 		"redis://a {\nspool /x\n}":         "spool",
 		"rediss://a":                       "rediss",
 	} {
-		err := redisStorage{mustRedis(t, store), false}.clash(open)
+		err := redisStorage{mustRedis(t, store), keeping{}}.clash(open)
 		if (err == nil) != (want == "") || err != nil && !strings.HasPrefix(err.Error(), want+" is another than that of the store") {
 			t.Errorf("%s: %v", store, err)
 		}
 	}
-	if err := (redisStorage{open.redisSettings, true}).clash(open); err == nil || !strings.Contains(err.Error(), "durability") {
+	if err := (redisStorage{open.redisSettings, keeping{sync: true}}).clash(open); err == nil || !strings.Contains(err.Error(), "durability") {
 		t.Errorf("another durability: %v", err)
 	}
 }
@@ -182,7 +182,7 @@ func TestRedisTakesTheNewestPassword(t *testing.T) {
 	server := miniredis.RunT(t)
 	server.RequireUserAuth("me", "new")
 	at := func(user string) redisStorage {
-		return redisStorage{mustRedis(t, "redis://"+user+"@"+server.Addr()), false}
+		return redisStorage{mustRedis(t, "redis://"+user+"@"+server.Addr()), keeping{}}
 	}
 	b := at("me:old").backend(nil).(*redisBackend)
 	defer b.close()

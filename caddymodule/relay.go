@@ -36,6 +36,7 @@ func (x *exchange) messages() {
 	if !x.canPay(ask) {
 		return
 	}
+	defer x.letGo()
 	x.relay()
 }
 

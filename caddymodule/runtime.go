@@ -42,6 +42,8 @@ type runtime struct {
 	logs    currentLogger
 	// unpriced are the models that a warning was logged of.
 	unpriced warnedModels
+	money    moneyLine
+	visitors visitors
 
 	mu      sync.Mutex
 	changed sync.Cond // active fell to 0, or dropped changed

@@ -39,7 +39,7 @@ func TestOneStoreHasOneRuntime(t *testing.T) {
 	if join(filepath.Join(base, "other")) == first {
 		t.Error("two stores share a runtime")
 	}
-	if _, err := joinRuntime(embeddedStorage{dir: filepath.Join(base, "new", "store"), sync: true}); err == nil || !strings.Contains(err.Error(), "durability") {
+	if _, err := joinRuntime(embeddedStorage{dir: filepath.Join(base, "new", "store"), keeping: keeping{sync: true}}); err == nil || !strings.Contains(err.Error(), "durability") {
 		t.Errorf("another durability: %v", err)
 	}
 }
@@ -81,7 +81,7 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
 	server := miniredis.RunT(t)
 	named := func(more string) redisStorage {
-		return redisStorage{mustRedis(t, "redis://"+server.Addr()+more), false}
+		return redisStorage{mustRedis(t, "redis://"+server.Addr()+more), keeping{}}
 	}
 	first, err := joinRuntime(named(""))
 	if err != nil {
@@ -117,7 +117,7 @@ func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
 
 func TestWrongKeyIsAnErrorWhereRedisCanBeReached(t *testing.T) {
 	server := miniredis.RunT(t)
-	named := redisStorage{mustRedis(t, "redis://"+server.Addr()+" {\ntimeout 100ms\n}"), false}
+	named := redisStorage{mustRedis(t, "redis://"+server.Addr()+" {\ntimeout 100ms\n}"), keeping{}}
 	b := named.backend(nil)
 	defer b.close()
 	d, err := b.documents(t.Context(), keyOf(1))

@@ -23,6 +23,10 @@ const (
 
 	durabilityProcess = "process"
 	durabilityPower   = "power"
+
+	holdOff      = "off"
+	holdEstimate = "estimate"
+	holdMax      = "max"
 )
 
 // contentSession says what tells the session of a request that names none.
@@ -79,6 +83,7 @@ type settings struct {
 	identity       bool
 	logErrors      int64    // bytes of an upstream error's body
 	allowHeader    []string // lower case; a trailing * matches a prefix
+	wrongKeyLimit  int      // per minute and address; 0 = no limit
 
 	headerTimeout     time.Duration
 	firstEventTimeout time.Duration
@@ -87,7 +92,11 @@ type settings struct {
 	keepalive         time.Duration // between comments; 0 = never
 	keepaliveAfter    time.Duration // silence before the first one
 
-	defaultRate billing.Rate // for keys without a group
+	prices      *billing.Prices
+	defaultRate billing.Rate  // for keys without a group
+	hold        string        // what is set aside
+	holdWait    time.Duration // for money that others have set aside
+	retention   time.Duration // of records; 0 = for ever
 }
 
 // group ties keys to accounts and to a price.
@@ -95,12 +104,17 @@ type group struct {
 	name     string
 	platform upstream.Platform
 	rate     billing.Rate
+	// subscription: the group has limits, and serves its subscribers alone.
+	subscription bool
+	limits       billing.Limits
 }
 
 // user is someone who may use the gateway.
 type user struct {
 	name        string
 	concurrency int // 0 = no limit
+	// subscriptions are those of the config, by group; the zero time is no end.
+	subscriptions map[string]time.Time
 }
 
 // key is a gateway key. The key itself is not kept.
@@ -108,6 +122,8 @@ type key struct {
 	id     string // the first 12 hexadecimal digits of the digest
 	user   *user
 	groups []*group // in order of preference; empty = every account
+	// models that it may ask for; a trailing * matches a prefix; empty = all.
+	models []string
 }
 
 // settings fills in the defaults, checks the config and resolves it. It reads
@@ -118,7 +134,11 @@ func (h *Handler) settings() (*settings, error) {
 	if err := h.Validate(); err != nil {
 		return nil, err
 	}
-	storage, err := h.Store.build(h.Billing.Durability == durabilityPower)
+	zone, err := loadZone(h.Billing.Timezone)
+	if err != nil {
+		return nil, err // it was checked
+	}
+	storage, err := h.Store.build(keeping{sync: h.Billing.Durability == durabilityPower, zone: zone})
 	if err != nil {
 		return nil, err
 	}
@@ -148,7 +168,15 @@ func (h *Handler) settings() (*settings, error) {
 		drain:             time.Duration(h.Relay.OnDisconnect.Drain),
 		keepalive:         time.Duration(*h.Relay.Keepalive.Interval),
 
+		wrongKeyLimit: *h.Request.WrongKeyLimit,
+
 		defaultRate: *h.Billing.RateMultiplier,
+		hold:        h.Billing.Hold,
+		holdWait:    time.Duration(*h.Scheduling.UserWaitTimeout),
+		retention:   time.Duration(*h.Billing.Retention),
+	}
+	if s.prices, err = h.Billing.readPrices(); err != nil {
+		return nil, fmt.Errorf("billing: prices: %w", err)
 	}
 	if s.keepalive > 0 {
 		s.keepaliveAfter = time.Duration(*h.Relay.Keepalive.After)
@@ -167,7 +195,11 @@ func (h *Handler) settings() (*settings, error) {
 		s.accounts = append(s.accounts, account)
 	}
 	for _, g := range h.Groups {
-		s.groups[g.Name] = &group{name: g.Name, platform: upstream.Platform(g.Platform), rate: *g.RateMultiplier}
+		made := &group{name: g.Name, platform: upstream.Platform(g.Platform), rate: *g.RateMultiplier}
+		if g.Limits != nil {
+			made.subscription, made.limits = true, g.Limits.amounts()
+		}
+		s.groups[g.Name] = made
 	}
 	if err := s.addUsers(h.Users); err != nil {
 		return nil, err
@@ -176,14 +208,20 @@ func (h *Handler) settings() (*settings, error) {
 	return s, nil
 }
 
-// build resolves a store that was checked. sync is billing's durability.
-func (s *Store) build(sync bool) (storage, error) {
+// keeping is how the sites of a store have it keep money, all of them alike.
+type keeping struct {
+	sync bool           // sync the disk for every record
+	zone *time.Location // where windows begin
+}
+
+// build resolves a store that was checked.
+func (s *Store) build(keeping keeping) (storage, error) {
 	if s.Redis != nil {
 		redis, err := s.Redis.settings()
 		if err != nil {
 			return nil, fmt.Errorf("store redis: %w", err)
 		}
-		return redisStorage{redis, sync}, nil
+		return redisStorage{redis, keeping}, nil
 	}
 	dir, err := resolve(s.Embedded.Dir)
 	if err != nil {
@@ -193,7 +231,7 @@ func (s *Store) build(sync bool) (storage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: making %s absolute: %w", dir, err)
 	}
-	return embeddedStorage{dir, sync}, nil
+	return embeddedStorage{dir, keeping}, nil
 }
 
 // build resolves an account that was checked.
@@ -265,6 +303,12 @@ func (s *settings) addUsers(users []User) error {
 		}
 		s.declared = append(s.declared, declared)
 		owner := &user{name: u.Name, concurrency: *u.Concurrency}
+		for _, subscribe := range u.Subscriptions {
+			if owner.subscriptions == nil {
+				owner.subscriptions = make(map[string]time.Time)
+			}
+			owner.subscriptions[subscribe.Group], _ = parseMoment(subscribe.Until) // checked
+		}
 		s.users[u.Name] = owner
 		for _, k := range u.Keys {
 			if err := s.addKey(owner, k); err != nil {

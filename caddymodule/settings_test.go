@@ -43,6 +43,15 @@ func mustSettings(t *testing.T, h *Handler) *settings {
 	return s
 }
 
+func mustZone(t *testing.T, name string) *time.Location {
+	t.Helper()
+	zone, err := time.LoadLocation(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return zone
+}
+
 func mustURL(t *testing.T, text string) *url.URL {
 	t.Helper()
 	u, err := url.Parse(text)
@@ -52,7 +61,11 @@ func mustURL(t *testing.T, text string) *url.URL {
 	return u
 }
 
-var compareSettings = cmp.AllowUnexported(settings{}, group{}, user{}, key{}, embeddedStorage{})
+var compareSettings = cmp.Options{
+	cmp.AllowUnexported(settings{}, group{}, user{}, key{}, embeddedStorage{}, keeping{}),
+	cmp.Comparer(func(a, b *billing.Prices) bool { return a == b }),
+	cmp.Comparer(func(a, b *time.Location) bool { return a.String() == b.String() }),
+}
 
 const minimal = `
 	account main {
@@ -86,8 +99,8 @@ func TestSettingsHaveTheDefaults(t *testing.T) {
 		contentSession: sessionByConversation, attempts: 10, delay: 3 * time.Second, maxSwitches: 10,
 		maxBody: 32 << 20, injectSystem: injectSystemOAuth, thinkingBlocks: thinkingRetry,
 		headerTimeout: 3 * time.Minute, firstEventTimeout: 5 * time.Minute, idleTimeout: 3 * time.Minute,
-		keepalive: 15 * time.Second, keepaliveAfter: 50 * time.Second,
-		defaultRate: 1_000_000_000,
+		keepalive: 15 * time.Second, keepaliveAfter: 50 * time.Second, wrongKeyLimit: 100,
+		prices: billing.BuiltIn(), defaultRate: 1_000_000_000, hold: holdEstimate, holdWait: 30 * time.Second, retention: 90 * 24 * time.Hour,
 	}
 	h := configured(t, minimal)
 	if diff := cmp.Diff(want, mustSettings(t, h), compareSettings); diff != "" {
@@ -143,15 +156,21 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 	group flash {
 		platform gemini
 		rate_multiplier 0
+		limits {
+			daily 0.5
+			monthly 150
+		}
 	}
 	user alice {
 		balance 20.5
 		concurrency 0
 		key alices flash default
+		subscribe flash until 2027-01-01
 	}
 	user bob {
 		balance unlimited
 		key {env.BOB_KEY}
+		subscribe flash
 	}
 	scheduling {
 		load_aware off
@@ -166,6 +185,7 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		inject_system off
 		thinking_blocks keep
 		inject_beta on
+		wrong_key_limit 0
 		allow_header X-My-Trace X-Team-*
 	}
 	relay {
@@ -174,7 +194,10 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 	}
 	billing {
 		rate_multiplier 0.5
+		hold max
 		durability power
+		timezone Asia/Shanghai
+		retention 0
 	}`))
 
 	accounts := []*upstream.Account{
@@ -187,11 +210,15 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		{Name: "ag", Platform: upstream.Antigravity, Kind: upstream.OAuth, Secret: "ya29", BaseURL: mustURL(t, "http://ag.example.com:8045"), Priority: 50, MixedScheduling: true},
 	}
 	def := &group{name: "default", platform: upstream.Anthropic, rate: 1_250_000_000}
-	flash := &group{name: "flash", platform: upstream.Gemini}
-	alice, bob := &user{name: "alice"}, &user{name: "bob", concurrency: 5}
+	flash := &group{
+		name: "flash", platform: upstream.Gemini, subscription: true,
+		limits: billing.Limits{billing.Daily: 500_000_000, billing.Monthly: 150_000_000_000},
+	}
+	alice := &user{name: "alice", subscriptions: map[string]time.Time{"flash": time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	bob := &user{name: "bob", concurrency: 5, subscriptions: map[string]time.Time{"flash": {}}}
 	want := &settings{
 		simple:   true,
-		storage:  embeddedStorage{dir: filepath.Join(dir, "store"), sync: true},
+		storage:  embeddedStorage{dir: filepath.Join(dir, "store"), keeping: keeping{true, mustZone(t, "Asia/Shanghai")}},
 		accounts: accounts,
 		scheduler: scheduler.Settings{
 			Accounts: accounts,
@@ -215,7 +242,7 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		maxBody: 1024, injectSystem: injectSystemOff, thinkingBlocks: thinkingKeep, injectBeta: true,
 		allowHeader:   []string{"x-my-trace", "x-team-*"},
 		headerTimeout: 3 * time.Minute, firstEventTimeout: 5 * time.Minute, idleTimeout: 20 * time.Millisecond,
-		defaultRate: 500_000_000,
+		prices: billing.BuiltIn(), defaultRate: 500_000_000, hold: holdMax, holdWait: 30 * time.Second,
 	}
 	if diff := cmp.Diff(want, s, compareSettings); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -239,6 +266,10 @@ func TestSettingsRefuseWhatResolvesBadly(t *testing.T) {
 	t.Setenv("GATEWAY_KEY", "DO-NOT-SHOW")
 	t.Setenv("GATEWAY_KEY_AGAIN", "DO-NOT-SHOW")
 	t.Setenv("BAD_DIGEST", "sha256:DO-NOT-SHOW")
+	t.Setenv("PRICES", filepath.Join(t.TempDir(), "prices.json"))
+	if err := os.WriteFile(os.Getenv("PRICES"), []byte("not JSON"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	t.Setenv("BAD_URL", "ftp://example.com")
 	t.Setenv("BAD_PROXY", "ftp://me:DO-NOT-SHOW@example.com")
 	t.Setenv("TWO_LINES", "DO-NOT-SHOW\nX-Other: 1")
@@ -258,6 +289,8 @@ func TestSettingsRefuseWhatResolvesBadly(t *testing.T) {
 		"key of bad digest": {withUser("key {env.BAD_DIGEST}"), "user alice: key: sha256: wants the 64 hexadecimal digits"},
 		"same key":          {withUser("key {env.GATEWAY_KEY}\nkey {env.GATEWAY_KEY_AGAIN}"), "user alice: key: is the same as a key of user alice"},
 		"same key of two":   {withUser("key {env.GATEWAY_KEY}") + "\nuser bob {\nkey DO-NOT-SHOW\n}", "user bob: key: is the same as a key of user alice"},
+		"prices":            {minimal + "\nbilling {\nprices " + absent + "\n}", "billing: prices: open " + absent},
+		"no price file":     {minimal + "\nbilling {\nprices {env.PRICES}\n}", "billing: prices: "},
 		"store":             {"store embedded {env.SUB2API_TEST_EMPTY}\n" + minimal, "store: evaluated placeholder {env.SUB2API_TEST_EMPTY} is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -294,6 +327,9 @@ func TestJSONConfigIsChecked(t *testing.T) {
 		"empty model":       {`{"account":[{"name":"main","api_key":"a","models":[{"match":""}]}],"user":[{"name":"alice"}]}`, "account main: models: holds an empty model name"},
 		"unknown group":     {`{` + account + `,"user":[{"name":"alice","key":[{"key":"k","groups":["x"]}]}]}`, "user alice: key: the group in place 1 is no group here"},
 		"negative duration": {`{` + account + `,"user":[{"name":"alice"}],"relay":{"idle_timeout":"-1s"}}`, "relay: idle_timeout: -1s is out of range"},
+		"limit":             {`{` + account + `,"group":[{"name":"g","limits":{"daily":0}}],"user":[{"name":"alice"}]}`, `group g: limits: daily: "0" is no limit`},
+		"timezone":          {`{` + account + `,"user":[{"name":"alice"}],"billing":{"timezone":"Mars"}}`, `billing: timezone: "Mars" is no time zone`},
+		"retention":         {`{` + account + `,"user":[{"name":"alice"}],"billing":{"retention":"1h"}}`, "billing: retention: 1h0m0s is out of range"},
 		"negative keepalive": {`{` + account + `,"user":[{"name":"alice"}],"relay":{"keepalive":{"after":-1}}}`,
 			"relay: keepalive: -1ns is out of range"},
 	} {

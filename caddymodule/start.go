@@ -142,117 +142,12 @@ func (s *start) giveUp() {
 	}
 }
 
-// declaring is a ledger that is told of the config's users again when it turns
-// out not to know one: Redis has come back without its data.
-type declaring struct {
-	billing.Ledger
-	gateway *gateway
-
-	mu   sync.Mutex // held to tell the ledger
-	told time.Time  // when that was done last
-}
-
-// again tells the ledger of the users if that can mend err. Of the requests that
-// find out at the same time, one does it.
-func (d *declaring) again(ctx context.Context, err error) bool {
-	if !errors.Is(err, billing.ErrUnknownUser) {
-		return false
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if time.Since(d.told) < startRetry {
-		return true
-	}
-	if d.Declare(ctx, d.gateway.declared) != nil {
-		return false
-	}
-	d.told = time.Now()
-	d.gateway.logger.Error("the store did not know a user of the config: it has lost its data; it was told of all users, who begin with their opening balances",
-		"store", d.gateway.storage.String())
-	return true
-}
-
-// Balance implements billing.Ledger.
-func (d *declaring) Balance(ctx context.Context, user string) (billing.Balance, error) {
-	balance, err := d.Ledger.Balance(ctx, user)
-	if d.again(ctx, err) {
-		return d.Ledger.Balance(ctx, user)
-	}
-	return balance, err
-}
-
-// BalanceAhead implements aheadLedger.
-func (d *declaring) BalanceAhead(ctx context.Context, user string) (context.Context, func(context.Context) (billing.Balance, error)) {
-	ahead, ok := d.Ledger.(aheadLedger)
-	if !ok {
-		return ctx, func(ctx context.Context) (billing.Balance, error) { return d.Balance(ctx, user) }
-	}
-	carrying, ask := ahead.BalanceAhead(ctx, user)
-	return carrying, func(ctx context.Context) (billing.Balance, error) {
-		balance, err := ask(ctx)
-		if d.again(ctx, err) {
-			return d.Ledger.Balance(ctx, user)
-		}
-		return balance, err
-	}
-}
-
-// Settle implements billing.Ledger.
-func (d *declaring) Settle(ctx context.Context, record *billing.Record) error {
-	err := d.Ledger.Settle(ctx, record)
-	if d.again(ctx, err) {
-		return d.Ledger.Settle(ctx, record)
-	}
-	return err
-}
-
-// askAgain is how long the opening balance of a user stands in, before the store
-// is asked again: each time a request may wait for its silence.
-const askAgain = 5 * time.Second
-
-// undeclared is the ledger of a config that the store was not told of yet.
-type undeclared struct {
-	billing.Ledger
-	known    billing.Ledger             // the same, which is not told of users that it does not know
-	balances map[string]billing.Balance // opening ones; it never changes
-
-	mu     sync.Mutex
-	failed map[string]time.Time // when the ledger last did not know a user
-}
-
-func newUndeclared(ledger *declaring) *undeclared {
-	u := &undeclared{Ledger: ledger, known: ledger.Ledger, balances: make(map[string]billing.Balance), failed: make(map[string]time.Time)}
-	for _, user := range ledger.gateway.declared {
-		u.balances[user.Name] = billing.Balance{Amount: user.Balance, Unlimited: user.Unlimited}
-	}
-	return u
-}
-
-// Balance returns what the ledger knows, or else the opening balance.
-func (u *undeclared) Balance(ctx context.Context, user string) (billing.Balance, error) {
-	opening, ours := u.balances[user]
-	u.mu.Lock()
-	failed := u.failed[user]
-	u.mu.Unlock()
-	if ours && time.Since(failed) < askAgain {
-		return opening, nil
-	}
-	balance, err := u.known.Balance(ctx, user)
-	if err == nil || !ours || ctx.Err() != nil {
-		return balance, err
-	}
-	u.mu.Lock()
-	u.failed[user] = time.Now()
-	u.mu.Unlock()
-	return opening, nil
-}
-
 // storeFailed answers a request that could not do something for the store's
 // sake.
 func (x *exchange) storeFailed(doing string, err error) {
-	if !errors.Is(err, scheduler.ErrUnavailable) {
-		x.internal(doing, err)
+	if errors.Is(err, scheduler.ErrUnavailable) || errors.Is(err, billing.ErrUnwritable) {
+		x.failStore(doing, err)
 		return
 	}
-	x.failStore(doing, err)
+	x.internal(doing, err)
 }

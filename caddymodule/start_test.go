@@ -108,6 +108,20 @@ func (l farLedger) Balance(_ context.Context, user string) (billing.Balance, err
 	return billing.Balance{Amount: 1}, nil
 }
 
+func (l farLedger) Hold(_ context.Context, claim *billing.Claim) (string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.looked++
+	if _, ok := l.users[claim.User]; !ok {
+		return "", billing.ErrUnknownUser
+	}
+	return billing.PaidFromBalance, nil
+}
+
+func (l farLedger) HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, func(context.Context) (string, error)) {
+	return ctx, func(ctx context.Context) (string, error) { return l.Hold(ctx, claim) }
+}
+
 func (l farLedger) Settle(_ context.Context, r *billing.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -155,10 +169,32 @@ func TestServingBeforeTheStoreIsBack(t *testing.T) {
 		if _, err := ledger.Balance(t.Context(), "eve"); !errors.Is(err, billing.ErrUnknownUser) {
 			t.Errorf("a user whom nobody knows: %v", err)
 		}
+		for _, test := range []struct {
+			claim billing.Claim
+			want  string
+			lack  billing.Lack
+		}{
+			{billing.Claim{User: "alice", Least: 20}, billing.PaidFromBalance, ""},
+			{billing.Claim{User: "alice", Least: 21}, "", billing.LackBalance},
+			{billing.Claim{User: "bob", Least: 21}, billing.PaidByNobody, ""},
+			{billing.Claim{User: "bob", Terms: &billing.Terms{Declared: true}}, billing.PaidFromSubscription, ""},
+			{billing.Claim{User: "bob", Terms: &billing.Terms{Declared: true, Until: time.Now()}, Time: time.Now()}, "", billing.LackTime},
+			{billing.Claim{User: "bob", Terms: &billing.Terms{}}, "", billing.LackSubscription},
+		} {
+			payer, err := ledger.Hold(t.Context(), &test.claim)
+			var refusal *billing.Refusal
+			if errors.As(err, &refusal); payer != test.want || (refusal == nil) != (test.lack == "") || refusal != nil && refusal.Lack != test.lack {
+				t.Errorf("%+v: paid by %q, %v", test.claim, payer, err)
+			}
+		}
+		if _, err := ledger.Hold(t.Context(), &billing.Claim{User: "eve"}); !errors.Is(err, billing.ErrUnknownUser) {
+			t.Errorf("a user whom nobody knows: %v", err)
+		}
 		_, looked, _ := far.counts()
 		for range 10 {
 			g.ledger(t.Context())
 			ledger.Balance(t.Context(), "alice")
+			ledger.Hold(t.Context(), &billing.Claim{User: "alice"})
 		}
 		if asked, now, _ := far.counts(); asked != 1 || now != looked {
 			t.Errorf("requests asked the store %d and %d times", asked, now-looked)
@@ -258,8 +294,12 @@ func TestAStoreThatForgotItsUsersIsToldAgain(t *testing.T) {
 		}
 		for name, use := range map[string]func() error{
 			"balance": func() error { _, err := ledger.Balance(t.Context(), "alice"); return err },
-			"balance ahead": func() error {
-				ctx, ask := ledger.(aheadLedger).BalanceAhead(t.Context(), "alice")
+			"hold": func() error {
+				_, err := ledger.Hold(t.Context(), &billing.Claim{ID: "r", User: "alice"})
+				return err
+			},
+			"hold ahead": func() error {
+				ctx, ask := ledger.(aheadLedger).HoldAhead(t.Context(), &billing.Claim{ID: "r", User: "alice"})
 				_, err := ask(ctx)
 				return err
 			},

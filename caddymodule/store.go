@@ -91,7 +91,8 @@ func (s *store) open(ctx context.Context, key sealer) (billing.Ledger, error) {
 		return nil, s.err
 	}
 	s.tried = time.Now()
-	ledger, docs, err := s.backend.open(ctx, key)
+	// All wait for it, so it does not fail because the first to ask leaves.
+	ledger, docs, err := s.backend.open(context.WithoutCancel(ctx), key)
 	if s.err = err; err != nil {
 		return nil, err
 	}
@@ -120,6 +121,16 @@ func (s *store) use(f func(documents) error) error {
 		return errNotOpen
 	}
 	return f(s.docs)
+}
+
+// current is the ledger, nil if it is not open.
+func (s *store) current() billing.Ledger {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if s.closed {
+		return nil
+	}
+	return s.ledger
 }
 
 // close closes the ledger. The backend is closed by its owner.

@@ -17,8 +17,8 @@ import (
 // embeddedStorage is a directory of this machine: state in memory, ledger and
 // documents on disk.
 type embeddedStorage struct {
-	dir  string // absolute
-	sync bool   // sync the disk for every record
+	dir string // absolute
+	keeping
 }
 
 // String implements fmt.Stringer.
@@ -35,20 +35,30 @@ func (s embeddedStorage) checkKey(ctx context.Context, key sealer) error {
 	return nil
 }
 
-var errDurability = errors.New("billing: durability is another than that of the store as it is open now; every site of a store has the same, and Caddy must be restarted to change it")
+// clash is the error of a word that is built into a store as it is open now.
+func clash(word string) error {
+	return fmt.Errorf("%s is another than that of the store as it is open now; every site of a store has the same, and Caddy must be restarted to change it", word)
+}
+
+func (k keeping) clash(open keeping) error {
+	switch {
+	case k.sync != open.sync:
+		return clash("billing: durability")
+	case k.zone.String() != open.zone.String():
+		return clash("billing: timezone")
+	}
+	return nil
+}
 
 func (s embeddedStorage) clash(open storage) error {
-	if open, ok := open.(embeddedStorage); ok && open.sync == s.sync {
-		return nil
-	}
-	return errDurability
+	return s.keeping.clash(open.(embeddedStorage).keeping) // their keys are the same
 }
 
 func (s embeddedStorage) outage() outage { return outageFails }
 
 func (s embeddedStorage) backend(logger *slog.Logger) backend {
 	return &embeddedBackend{
-		dir: realPath(s.dir), options: sqliteledger.Options{Logger: logger, Sync: s.sync}, memory: memstate.New(), logger: logger,
+		dir: realPath(s.dir), options: sqliteledger.Options{Logger: logger, Sync: s.sync, Location: s.zone}, memory: memstate.New(), logger: logger,
 	}
 }
 

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync/atomic"
 
@@ -18,7 +17,7 @@ import (
 // redisStorage is a namespace in Redis, which other processes share.
 type redisStorage struct {
 	*redisSettings
-	sync bool // sync the disk for every record that waits in the spool
+	keeping // sync is for records that wait in the spool
 }
 
 func (s redisStorage) checkKey(ctx context.Context, key sealer) error {
@@ -34,11 +33,9 @@ func (s redisStorage) checkKey(ctx context.Context, key sealer) error {
 // clash: user name, password and certificates are taken over; what else a config
 // may say another time is built into what is open.
 func (s redisStorage) clash(open storage) error {
-	o, ok := open.(redisStorage)
+	o := open.(redisStorage) // their keys are the same
 	var word string
 	switch {
-	case !ok || o.sync != s.sync:
-		return errDurability
 	case o.refuse != s.refuse:
 		word = "on_outage"
 	case o.timeout != s.timeout:
@@ -50,9 +47,9 @@ func (s redisStorage) clash(open storage) error {
 	case (o.access.encryption == nil) != (s.access.encryption == nil):
 		word = "rediss"
 	default:
-		return nil
+		return s.keeping.clash(o.keeping)
 	}
-	return fmt.Errorf("%s is another than that of the store as it is open now; every site of a store has the same, and Caddy must be restarted to change it", word)
+	return clash(word)
 }
 
 func (s redisStorage) outage() outage {
@@ -98,7 +95,8 @@ func (b *redisBackend) open(ctx context.Context, key sealer) (billing.Ledger, do
 
 func (b *redisBackend) newLedger() billing.Ledger {
 	return redisledger.New(b.client, redisledger.Options{
-		Namespace: b.storage.namespace, Timeout: b.storage.timeout, Spool: b.storage.spool, Sync: b.storage.sync, Logger: b.logger,
+		Namespace: b.storage.namespace, Timeout: b.storage.timeout, Spool: b.storage.spool, Sync: b.storage.sync,
+		Location: b.storage.zone, Logger: b.logger,
 	})
 }
 

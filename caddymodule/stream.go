@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"sync"
 	"time"
 
@@ -191,7 +192,8 @@ func (s *stream) rename(p []byte) []byte {
 func (s *stream) finish(err error) {
 	var failure *upstream.Failure
 	var late *timeout
-	ours := &apiError{kind: serverError, message: "the upstream service broke off its answer"}
+	// The status is for a stream of which nothing has gone out.
+	ours := &apiError{status: http.StatusServiceUnavailable, retryAfter: openRetry, kind: serverError, message: "the upstream service broke off its answer"}
 	switch {
 	case err == nil:
 		return

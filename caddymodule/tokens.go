@@ -26,13 +26,14 @@ func (rt *runtime) newTokens() *oauth.Tokens {
 	})
 }
 
-// lookAfterAccounts starts the refresh of tokens in the background, and the
-// exchange of identities, once. The state must know the config's credentials by
-// then: a refusal is about one of them.
-func (rt *runtime) lookAfterAccounts() {
+// workInBackground starts the refresh of tokens, the exchange of identities and
+// the deletion of old records, once. The state must know the config's credentials
+// by then: a refused token is about one of them.
+func (rt *runtime) workInBackground() {
 	rt.looking.Do(func() {
 		rt.background.Go(func() { rt.tokens.Run(rt.ctx) })
 		rt.background.Go(func() { rt.identities.Run(rt.ctx) })
+		rt.background.Go(func() { rt.forgetOldRecords(rt.ctx) })
 	})
 }
 

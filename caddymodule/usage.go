@@ -2,7 +2,10 @@ package caddymodule
 
 import (
 	"encoding/json"
+	"math"
+	"time"
 
+	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -34,6 +37,16 @@ func (x *exchange) usage() {
 			return
 		}
 	}
+	if len(x.key.groups) > 0 && x.key.groups[0].subscription {
+		left, err := x.subscriptionLeft(ledger, x.key.groups[0])
+		if err != nil {
+			x.storeFailed("reading a subscription", err)
+			return
+		}
+		answer.PlanName, answer.Remaining = x.key.groups[0].name, json.Number(left.String())
+		x.answerJSON(answer)
+		return
+	}
 	balance, err := ledger.Balance(x.ctx, x.key.user.name)
 	if err != nil {
 		x.storeFailed("reading a balance", err)
@@ -43,4 +56,28 @@ func (x *exchange) usage() {
 		answer.PlanName, answer.Remaining = "balance", json.Number(balance.Amount.String())
 	}
 	x.answerJSON(answer)
+}
+
+// subscriptionLeft is what the windows of the user's subscription of a group have
+// left: the least of them, and nothing without a subscription.
+func (x *exchange) subscriptionLeft(ledger billing.Ledger, g *group) (billing.USD, error) {
+	now := time.Now()
+	subscription, err := ledger.Subscription(x.ctx, x.key.user.name, g.name)
+	if err != nil {
+		return 0, err
+	}
+	until, subscribed := x.key.user.subscriptions[g.name]
+	if !subscribed {
+		until, subscribed = subscription.Until, subscription.Subscribed
+	}
+	if !subscribed || !until.IsZero() && !now.Before(until) {
+		return 0, nil
+	}
+	least := billing.USD(math.MaxInt64)
+	for span, window := range subscription.Windows.At(now) {
+		if limit := g.limits[span]; limit > 0 {
+			least = min(least, limit.Plus(-window.Used))
+		}
+	}
+	return least, nil
 }

@@ -32,6 +32,7 @@ const (
 	maxCooldown    = 24 * time.Hour
 	maxOverload    = 10 * time.Minute // what the cooldown doubles up to
 	maxKeepalive   = 10 * time.Minute
+	maxWrongKeys   = 1_000_000
 )
 
 // Validate implements caddy.Validator. The directive's parser runs it as well,
@@ -223,6 +224,7 @@ func (h *Handler) checkGroups() error {
 			at.name(g.Name, names),
 			at.oneOf("platform", g.Platform, platformNames()...),
 			at.rate("rate_multiplier", g.RateMultiplier),
+			g.Limits.check(at),
 			h.checkGroupAccounts(g, at),
 		)
 		if err != nil {
@@ -263,6 +265,7 @@ func (h *Handler) checkUsers() error {
 			at.name(u.Name, names),
 			at.balance("balance", u.Balance),
 			at.between("concurrency", u.Concurrency, 0, maxConcurrency),
+			h.checkSubscriptions(u, at),
 		)
 		if err != nil {
 			return err
@@ -353,6 +356,7 @@ func (r *Request) check() error {
 		}
 	}
 	return cmp.Or(
+		at.between("wrong_key_limit", r.WrongKeyLimit, 0, maxWrongKeys),
 		at.oneOf("inject_system", r.InjectSystem, string(injectSystemOff), string(injectSystemOAuth), string(injectSystemAll)),
 		at.oneOf("thinking_blocks", r.ThinkingBlocks, string(thinkingKeep), string(thinkingStrip), string(thinkingRetry)),
 	)
@@ -382,17 +386,6 @@ func (r *Relay) check() error {
 		return nil
 	}
 	return cmp.Or(at.upTo("keepalive", interval, maxKeepalive), at.upTo("keepalive", after, maxKeepalive))
-}
-
-func (b *Billing) check() error {
-	if b == nil {
-		return nil
-	}
-	at := spot{"billing", "billing"}
-	return cmp.Or(
-		at.rate("rate_multiplier", b.RateMultiplier),
-		at.oneOf("durability", b.Durability, durabilityProcess, durabilityPower),
-	)
 }
 
 func platformNames() []string {

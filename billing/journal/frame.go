@@ -32,9 +32,15 @@ func AppendFrame(b []byte, r *billing.Record) ([]byte, error) {
 	if len(payload) > largestFrame {
 		return b, fmt.Errorf("it has %d bytes, more than the %d that can be kept", len(payload), largestFrame)
 	}
-	binary.LittleEndian.PutUint32(b[start:], uint32(len(payload)))
-	binary.LittleEndian.PutUint32(b[start+4:], crc32.Checksum(payload, castagnoli))
+	seal(b[start:])
 	return b, nil
+}
+
+// seal writes a frame's header.
+func seal(frame []byte) {
+	payload := frame[frameHeader:]
+	binary.LittleEndian.PutUint32(frame, uint32(len(payload)))
+	binary.LittleEndian.PutUint32(frame[4:], crc32.Checksum(payload, castagnoli))
 }
 
 // readFrames gives at most that many records of the frames between from and
@@ -50,6 +56,10 @@ func readFrames(file io.ReaderAt, from, size int64, most int) (records []billing
 		}
 		if err != nil {
 			return nil, 0, err
+		}
+		if frame != nil && isMark(frame) {
+			length += int64(len(frame))
+			continue
 		}
 		if frame == nil || !Decode(frame[frameHeader:], &r) {
 			return records, length, nil

@@ -22,15 +22,18 @@ import (
 // others from doing so.
 type Journal struct {
 	Current, Other *File
+	// begun is how often a file has become Current, once Number was called.
+	begun uint64
 }
 
 // File is a row of frames, one for each record. What is no frame ends the file:
 // a write that the end of the process cut short, and so nothing that was
-// acknowledged. Appending, emptying and cutting exclude each other by the
+// acknowledged. Appending, probing, emptying and cutting exclude each other by the
 // caller's lock; all else is safe beside them.
 type File struct {
-	file *os.File
-	size atomic.Int64
+	file   *os.File
+	size   atomic.Int64
+	number uint64 // it begins with a mark of this; 0 = with none
 	// syncing guards what follows, and makes those who wait for the disk at the
 	// same time share one sync.
 	syncing sync.Mutex
@@ -71,7 +74,13 @@ func (j *Journal) Close() error {
 }
 
 // Swap exchanges the files; the other one must be empty.
-func (j *Journal) Swap() { j.Current, j.Other = j.Other, j.Current }
+func (j *Journal) Swap() {
+	j.Current, j.Other = j.Other, j.Current
+	if j.begun > 0 {
+		j.begun++
+		j.Current.number = j.begun
+	}
+}
 
 // OpenFile opens a single file, which is made, with mode 0600, where it doesn't
 // exist.
@@ -99,12 +108,26 @@ func (f *File) Size() int64 { return f.size.Load() }
 // After an error the file is as it was.
 func (f *File) Append(frame []byte) (Position, error) {
 	size := f.size.Load()
+	if size == 0 && f.number > 0 {
+		frame = append(markFrame(f.number), frame...)
+	}
 	if _, err := f.file.WriteAt(frame, size); err != nil {
 		// Should this fail too, the next frame is written over what there is.
 		f.file.Truncate(size)
 		return Position{}, err
 	}
 	return Position{f, f.emptied, f.size.Add(int64(len(frame)))}, nil
+}
+
+// Probe tells whether the file takes that many bytes more, and the disk with sync.
+// It leaves the file as it is.
+func (f *File) Probe(bytes int, sync bool) error {
+	size := f.size.Load()
+	_, err := f.file.WriteAt(make([]byte, bytes), size) // zeros are no frame
+	if err == nil && sync {
+		err = f.file.Sync()
+	}
+	return errors.Join(err, f.file.Truncate(size))
 }
 
 // Read gives the records that begin at from, which is 0 or an end that Read gave,

@@ -2,6 +2,7 @@ package ledgertest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -11,6 +12,17 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 )
+
+var recordTests = map[string]func(*testing.T, Open){
+	"records come back as they went in":          roundTrip,
+	"records are filtered, newest first":         filters,
+	"many records are all listed, in order":      manyRecords,
+	"records of many days come in order":         manyDays,
+	"yield may call the ledger and keep records": yieldCalls,
+	"a record is not kept by reference":          notKept,
+	"a record is found by its ID":                findRecord,
+	"pages after a record are the whole list":    paging,
+}
 
 // List is all records that the filter matches.
 func List(t *testing.T, l billing.Ledger, filter billing.RecordFilter) []*billing.Record {
@@ -225,5 +237,77 @@ func notKept(t *testing.T, open Open) {
 	wantBalance(t, l, "alice", billing.Balance{Amount: 700})
 	if diff := cmp.Diff([]*billing.Record{record("a", 300)}, List(t, l, billing.RecordFilter{})); diff != "" {
 		t.Errorf("records (-want +got):\n%s", diff)
+	}
+}
+
+func findRecord(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	for i, id := range []string{"a", "b", "any: é}\x00"} {
+		r := record(id, 1)
+		r.Time = epoch.AddDate(0, 0, -20*i)
+		settle(t, l, r)
+		got, err := l.Record(t.Context(), id)
+		if err != nil {
+			t.Errorf("Record(%q): %v", id, err)
+			continue
+		}
+		if diff := cmp.Diff(r, got); diff != "" {
+			t.Errorf("Record(%q) (-want +got):\n%s", id, diff)
+		}
+		got.Charged = 500 // nobody else's
+	}
+	for _, id := range []string{"c", "", "A", "a\x00"} {
+		if r, err := l.Record(t.Context(), id); !errors.Is(err, billing.ErrUnknownRecord) {
+			t.Errorf("Record(%q): %v, %v; want ErrUnknownRecord", id, r, err)
+		}
+	}
+	if r, err := l.Record(t.Context(), "a"); err != nil || r.Charged != 1 {
+		t.Errorf("Record: %+v, %v", r, err)
+	}
+}
+
+// paging has records of few moments, in days apart.
+func paging(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	for i := range 60 {
+		settle(t, l, &billing.Record{
+			ID: fmt.Sprintf("%02d", i*37%60), Time: epoch.AddDate(0, 0, -i%3).Add(time.Duration(i % 4)), Model: []string{"opus", "haiku"}[i%2],
+		})
+	}
+	for _, filter := range []billing.RecordFilter{
+		{}, {Model: "opus"}, {From: epoch.AddDate(0, 0, -1)}, {To: epoch.Add(2), Model: "haiku"}, {Model: "none"},
+	} {
+		whole := List(t, l, filter)
+		for _, size := range []int{1, 7, 60, 100} {
+			paged, page := []*billing.Record{}, filter
+			for page.Limit = size; ; {
+				records := List(t, l, page)
+				paged = append(paged, records...)
+				if len(records) < size || len(paged) > len(whole) {
+					break
+				}
+				page.After = records[size-1]
+			}
+			if diff := cmp.Diff(ids(whole), ids(paged)); diff != "" {
+				t.Errorf("%+v in pages of %d (-whole +pages):\n%s", filter, size, diff)
+			}
+		}
+	}
+	whole := List(t, l, billing.RecordFilter{})
+	for _, after := range []*billing.Record{ // none of them is there
+		{ID: "z", Time: epoch.AddDate(1, 0, 0)}, {ID: "2", Time: epoch}, {ID: "2", Time: epoch.Add(1)}, {Time: epoch.AddDate(-1, 0, 0)},
+	} {
+		want := []string{}
+		for _, r := range whole {
+			if r.Time.Before(after.Time) || r.Time.Equal(after.Time) && r.ID < after.ID {
+				want = append(want, r.ID)
+			}
+		}
+		if diff := cmp.Diff(want, ids(List(t, l, billing.RecordFilter{After: after}))); diff != "" {
+			t.Errorf("after %q at %v (-want +got):\n%s", after.ID, after.Time, diff)
+		}
 	}
 }

@@ -44,8 +44,14 @@ func TestRoundTrips(t *testing.T) {
 	mini := miniredis.RunT(t)
 	client := connect(t, &redis.Options{Addr: mini.Addr()})
 	l := open(t, client, Options{Namespace: "n", Spool: t.TempDir()})
+	stopLoops(l) // which have round trips of their own
 	declareAlice(t, l)
-	settle(t, l, "first") // Redis learns the script
+	settle(t, l, "first") // Redis learns the scripts
+	wantSettled(t, l, 1)
+	if err := setAside(l, "first", 1); err != nil {
+		t.Fatal(err)
+	}
+	l.Release(t.Context(), "first")
 	trips := new(roundTrips)
 	client.AddHook(trips)
 
@@ -53,7 +59,7 @@ func TestRoundTrips(t *testing.T) {
 	trips.want(t, "Balance", 1)
 
 	var rider *redis.StatusCmd
-	ctx := redispipe.WithRider(t.Context(), func(pipe redis.Pipeliner) { rider = pipe.Set(t.Context(), "rider", "came along", 0) })
+	ctx := redispipe.WithRider(t.Context(), func(pipe redis.Pipeliner, _ redispipe.Guard) { rider = pipe.Set(t.Context(), "rider", "came along", 0) })
 	if err := l.Settle(ctx, exampleOf("a")); err != nil {
 		t.Fatal(err)
 	}
@@ -62,29 +68,47 @@ func TestRoundTrips(t *testing.T) {
 		t.Errorf("the rider was not taken along: %v", rider)
 	}
 
-	ctx, balance := l.BalanceAhead(t.Context(), "alice")
-	redispipe.Exec(ctx, client, func(pipe redis.Pipeliner) { pipe.Get(ctx, "anything") })
-	if b, err := balance(ctx); err != nil || b.Amount != opening-2*charge {
-		t.Errorf("balance ahead %s, %v", b.Amount, err)
+	if err := setAside(l, "b", 100); err != nil {
+		t.Error(err)
 	}
-	trips.want(t, "BalanceAhead", 1)
+	trips.want(t, "Hold", 1)
+	if err := setAside(l, "b", 100); err != nil {
+		t.Error(err)
+	}
+	trips.want(t, "Hold of what is held", 0)
+	l.Release(t.Context(), "b")
+	trips.want(t, "Release", 1)
+	l.Release(t.Context(), "b")
+	trips.want(t, "Release of nothing", 0)
 
-	ctx, balance = l.BalanceAhead(t.Context(), "alice")
-	if b, err := balance(ctx); err != nil || b.Amount != opening-2*charge {
-		t.Errorf("balance ahead, not taken along: %s, %v", b.Amount, err)
+	for i, name := range []string{"ahead", "again"} {
+		ctx, ask := l.HoldAhead(t.Context(), claim(name, 100))
+		redispipe.Exec(ctx, client, func(pipe redis.Pipeliner) { pipe.Get(ctx, "anything") })
+		if payer, err := ask(ctx); err != nil || payer != billing.PaidFromBalance {
+			t.Errorf("HoldAhead: %q, %v", payer, err)
+		}
+		trips.want(t, "HoldAhead", 1)
+		wantHeld(t, l, billing.USD(100*(i+1)))
+		trips.want(t, "Balance", 1)
 	}
-	trips.want(t, "BalanceAhead that nobody took along", 1)
+	ctx, ask := l.HoldAhead(t.Context(), claim("alone", 100))
+	if _, err := ask(ctx); err != nil {
+		t.Errorf("HoldAhead, not taken along: %v", err)
+	}
+	trips.want(t, "HoldAhead that nobody took along", 1)
 
-	ctx, balance = l.BalanceAhead(t.Context(), "bob")
+	stranger := claim("stranger", 1)
+	stranger.User = "bob"
+	ctx, ask = l.HoldAhead(t.Context(), stranger)
 	redispipe.Exec(ctx, client, func(pipe redis.Pipeliner) { pipe.Get(ctx, "anything") })
-	if _, err := balance(ctx); !errors.Is(err, billing.ErrUnknownUser) {
-		t.Errorf("balance ahead: %v, want ErrUnknownUser", err)
+	if _, err := ask(ctx); !errors.Is(err, billing.ErrUnknownUser) {
+		t.Errorf("HoldAhead: %v, want ErrUnknownUser", err)
 	}
-	trips.want(t, "BalanceAhead of nobody", 1)
+	trips.want(t, "HoldAhead of nobody", 1)
 
 	l.Close()
-	if _, err := balance(ctx); !errors.Is(err, billing.ErrClosed) {
-		t.Errorf("balance ahead: %v, want ErrClosed", err)
+	if _, err := ask(ctx); !errors.Is(err, billing.ErrClosed) {
+		t.Errorf("HoldAhead: %v, want ErrClosed", err)
 	}
 }
 
@@ -104,13 +128,13 @@ func TestNoAnswerIsWaitedForOnce(t *testing.T) {
 	}
 	client.AddHook(silencer(hush))
 	silent.Store(true)
-	ctx, balance := l.BalanceAhead(t.Context(), "alice")
+	ctx, ask := l.HoldAhead(t.Context(), claim("ahead", 100))
 	bounded, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
 	redispipe.Exec(bounded, client, func(pipe redis.Pipeliner) { pipe.Get(ctx, "anything") })
 	start := time.Now()
-	if b, err := balance(t.Context()); err != nil || b.Amount != opening {
-		t.Errorf("balance ahead %s, %v", b.Amount, err)
+	if payer, err := ask(t.Context()); err != nil || payer != billing.PaidFromBalance {
+		t.Errorf("HoldAhead: %q, %v", payer, err)
 	}
 	for range 20 {
 		settle(t, l, newID())
@@ -182,7 +206,7 @@ func TestCallerLeaves(t *testing.T) {
 // TestAnswersOvertakeEachOther: whichever comes last, the newest is kept.
 func TestAnswersOvertakeEachOther(t *testing.T) {
 	at := func(amount billing.USD, version int64) told { return told{billing.Balance{Amount: amount}, version} }
-	c := newCache()
+	c := newCache(time.UTC)
 	want := func(amount billing.USD) {
 		t.Helper()
 		if b, _ := c.last("alice"); b.Amount != amount {
@@ -200,14 +224,14 @@ func TestAnswersOvertakeEachOther(t *testing.T) {
 	c.wait(waits)
 	want(83)
 	early := c.ask()
-	c.learnSettled(waits, c.ask(), at(83, 3))
+	c.learnSettled(waits, c.ask(), at(83, 3), true)
 	want(83)
 	if b := c.learn("alice", early, at(90, 2)); b.Amount != 83 {
 		t.Errorf("an older answer made the balance %d, want 83", b.Amount)
 	}
 	c.learn("alice", c.ask(), at(50, 1)) // Redis was restored from an older copy
 	want(50)
-	if c.count() != 0 {
-		t.Errorf("%d records wait", c.count())
+	if c.waitingRecords() != 0 {
+		t.Errorf("%d records wait", c.waitingRecords())
 	}
 }

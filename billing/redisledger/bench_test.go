@@ -11,6 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 )
 
@@ -41,6 +42,54 @@ func BenchmarkSettle(b *testing.B) {
 	}
 }
 
+// BenchmarkHold sets money aside on a balance and on a key with limits.
+func BenchmarkHold(b *testing.B) {
+	for _, parallel := range []int{1, 8, 32} {
+		b.Run(fmt.Sprintf("callers=%d", parallel), func(b *testing.B) {
+			l := benchmarkRedis(b, Options{})
+			must(b, l.AddKey(b.Context(), billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: opening}}))
+			benchmark(b, parallel, func() error {
+				c := claim(newID(), 1)
+				c.KeyID = "k"
+				_, err := l.Hold(context.Background(), c)
+				return err
+			})
+		})
+	}
+}
+
+// BenchmarkSettleHeld ends holds with records, of a subscription and of a key with
+// limits.
+func BenchmarkSettleHeld(b *testing.B) {
+	l := benchmarkRedis(b, Options{})
+	must(b, l.AddKey(b.Context(), billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: opening}}))
+	ids := make(chan string, b.N)
+	for range b.N {
+		c := claim(newID(), 1)
+		c.KeyID, c.Terms = "k", &billing.Terms{Group: "g", Declared: true}
+		if _, err := l.Hold(b.Context(), c); err != nil {
+			b.Fatal(err)
+		}
+		ids <- c.ID
+	}
+	benchmark(b, 8, func() error {
+		r := exampleOf(<-ids)
+		r.KeyID, r.Group, r.Billing = "k", "g", billing.PaidFromSubscription
+		return l.Settle(context.Background(), r)
+	})
+}
+
+// BenchmarkLogin is answered from memory.
+func BenchmarkLogin(b *testing.B) {
+	l := benchmarkRedis(b, Options{})
+	k := keyOf("alice", "secret")
+	must(b, l.AddKey(b.Context(), k))
+	benchmark(b, 1, func() error {
+		_, _, err := l.Login(context.Background(), k.Digest)
+		return err
+	})
+}
+
 // BenchmarkSettleInOutage settles to the spool.
 func BenchmarkSettleInOutage(b *testing.B) {
 	for _, sync := range []bool{false, true} {
@@ -50,8 +99,7 @@ func BenchmarkSettleInOutage(b *testing.B) {
 			l.adopt()
 			benchmark(b, 8, func() error { return l.Settle(context.Background(), ledgertest.Example(newID())) })
 			b.StopTimer()
-			l.cancel() // Redis will not be back
-			l.loops.Wait()
+			stopLoops(l) // Redis will not be back
 			if err := l.spool.close(); err != nil {
 				b.Error(err)
 			}
@@ -63,8 +111,7 @@ func BenchmarkSettleInOutage(b *testing.B) {
 func BenchmarkDrain(b *testing.B) {
 	l := benchmarkRedis(b, Options{Spool: b.TempDir()})
 	l.adopt()
-	l.cancel()
-	l.loops.Wait()
+	stopLoops(l)
 	for range b.N {
 		if err := l.spool.keep(ledgertest.Example(newID())); err != nil {
 			b.Fatal(err)

@@ -3,15 +3,21 @@ package redisledger
 import (
 	"hash/maphash"
 	"sync"
+	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// cache is what this process knows of users' money, and what records of its spool
-// will take from it.
+// cache is what this process knows of users' money, their subscriptions and keys,
+// and what records of its spool will take from it.
 type cache struct {
 	mu    sync.Mutex
 	users map[string]*user
+	// subscriptions, and keys that have limits, are as Redis told last, and what was
+	// settled here since.
+	subscriptions map[purseName]*subscription
+	keys          map[string]*limitedKey
+	location      *time.Location
 	// clock counts what Redis has told.
 	clock question
 	// waiting are the spooled records, by a hash of their ids: an outage may leave
@@ -19,6 +25,8 @@ type cache struct {
 	// both.
 	waiting map[uint64]struct{}
 	seed    maphash.Seed
+	// spent is what they take from the windows of subscriptions and keys.
+	spent map[purseName]billing.USD
 }
 
 // user is what is known of one.
@@ -29,17 +37,15 @@ type user struct {
 	waiting billing.USD
 }
 
-// told is a user as Redis has him. The version grows with each change.
-type told struct {
-	billing.Balance
-	version int64
-}
-
 // question is the moment at which Redis was asked, by cache.clock.
 type question uint64
 
-func newCache() *cache {
-	return &cache{users: make(map[string]*user), waiting: make(map[uint64]struct{}), seed: maphash.MakeSeed()}
+func newCache(location *time.Location) *cache {
+	return &cache{
+		users: make(map[string]*user), subscriptions: make(map[purseName]*subscription), keys: make(map[string]*limitedKey),
+		location: location, waiting: make(map[uint64]struct{}), seed: maphash.MakeSeed(),
+		spent: make(map[purseName]billing.USD),
+	}
 }
 
 // ask is called before Redis is asked for a user.
@@ -57,12 +63,14 @@ func (c *cache) learn(name string, asked question, now told) billing.Balance {
 	return c.take(name, asked, now)
 }
 
-// learnSettled takes in what Redis told of a record's user when it settled the
-// record, which waits no more.
-func (c *cache) learnSettled(r *billing.Record, asked question, now told) {
+// learnSettled takes in that Redis has a record, which waits no more, and what it
+// told of the record's user; isNew: it had it not before.
+func (c *cache) learnSettled(r *billing.Record, asked question, now told, isNew bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.forget(r)
+	if waited := c.forget(r); isNew && !waited {
+		c.count(r)
+	}
 	c.take(r.User, asked, now)
 }
 
@@ -79,7 +87,7 @@ func (c *cache) take(name string, asked question, now told) billing.Balance {
 }
 
 func (u *user) balance() billing.Balance {
-	return billing.Balance{Amount: u.told.Amount.Plus(-u.waiting), Unlimited: u.told.Unlimited}
+	return billing.Balance{Amount: u.told.Amount.Plus(-u.waiting), Held: u.told.Held, Unlimited: u.told.Unlimited}
 }
 
 // last is the user's balance as last told, less what waits.
@@ -93,6 +101,87 @@ func (c *cache) last(name string) (b billing.Balance, known bool) {
 	return u.balance(), true
 }
 
+// forgetUser forgets one whom Redis does not know.
+func (c *cache) forgetUser(name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if u := c.users[name]; u != nil {
+		u.told, u.known = told{}, false
+	}
+}
+
+// forgetSubscription forgets one that has ended.
+func (c *cache) forgetSubscription(user, group string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.subscriptions, subscriptionPurse(user, group))
+}
+
+// learnStanding takes in what Redis told when it was asked to meet a claim.
+func (c *cache) learnStanding(claim *billing.Claim, asked question, s *standing) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.take(claim.User, asked, s.user)
+	if claim.Terms != nil {
+		known := s.subscription
+		c.subscriptions[subscriptionPurse(claim.User, claim.Terms.Group)] = &known
+	}
+	switch {
+	case s.key != nil:
+		known := *s.key
+		c.keys[claim.KeyID] = &known
+	case c.keys[claim.KeyID] != nil:
+		delete(c.keys, claim.KeyID)
+	}
+}
+
+// standing is what is known of those who are to meet a claim. isKnown is false if
+// the claim can't be judged.
+func (c *cache) standing(claim *billing.Claim) (s standing, isKnown bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u := c.users[claim.User]
+	if u == nil || !u.known {
+		return s, false
+	}
+	s.user.Balance = u.balance()
+	if k := c.keys[claim.KeyID]; k != nil {
+		known := *k
+		s.key = &known
+	}
+	if claim.Terms != nil {
+		known := c.subscriptions[subscriptionPurse(claim.User, claim.Terms.Group)]
+		if known == nil {
+			return s, claim.Terms.Declared
+		}
+		s.subscription = *known
+	}
+	return s, true
+}
+
+// subscription is one as last told.
+func (c *cache) subscription(user, group string) (s subscription, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	last := c.subscriptions[subscriptionPurse(user, group)]
+	if last == nil {
+		return s, false
+	}
+	return *last, true
+}
+
+// count adds what the record spent to the windows that are known. mu is held.
+func (c *cache) count(r *billing.Record) {
+	if r.Billing == billing.PaidFromSubscription {
+		if s := c.subscriptions[subscriptionPurse(r.User, r.Group)]; s != nil {
+			s.windows.Add(r.Time, r.Spent(), c.location)
+		}
+	}
+	if k := c.keys[r.KeyID]; k != nil {
+		k.windows.Add(r.Time, r.Spent(), c.location)
+	}
+}
+
 // wait takes note of a record that is in the spool.
 func (c *cache) wait(r *billing.Record) {
 	c.mu.Lock()
@@ -102,10 +191,44 @@ func (c *cache) wait(r *billing.Record) {
 		return
 	}
 	c.waiting[id] = struct{}{}
+	c.count(r)
 	if r.Billing == billing.PaidFromBalance {
 		u := c.user(r.User)
 		u.waiting = u.waiting.Plus(r.Charged)
 	}
+	c.spend(r, r.Spent())
+}
+
+// spend adds to what waiting records take from windows. mu is held.
+func (c *cache) spend(r *billing.Record, amount billing.USD) {
+	add := func(p purseName) {
+		if c.spent[p] = c.spent[p].Plus(amount); c.spent[p] == 0 {
+			delete(c.spent, p)
+		}
+	}
+	if r.Billing == billing.PaidFromSubscription {
+		add(subscriptionPurse(r.User, r.Group))
+	}
+	if r.KeyID != "" {
+		add(keyPurse(r.KeyID))
+	}
+}
+
+// waits is what records in the spool will take from what meets a claim.
+func (c *cache) waits(claim *billing.Claim) (w waits) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.waiting) == 0 {
+		return w
+	}
+	if u := c.users[claim.User]; u != nil {
+		w.balance = u.waiting
+	}
+	w.key = c.spent[keyPurse(claim.KeyID)]
+	if claim.Terms != nil {
+		w.subscription = c.spent[subscriptionPurse(claim.User, claim.Terms.Group)]
+	}
+	return w
 }
 
 // arrived takes note that a record waits no more.
@@ -115,19 +238,22 @@ func (c *cache) arrived(r *billing.Record) {
 	c.forget(r)
 }
 
-func (c *cache) forget(r *billing.Record) {
+func (c *cache) forget(r *billing.Record) (waited bool) {
 	id := maphash.String(c.seed, r.ID)
-	if _, waits := c.waiting[id]; !waits {
-		return
+	if _, waited = c.waiting[id]; !waited {
+		return false
 	}
 	delete(c.waiting, id)
 	if r.Billing == billing.PaidFromBalance {
 		u := c.user(r.User)
 		u.waiting = u.waiting.Plus(-r.Charged)
 	}
+	c.spend(r, -r.Spent())
+	return true
 }
 
-func (c *cache) count() int {
+// waitingRecords is how many wait.
+func (c *cache) waitingRecords() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return len(c.waiting)

@@ -113,6 +113,7 @@ func (l *Ledger) bring(ctx context.Context, d *directory, records []billing.Reco
 		if err := l.putAside(d, &records[i], err); err != nil {
 			return err
 		}
+		l.holds.end(records[i].ID)
 		l.cache.arrived(&records[i])
 	}
 	return nil

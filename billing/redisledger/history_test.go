@@ -68,8 +68,7 @@ func (h *history) fail(why string) {
 // left to chance.
 func (h *history) open() {
 	h.l = New(h.client, h.options)
-	h.l.cancel()
-	h.l.loops.Wait()
+	stopLoops(h.l)
 	h.l.adopt()
 }
 

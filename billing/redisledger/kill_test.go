@@ -135,6 +135,7 @@ func TestKilledWhileRecordsWait(t *testing.T) {
 		wantSettled(t, l, int(index))
 		settle(t, l, ids...)
 		wantSettled(t, l, int(index))
+		wantIdentity(t, client, "n", "alice")
 		acknowledged = int(index)
 		if err := l.Close(); err != nil {
 			t.Fatal(err)

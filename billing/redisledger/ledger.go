@@ -2,22 +2,46 @@
 // and records in Redis 6.2 or later, Valkey, or a Cluster of either, and a
 // directory on disk for the records that Redis doesn't take.
 //
-// Settle is one script, and one round trip. What Redis does not take goes to the
-// spool, a journal on disk, and from there to Redis when it answers again; a
-// record is told by its ID and the day of its Time, so that one which was kept
-// though its answer got lost is not charged twice. As much as Redis is told to
-// write to disk (appendonly, appendfsync) survives its own end; it must not be told
-// to evict keys (maxmemory-policy noeviction). A record takes about 500 bytes of
-// its memory.
+// Hold and Settle are one script each, and one round trip; Hold can travel in
+// somebody else's (HoldAhead). What Redis does not take of Settle goes to the spool,
+// a journal on disk, and from there to Redis when it answers again; a record is told
+// by its ID and the day of its Time, so that one which was kept though its answer
+// got lost is not charged twice. As much as Redis is told to write to disk
+// (appendonly, appendfsync) survives its own end; it must not be told to evict keys
+// (maxmemory-policy noeviction). A record takes about 500 bytes of its memory.
 //
-// The keys, all in one slot of a Cluster:
+// What is set aside expires a minute after the process that did it was last heard
+// of, by Redis's clock; a process says every 20 s that its holds go on, 500 with
+// one command, and brings back those that Redis has lost. Once a second it asks
+// whether users, keys or subscriptions were changed by another process (one GET).
 //
-//	{namespace}:user:<name>       hash: balance and opening, in nano-dollars; unlimited, 1 or 0; version, counts changes
+// The keys, all in one slot of a Cluster. Money is in nano-dollars, and times are in
+// nanoseconds since 1970, but for the bounds of windows, in seconds. A subscription
+// is <length of the user's name>:<user>:<group>.
+//
+//	{namespace}:schema            version of all this: 2; data without it is older, and served as it is
+//	{namespace}:user:<name>       hash: balance; opening, what was credited of the config; unlimited, 1 or 0; version, counts
+//	                              changes of these; held; source, config or api; concurrency; disabled; removed; pruned, what
+//	                              pruned records took
+//	{namespace}:users             set of the names of users, but for those removed
+//	{namespace}:credits:<name>    hash of the user's credits by ID: amount, time and note
+//	{namespace}:key:<id>          hash: digest, user, prefix, groups and models as JSON, limits, expires, created, last_used;
+//	                              held and windows
+//	{namespace}:keys              hash: digest of a key to its ID
+//	{namespace}:keys:<user>       set of the IDs of the user's keys
+//	{namespace}:subscription:…    hash: subscribed, until; held and windows: daily, weekly, monthly, begin and end of each;
+//	                              daily_used, weekly_used, monthly_used
+//	{namespace}:subscriptions:<user>  set of the groups of which he has a subscription or windows
+//	{namespace}:holds:user:… holds:key:… holds:subscription:…
+//	                              sorted set of what held is the sum of: amount and record ID, by when it expires, in milliseconds
+//	{namespace}:changes           counts changes of users, keys and subscriptions
+//	{namespace}:changes:last      list of the last 1,000 of them
 //	{namespace}:days              set of the days, UTC, that have records
 //	{namespace}:records:<day>     hash of the day's records by ID, as package journal encodes them
 //	{namespace}:index:<day>       sorted set, all of score 0: the record's time, 8 bytes, and its ID
 //
-// Σ charged = opening + credits − balance holds in Redis at any time.
+// Σ charged = opening + credits − balance holds in Redis at any time, where charged
+// are the records that the balance paid, and pruned.
 package redisledger
 
 import (
@@ -35,16 +59,8 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-const (
-	// retryAfter is how long after a failure Redis is asked again whether it
-	// takes what waits.
-	retryAfter = 250 * time.Millisecond
-	// adoptEvery is how often the spool is searched for what processes left that
-	// have ended.
-	adoptEvery = time.Minute
-	// closeTimeout bounds what Close does about records that wait.
-	closeTimeout = 5 * time.Second
-)
+// closeTimeout bounds what Close does about holds, and records that wait.
+const closeTimeout = 5 * time.Second
 
 // Options of a Ledger. The zero value is usable.
 type Options struct {
@@ -62,20 +78,26 @@ type Options struct {
 	// Timeout bounds a round trip, as far as the client heeds contexts: its
 	// ContextTimeoutEnabled should be set. Default: 2 s.
 	Timeout time.Duration
+	// Location says where the days begin, by which windows are counted. Processes
+	// of one store have the same. Default: UTC.
+	Location *time.Location
 	// Logger is told what goes wrong in the background. Default: nobody.
 	Logger *slog.Logger
 }
 
 // Ledger is a billing.Ledger. Make one with New.
 //
-// While Redis can't be reached, Balance answers from what this process knew last,
-// less what has been settled since, and Settle doesn't try.
+// While Redis can't be reached, Hold, Balance, Subscription and Login answer from
+// what this process knew last, less what has been settled since, and Settle doesn't
+// try.
 type Ledger struct {
 	client  redis.UniversalClient
 	prefix  string
 	timeout time.Duration
 	log     *slog.Logger
 	cache   *cache
+	holds   *holds
+	logins  *logins
 	spool   *spool // nil for none
 
 	// settling is held for reading by each Settle; Close waits for them.
@@ -85,6 +107,8 @@ type Ledger struct {
 	// down: Redis did not answer a moment ago. complained: the log says so, or
 	// that it refuses records.
 	down, complained atomic.Bool
+	// renewNow: Redis is to hear of all holds, some of which it may not know.
+	renewNow atomic.Bool
 
 	wake   chan struct{}
 	ctx    context.Context // ends the loop
@@ -102,24 +126,28 @@ func New(client redis.UniversalClient, options Options) *Ledger {
 	if options.Timeout == 0 {
 		options.Timeout = 2 * time.Second
 	}
+	if options.Location == nil {
+		options.Location = time.UTC
+	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	l := &Ledger{
 		client: client, prefix: "{" + options.Namespace + "}:", timeout: options.Timeout,
-		log: options.Logger, cache: newCache(), wake: make(chan struct{}, 1),
+		log: options.Logger, cache: newCache(options.Location), holds: newHolds(), logins: newLogins(), wake: make(chan struct{}, 1),
 	}
 	if options.Spool != "" {
 		l.spool = newSpool(options, l.cache)
 	}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.loops.Go(l.loop)
+	l.loops.Go(l.tend)
 	return l
 }
 
 // Waiting is the number of records in this process's part of the spool, which
 // Redis has yet to take. Those that it refused for good are not among them.
-func (l *Ledger) Waiting() int { return l.cache.count() }
+func (l *Ledger) Waiting() int { return l.cache.waitingRecords() }
 
 // Close implements billing.Ledger. What Redis doesn't take stays in the spool for
 // the next process, and is an error.
@@ -132,13 +160,15 @@ func (l *Ledger) Close() error {
 	}
 	l.cancel()
 	l.loops.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	unsettled := slices.DeleteFunc(l.holds.all(), func(h hold) bool { return h.settled })
+	_ = l.endHolds(ctx, append(unsettled, l.holds.debts()...)) // or they expire
 	if l.spool == nil {
 		return nil
 	}
 	var err error
 	if l.Waiting() > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
-		defer cancel()
 		if err = l.drain(ctx); err != nil {
 			err = fmt.Errorf("%d records wait in the spool %s for the next start: %w", l.Waiting(), l.spool.dir, err)
 		}
@@ -185,65 +215,6 @@ func (l *Ledger) rouse() {
 	case l.wake <- struct{}{}:
 	default:
 	}
-}
-
-// loop brings the spool's records to Redis, and finds out when it is back, until
-// Close.
-func (l *Ledger) loop() {
-	adopt := time.NewTicker(adoptEvery)
-	defer adopt.Stop()
-	l.adopt()
-	for {
-		for !l.recovered(l.ctx) {
-			select {
-			case <-time.After(retryAfter):
-			case <-l.ctx.Done():
-				return
-			}
-		}
-		select {
-		case <-l.wake:
-		case <-adopt.C:
-			l.adopt()
-		case <-l.ctx.Done():
-			return
-		}
-	}
-}
-
-// adopt opens the spool, and what other processes left in it.
-func (l *Ledger) adopt() {
-	if l.spool == nil {
-		return
-	}
-	if err := l.spool.adopt(); err != nil && !errors.Is(err, billing.ErrClosed) {
-		l.log.Error("the spool can't be used: while Redis fails too, no answer can be completed", "spool", l.spool.dir, "error", err)
-	}
-}
-
-// recovered tells whether Redis answers and has all records.
-func (l *Ledger) recovered(ctx context.Context) bool {
-	if l.down.Load() {
-		bounded, cancel := context.WithTimeout(ctx, l.timeout)
-		err := l.client.Exists(bounded, l.daysKey()).Err()
-		cancel()
-		if err != nil {
-			return false
-		}
-		l.down.Store(false)
-	}
-	if l.spool != nil {
-		if err := l.drain(ctx); err != nil {
-			if ctx.Err() == nil {
-				l.complain(err)
-			}
-			return false
-		}
-	}
-	if l.complained.Swap(false) {
-		l.log.Info("Redis serves the ledger again, and has all records")
-	}
-	return true
 }
 
 var _ billing.Ledger = (*Ledger)(nil)

@@ -21,13 +21,18 @@ const (
 )
 
 func TestLedger(t *testing.T) {
+	mini := miniredis.RunT(t)
+	var passed time.Duration
 	conformance(t, func(t *testing.T) redis.UniversalClient {
-		return connect(t, &redis.Options{Addr: miniredis.RunT(t).Addr()})
+		return connect(t, &redis.Options{Addr: mini.Addr()})
+	}, func(d time.Duration) {
+		passed += d
+		mini.SetTime(time.Now().Add(passed))
 	})
 }
 
 func TestLedgerOnRedis(t *testing.T) {
-	conformance(t, realRedis)
+	conformance(t, realRedis, nil)
 }
 
 func TestLedgerOnCluster(t *testing.T) {
@@ -39,7 +44,7 @@ func TestLedgerOnCluster(t *testing.T) {
 		client := redis.NewClusterClient(&redis.ClusterOptions{Addrs: strings.Split(addresses, ","), ContextTimeoutEnabled: true})
 		t.Cleanup(func() { client.Close() })
 		return client
-	})
+	}, nil)
 }
 
 // realRedis connects to the server that the tests are given.
@@ -64,16 +69,20 @@ func connect(t testing.TB, options *redis.Options) *redis.Client {
 	return client
 }
 
-func conformance(t *testing.T, client func(*testing.T) redis.UniversalClient) {
+func conformance(t *testing.T, client func(*testing.T) redis.UniversalClient, advance func(time.Duration)) {
 	server := client(t)
 	for name, spool := range map[string]bool{"with a spool": true, "without a spool": false} {
 		t.Run(name, func(t *testing.T) {
-			ledgertest.Run(t, func(t *testing.T) ledgertest.Open {
-				options := Options{Namespace: namespace(t, server)}
-				if spool {
-					options.Spool = t.TempDir()
-				}
-				return func(*testing.T) billing.Ledger { return New(server, options) }
+			ledgertest.Run(t, ledgertest.Harness{
+				Fresh: func(t *testing.T, loc *time.Location) ledgertest.Open {
+					options := Options{Namespace: namespace(t, server), Location: loc}
+					if spool {
+						options.Spool = t.TempDir()
+					}
+					return func(*testing.T) billing.Ledger { return New(server, options) }
+				},
+				Advance: advance,
+				Shared:  true,
 			})
 		})
 	}
@@ -122,6 +131,30 @@ func open(t testing.TB, client redis.UniversalClient, options Options) *Ledger {
 	l := New(client, options)
 	t.Cleanup(func() { l.Close() })
 	return l
+}
+
+// stopLoops ends what the ledger does in the background.
+func stopLoops(l *Ledger) {
+	l.cancel()
+	l.loops.Wait()
+}
+
+// claim is of alice's balance, for no more than the amount.
+func claim(id string, amount billing.USD) *billing.Claim {
+	return &billing.Claim{ID: id, Time: exampleOf(id).Time, User: "alice", Amount: amount, Least: amount}
+}
+
+func setAside(l *Ledger, id string, amount billing.USD) error {
+	_, err := l.Hold(context.Background(), claim(id, amount))
+	return err
+}
+
+// wantHeld checks what is set aside of alice's balance.
+func wantHeld(t testing.TB, l *Ledger, want billing.USD) {
+	t.Helper()
+	if b, err := l.Balance(context.Background(), "alice"); err != nil || b.Held != want {
+		t.Errorf("%s is set aside, %v; want %s", b.Held, err, want)
+	}
 }
 
 func declareAlice(t testing.TB, l *Ledger) {

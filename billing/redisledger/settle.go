@@ -35,8 +35,8 @@ func (l *Ledger) settle(ctx context.Context, r *billing.Record) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
-	if r.Charged > largestAmount {
-		return fmt.Errorf("it charges %s, the limit is %s", r.Charged, largestAmount)
+	if r.Spent() > largestAmount {
+		return fmt.Errorf("it charges %s, the limit is %s", r.Spent(), largestAmount)
 	}
 	l.settling.RLock()
 	defer l.settling.RUnlock()
@@ -51,11 +51,12 @@ func (l *Ledger) settle(ctx context.Context, r *billing.Record) error {
 		return err
 	}
 	if l.spool == nil {
-		return fmt.Errorf("not taken by Redis: %w", err)
+		return fmt.Errorf("%w: not taken by Redis: %w, and there is no spool", billing.ErrUnwritable, err)
 	}
 	if spoolErr := l.spool.keep(r); spoolErr != nil {
-		return fmt.Errorf("not taken by Redis: %w; nor by the spool %s: %w", err, l.spool.dir, spoolErr)
+		return fmt.Errorf("%w: not taken by Redis: %w; nor by the spool %s: %w", billing.ErrUnwritable, err, l.spool.dir, spoolErr)
 	}
+	l.holds.settle(r.ID)
 	l.complain(err)
 	l.rouse()
 	return nil
@@ -77,18 +78,34 @@ func (l *Ledger) submit(ctx context.Context, r *billing.Record) error {
 // settleArguments are settle.lua's.
 func (l *Ledger) settleArguments(r *billing.Record) (keys []string, args []any) {
 	day := day(r.Time)
-	keys = []string{l.userKey(r.User), l.daysKey(), l.recordsKey(day), l.indexKey(day)}
+	keys = []string{
+		l.userKey(r.User), l.daysKey(), l.recordsKey(day), l.indexKey(day),
+		l.key(keyPurse(r.KeyID)), l.key(subscriptionPurse(r.User, r.Group)), l.subscriptionsKey(r.User),
+	}
 	change := ""
 	if r.Billing == billing.PaidFromBalance {
 		change = strconv.FormatInt(-int64(r.Charged), 10)
 	}
-	return keys, []any{r.ID, journal.Encode(nil, r), stamp(r.Time) + r.ID, day, change}
+	args = []any{
+		r.ID, journal.Encode(nil, r), stamp(r.Time) + r.ID, day, change, int64(r.Spent()), r.Time.Unix(), billing.UnixNano(r.Time),
+	}
+	for _, w := range billing.WindowsFrom(r.Time, l.cache.location) {
+		args = append(args, formatBounds(w))
+	}
+	args = append(args, r.Group, digit(r.Billing == billing.PaidFromSubscription))
+	if h := l.holds.find(r.ID); h != nil {
+		args = append(args, h.member())
+		for _, p := range h.purses {
+			keys = append(keys, l.key(p), l.holdsKey(p))
+		}
+	}
+	return keys, args
 }
 
 // settled takes in settle.lua's answer.
 func (l *Ledger) settled(r *billing.Record, asked question, reply any) error {
 	answer, _ := reply.([]any)
-	if len(answer) == 0 {
+	if len(answer) != 2 {
 		return fmt.Errorf("an unknown answer of Redis: %T %v", reply, reply)
 	}
 	switch answer[0] {
@@ -97,15 +114,17 @@ func (l *Ledger) settled(r *billing.Record, asked question, reply any) error {
 	case "spent":
 		return fmt.Errorf("charging %q %s: %w", r.User, r.Charged, errSpent)
 	}
-	now, known, err := parseTold(answer[1:])
+	defer l.holds.end(r.ID) // once the charge counts
+	now, known, err := parseTold(answer[1])
 	if err != nil || !known {
 		return nil // somebody without a balance; or one who can't be told, but the record is kept
 	}
-	if answer[0] == "kept" && r.Billing == billing.PaidFromBalance {
+	isNew := answer[0] == "kept"
+	if isNew && r.Billing == billing.PaidFromBalance {
 		now.Amount = now.Amount.Plus(-r.Charged)
 		now.version++
 	}
-	l.cache.learnSettled(r, asked, now)
+	l.cache.learnSettled(r, asked, now, isNew)
 	return nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
@@ -41,6 +42,9 @@ type spool struct {
 	mu     sync.Mutex
 	own    *directory // nil until it is open
 	closed bool
+	// failure is why no record could be kept at last, at failedAt; nil if it could.
+	failure  error
+	failedAt time.Time
 }
 
 // directory is a subdirectory of a spool, which this process has locked.
@@ -78,7 +82,49 @@ func (s *spool) keep(r *billing.Record) error {
 	if err == nil && s.sync {
 		err = position.Sync()
 	}
+	if err != nil {
+		s.mu.Lock()
+		s.tried(err)
+		s.mu.Unlock()
+	}
 	return err
+}
+
+// tryEvery and trySize are how often a spool that took no record is tried, and with
+// how many bytes: what some requests in flight will need.
+const (
+	tryEvery = time.Second
+	trySize  = 64 << 10
+)
+
+// check is an error if a record could not be kept at present.
+func (s *spool) check() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failure != nil && time.Since(s.failedAt) < tryEvery {
+		return s.failure
+	}
+	err := s.open()
+	if err == nil && s.failure != nil {
+		err = s.own.journal.Current.Probe(trySize, s.sync)
+	}
+	if err != nil || s.failure != nil {
+		s.tried(err)
+	}
+	return err
+}
+
+// tried takes note of whether the spool takes records. Once it took none, no record
+// that happens to fit shows that it does again, but check. mu is held.
+func (s *spool) tried(err error) {
+	switch {
+	case err != nil && s.failure == nil:
+		s.log.Error("the spool takes no records, so no request is let through while Redis fails too: see whether the disk is full or broken; "+
+			"nothing that was settled is lost", "spool", s.dir, "error", err)
+	case err == nil && s.failure != nil:
+		s.log.Info("the spool takes records again", "spool", s.dir)
+	}
+	s.failure, s.failedAt = err, time.Now()
 }
 
 func (s *spool) append(r *billing.Record, frame []byte) (journal.Position, error) {

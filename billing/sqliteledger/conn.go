@@ -79,9 +79,21 @@ func (c conn) prepare(text string) (statement, error) {
 	return statement{s, args}, nil
 }
 
-// run executes the statement with s.args and gives the number of rows that it
-// changed.
-func (s *statement) run() (int64, error) {
+// bind sets the arguments.
+func (s *statement) bind(args ...driver.Value) {
+	for i, arg := range args {
+		s.args[i].Value = arg
+	}
+}
+
+// run executes the statement with the arguments that are set.
+func (s *statement) run() error {
+	_, err := s.changed()
+	return err
+}
+
+// changed is run, and gives the number of rows that it changed.
+func (s *statement) changed() (int64, error) {
 	result, err := s.Stmt.(driver.StmtExecContext).ExecContext(context.Background(), s.args)
 	if err != nil {
 		return 0, err

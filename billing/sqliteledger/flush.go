@@ -6,20 +6,20 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/billing/journal"
 )
 
 const (
 	// gatherFor and gatherCount are how long, and how many, records gather in
 	// the journal before they go to the database. Together they cost about a
-	// sixth of what they would cost one by one.
-	gatherFor   = 200 * time.Millisecond
-	gatherCount = 512
+	// sixth of what they would cost one by one, and what they change in common, such
+	// as a balance, is written once.
+	gatherFor   = 800 * time.Millisecond
+	gatherCount = 4096
 	// maxPending is the most records in memory that are not in the database
 	// yet; from there on, Settle writes them itself.
 	maxPending = 8192
 	// batchSize is the number of records in one transaction.
-	batchSize = 256
+	batchSize = 4096
 	// retryAfter is how long after a failure the database is tried again.
 	retryAfter = time.Second
 )
@@ -60,10 +60,8 @@ func (l *Ledger) flushLoop() {
 				return
 			}
 			wait = 0
-			if err := l.flush(); err != nil {
+			if l.flush() != nil {
 				wait = retryAfter
-				l.log.Error("the ledger's database takes no records; they are safe in its journal, and tried again",
-					"directory", l.dir, "error", err, "retry_after", wait)
 			}
 		}
 	}
@@ -74,18 +72,45 @@ func (l *Ledger) flushLoop() {
 func (l *Ledger) flush() error {
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
+	err := l.flushHeld()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.health.flushed(err, len(l.pending))
+	return err
+}
+
+// flushHeld is flush for who holds flushing.
+func (l *Ledger) flushHeld() error {
 	if err := l.drain(); err != nil { // what an earlier failure left
 		return err
 	}
 	l.mu.Lock()
-	l.taken, l.queue = l.queue, l.taken
-	l.journal.Swap()
+	l.swap()
 	l.mu.Unlock()
 	return l.drain()
 }
 
+// swap takes what is in the queue; nothing may be taken already.
+func (l *Ledger) swap() {
+	l.taken, l.queue = l.queue, l.taken
+	l.journal.Swap()
+}
+
 // drain writes the taken records to the database and empties their file.
 func (l *Ledger) drain() error {
+	l.writing.Lock()
+	err := l.writeTaken()
+	l.writing.Unlock()
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.forgetTaken()
+	l.mu.Unlock()
+	return nil
+}
+
+func (l *Ledger) writeTaken() error {
 	if len(l.taken) == 0 {
 		return nil
 	}
@@ -95,48 +120,94 @@ func (l *Ledger) drain() error {
 	if err := l.journal.Other.Empty(); err != nil {
 		return fmt.Errorf("emptying the journal in %s: %w", l.dir, err)
 	}
-	l.mu.Lock()
+	return nil
+}
+
+func (l *Ledger) forgetTaken() {
 	for i := range l.taken {
 		delete(l.pending, l.taken[i].ID)
 	}
-	l.mu.Unlock()
 	clear(l.taken) // lets go of the texts
 	l.taken = l.taken[:0]
-	return nil
 }
 
-// write brings records into the database, each once.
-func (l *Ledger) write(records []billing.Record) error {
-	l.writing.Lock()
-	defer l.writing.Unlock()
+// write brings records into the database, each once. For who holds writing.
+func (l *Ledger) write(records []settled) error {
 	for len(records) > 0 {
-		batch := records[:min(len(records), batchSize)]
-		if err := l.writer.transaction(func() error { return l.writer.insertAndCharge(batch) }); err != nil {
+		var b *batch
+		part := records[:min(len(records), batchSize)]
+		err := l.writer.transaction(func() (err error) {
+			b, err = l.writer.insertRecords(part, l.location)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("writing records to the ledger in %s: %w", l.dir, err)
 		}
-		records = records[len(batch):]
+		b.stored()
+		records = records[len(part):]
 	}
 	return nil
 }
 
-// replay writes what an earlier process left in the journal to the database.
-func (l *Ledger) replay() error {
-	for _, f := range []*journal.File{l.journal.Current, l.journal.Other} {
+// flushRounds is how often exclusively writes what was settled while it wrote.
+const flushRounds = 3
+
+// exclusively runs f, which changes what records are counted in, between two
+// records: those settled before are in the database, and none is settled until f
+// returns. f may use the writer and all that mu guards.
+func (l *Ledger) exclusively(f func() error) error {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	for range flushRounds { // all but the last few, while others settle
+		if err := l.flushHeld(); err != nil {
+			return err
+		}
+	}
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed.Load() {
+		return billing.ErrClosed
+	}
+	l.swap()
+	if err := l.writeTaken(); err != nil {
+		return err
+	}
+	l.forgetTaken()
+	return f()
+}
+
+// replay writes what an earlier process left in the journal to the database, and
+// tells whether there was anything.
+func (l *Ledger) replay() (replayed bool, err error) {
+	files, err := l.journal.InOrder()
+	if err != nil {
+		return false, err
+	}
+	for _, f := range files {
 		if f.Size() == 0 {
 			continue
 		}
 		records, end, err := f.Read(0, math.MaxInt)
 		if err != nil {
-			return fmt.Errorf("reading the journal: %w", err)
+			return false, fmt.Errorf("reading the journal: %w", err)
 		}
 		l.log.Info("taking over the records that the last process had not yet written to the ledger's database",
 			"directory", l.dir, "records", len(records), "bytes_of_unfinished_record", f.Size()-end)
-		if err := l.write(records); err != nil {
-			return err
+		left := make([]settled, len(records))
+		for i := range records {
+			left[i].Record = records[i]
+			left[i].subscription, left[i].key = l.people.spendsFrom(&records[i])
+		}
+		if err := l.write(left); err != nil {
+			return false, err
 		}
 		if err := f.Empty(); err != nil {
-			return fmt.Errorf("emptying the journal: %w", err)
+			return false, fmt.Errorf("emptying the journal: %w", err)
 		}
+		replayed = true
 	}
-	return nil
+	l.journal.Number()
+	return replayed, nil
 }

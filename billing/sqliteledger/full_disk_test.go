@@ -66,7 +66,7 @@ func TestJournalCannotBeWritten(t *testing.T) {
 		t.Error(err)
 	}
 	wantSettled(t, l, 1)
-	checkIdentity(t, l)
+	check(t, l)
 }
 
 // TestDatabaseFull: while the database takes nothing, records are safe in the
@@ -99,7 +99,7 @@ func TestDatabaseFull(t *testing.T) {
 		t.Error(err)
 	}
 	wantSettled(t, l, maxPending+1)
-	checkIdentity(t, l)
+	check(t, l)
 
 	limitDatabase(t, l, 1)
 	for i := range 100 { // more than fits the pages that are there
@@ -113,5 +113,5 @@ func TestDatabaseFull(t *testing.T) {
 	l = open(t, dir, Options{})
 	defer l.Close()
 	wantSettled(t, l, maxPending+101)
-	checkIdentity(t, l)
+	check(t, l)
 }

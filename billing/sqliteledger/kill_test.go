@@ -3,6 +3,7 @@ package sqliteledger
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -13,13 +14,24 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 )
 
-// childDir names the environment variable that makes this test binary a
-// process which settles records into that directory until it is killed.
-const childDir = "SQLITELEDGER_TEST_CHILD"
+// childDir names the environment variable that makes this test binary a process
+// which does a job in that directory, the one that childJob names: without, it
+// settles records until it is killed.
+const (
+	childDir = "SQLITELEDGER_TEST_CHILD"
+	childJob = "SQLITELEDGER_TEST_JOB"
+)
+
+var jobsOfChildren = map[string]func(dir string) error{
+	"":        settleUntilKilled,
+	"upgrade": upgradeOnce,
+}
 
 const (
 	chargeOfChild   = 1001
@@ -28,7 +40,7 @@ const (
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
-		if err := settleUntilKilled(dir); err != nil {
+		if err := jobsOfChildren[os.Getenv(childJob)](dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
@@ -48,15 +60,23 @@ func settleUntilKilled(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Declare(ctx, []billing.User{{Name: "alice", Balance: 1e15}}); err != nil {
+	if err := l.Declare(ctx, []billing.User{{Name: "alice", Balance: 1e15}, {Name: "bob", Unlimited: true}}); err != nil {
+		return err
+	}
+	limited := billing.Key{ID: "limited", User: "bob", Limits: billing.Limits{billing.Daily: 1e15}}
+	if err := l.AddKey(ctx, limited); err != nil && !errors.Is(err, billing.ErrKeyExists) {
 		return err
 	}
 	var settlers sync.WaitGroup
 	for range settlersOfChild {
 		settlers.Go(func() {
 			for {
-				r := childRecord(newID())
-				if err := l.Settle(ctx, r); err != nil {
+				r := anyChildRecord(newID())
+				_, err := l.Hold(ctx, &billing.Claim{ID: r.ID, Time: r.Time, User: r.User, KeyID: r.KeyID, Amount: 2 * chargeOfChild})
+				if err == nil {
+					err = l.Settle(ctx, r)
+				}
+				if err != nil {
 					fmt.Fprintln(os.Stderr, err)
 					return
 				}
@@ -68,42 +88,62 @@ func settleUntilKilled(dir string) error {
 	return nil
 }
 
+func newID() string { return uuid.Must(uuid.NewV7()).String() }
+
 func childRecord(id string) *billing.Record {
 	r := ledgertest.Example(id)
 	r.Charged = chargeOfChild
 	return r
 }
 
+// anyChildRecord is, at random, one of alice, whose balance pays, or of bob, with a
+// subscription or a limited key, at a time that may be in another window.
+func anyChildRecord(id string) *billing.Record {
+	r := childRecord(id)
+	r.Time = r.Time.Add(time.Duration(rand.Int64N(int64(3 * 24 * time.Hour)))) // it makes windows roll
+	switch rand.IntN(3) {
+	case 0:
+		r.User, r.Billing = "bob", billing.PaidFromSubscription
+	case 1:
+		r.User, r.Billing, r.KeyID = "bob", billing.PaidByNobody, "limited"
+	}
+	return r
+}
+
 // TestKilledAtAnyMoment kills a settling process again and again. Nothing that
-// it acknowledged may be lost, and nothing charged twice, even if it
+// it acknowledged may be lost, and nothing charged or counted twice, even if it
 // is settled once more.
 func TestKilledAtAnyMoment(t *testing.T) {
 	dir := t.TempDir()
 	var acknowledged []string
 	for range 10 {
-		fresh := runAndKill(t, dir, 1+rand.IntN(1200))
+		fresh := runAndKill(t, dir, 1+rand.IntN(600))
 		acknowledged = append(acknowledged, fresh...)
 
 		l := open(t, dir, Options{})
-		recorded := make(map[string]bool)
+		recorded, ofAlice := make(map[string]bool), 0
 		for _, r := range ledgertest.List(t, l, billing.RecordFilter{}) {
 			if recorded[r.ID] {
 				t.Fatalf("record %s is there twice", r.ID)
 			}
 			recorded[r.ID] = true
+			if r.User == "alice" {
+				ofAlice++
+			}
 		}
 		for _, id := range acknowledged {
 			if !recorded[id] {
 				t.Fatalf("record %s was acknowledged and is lost", id)
 			}
 		}
-		checkIdentity(t, l)
+		check(t, l)
+		checkWindows(t, l)
 		before, err := l.Balance(t.Context(), "alice")
 		if err != nil {
 			t.Fatal(err)
 		}
-		if want := billing.USD(1e15 - len(recorded)*chargeOfChild); before.Amount != want {
-			t.Fatalf("balance %s after %d records, want %s", before.Amount, len(recorded), want)
+		if want := billing.USD(1e15 - ofAlice*chargeOfChild); before.Amount != want {
+			t.Fatalf("balance %s after %d records, want %s", before.Amount, ofAlice, want)
 		}
 		for _, id := range fresh {
 			if err := l.Settle(t.Context(), childRecord(id)); err != nil {
@@ -123,7 +163,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 // with those that came until it was dead.
 func runAndKill(t *testing.T, dir string, after int) []string {
 	t.Helper()
-	child, output := startChild(t, dir)
+	child, output := startChild(t, dir, "")
 	var ids []string
 	for output.Scan() {
 		ids = append(ids, output.Text())
@@ -143,10 +183,10 @@ func runAndKill(t *testing.T, dir string, after int) []string {
 	return ids
 }
 
-func startChild(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
+func startChild(t *testing.T, dir, job string) (*exec.Cmd, *bufio.Scanner) {
 	t.Helper()
 	child := exec.Command(os.Args[0])
-	child.Env = append(os.Environ(), childDir+"="+dir)
+	child.Env = append(os.Environ(), childDir+"="+dir, childJob+"="+job)
 	child.Stderr = os.Stderr
 	stdout, err := child.StdoutPipe()
 	if err != nil {
@@ -160,7 +200,7 @@ func startChild(t *testing.T, dir string) (*exec.Cmd, *bufio.Scanner) {
 
 func TestDirectoryHeldByAnotherProcess(t *testing.T) {
 	dir := t.TempDir()
-	child, output := startChild(t, dir)
+	child, output := startChild(t, dir, "")
 	if !output.Scan() {
 		t.Fatalf("the child settled nothing: %v", child.Wait())
 	}

@@ -3,12 +3,12 @@ package sqliteledger
 import (
 	"context"
 	"database/sql"
-	_ "embed"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"modernc.org/sqlite"
@@ -17,12 +17,6 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
 )
-
-//go:embed schema.sql
-var schema string
-
-// schemaVersion is kept in the database's user_version.
-const schemaVersion = 1
 
 // Options of a Ledger. The zero value is usable.
 type Options struct {
@@ -36,6 +30,8 @@ type Options struct {
 	// LockWait is how long Open waits for a process that holds the directory
 	// to let go. Default: 3 s.
 	LockWait time.Duration
+	// Location is where the days of windows begin, at midnight. Default: UTC.
+	Location *time.Location
 }
 
 // Open opens the ledger in dir, which is made, with mode 0700, where it
@@ -48,6 +44,9 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 	if opts.LockWait == 0 {
 		opts.LockWait = 3 * time.Second
 	}
+	if opts.Location == nil {
+		opts.Location = time.UTC
+	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("ledger directory: %w", err)
@@ -56,13 +55,17 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 		return nil, fmt.Errorf("ledger directory: %w", err)
 	}
 	l := &Ledger{
-		dir: dir, log: opts.Logger, sync: opts.Sync,
-		users:   make(map[string]*user),
+		dir: dir, log: opts.Logger, sync: opts.Sync, location: opts.Location,
 		pending: make(map[string]journal.Position),
+		holds:   make(map[string]hold),
+		health:  health{dir: dir, log: opts.Logger},
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.closeFiles())
+		}
+		if isFull(err) {
+			err = fmt.Errorf("%w: %w", billing.ErrUnwritable, err)
 		}
 	}()
 	if l.lock, err = lock(ctx, dir, opts.LockWait); err != nil {
@@ -73,6 +76,12 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 	}
 	l.start()
 	return l, nil
+}
+
+// isFull tells an error of a disk that has no space left.
+func isFull(err error) bool {
+	var sqliteErr *sqlite.Error
+	return errors.Is(err, syscall.ENOSPC) || errors.As(err, &sqliteErr) && sqliteErr.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
 // lock takes the directory for this process. It is an open transaction on an
@@ -106,7 +115,7 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	if l.writer, err = openWriter(ctx, path, opts.Sync); err != nil {
 		return err
 	}
-	if err := migrate(ctx, l.writer.conn); err != nil {
+	if err := migrate(ctx, l.writer, l.log); err != nil {
 		return err
 	}
 	if err := l.writer.prepare(); err != nil {
@@ -120,9 +129,6 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 			return err
 		}
 	}
-	if err := l.replay(); err != nil {
-		return err
-	}
 	if l.lookups, err = openLookups(ctx, path); err != nil {
 		return err
 	}
@@ -132,43 +138,15 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	}
 	l.reader = sql.OpenDB(connector)
 	l.reader.SetMaxOpenConns(4)
-	return l.loadUsers(ctx)
-}
-
-// migrate makes the tables of a new database and refuses one from the future.
-func migrate(ctx context.Context, c conn) error {
-	row, err := c.exec(ctx, "PRAGMA user_version")
+	if err := l.load(ctx); err != nil { // who is charged for what is in the journal
+		return err
+	}
+	replayed, err := l.replay()
 	if err != nil {
 		return err
 	}
-	switch version := row[0].(int64); {
-	case version == schemaVersion:
-		return nil
-	case version != 0:
-		return fmt.Errorf("the database has schema version %d, this program knows up to %d: "+
-			"use the newer program that wrote it", version, schemaVersion)
-	}
-	script := fmt.Sprintf("BEGIN IMMEDIATE; %s; PRAGMA user_version = %d; COMMIT", schema, schemaVersion)
-	if _, err := c.exec(ctx, script); err != nil {
-		return fmt.Errorf("making the tables: %w", err)
+	if replayed {
+		return l.load(ctx)
 	}
 	return nil
-}
-
-func (l *Ledger) loadUsers(ctx context.Context) error {
-	rows, err := l.reader.QueryContext(ctx, "SELECT name, balance, unlimited FROM users")
-	if err != nil {
-		return fmt.Errorf("reading balances: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var name string
-		var amount int64
-		var unlimited bool
-		if err := rows.Scan(&name, &amount, &unlimited); err != nil {
-			return fmt.Errorf("reading balances: %w", err)
-		}
-		l.users[name] = newUser(billing.USD(amount), unlimited)
-	}
-	return rows.Err()
 }

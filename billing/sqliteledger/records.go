@@ -24,7 +24,7 @@ func (l *Ledger) Records(ctx context.Context, filter billing.RecordFilter, yield
 		return err
 	}
 	left := filter.Limit
-	var last *billing.Record
+	last := filter.After
 	for {
 		limit := pageSize
 		if filter.Limit > 0 {
@@ -52,9 +52,46 @@ func (l *Ledger) Records(ctx context.Context, filter billing.RecordFilter, yield
 
 // page reads the records that follow after.
 func (l *Ledger) page(ctx context.Context, filter *billing.RecordFilter, after *billing.Record, limit int) ([]*billing.Record, error) {
-	where, args := conditions(filter, after)
+	where := new(conditions)
+	if !filter.From.IsZero() {
+		where.add("time >= ?", billing.UnixNano(filter.From))
+	}
+	if !filter.To.IsZero() {
+		where.add("time < ?", billing.UnixNano(filter.To))
+	}
+	if after != nil {
+		where.add("(time, id) < (?, ?)", billing.UnixNano(after.Time), after.ID)
+	}
+	where.addNames(filter)
+	return l.list(ctx, where, limit)
+}
+
+// Record implements billing.Ledger.
+func (l *Ledger) Record(ctx context.Context, id string) (*billing.Record, error) {
+	if l.closed.Load() {
+		return nil, billing.ErrClosed
+	}
+	if err := l.flush(); err != nil {
+		return nil, err
+	}
+	where := new(conditions)
+	where.add("id = ?", id)
+	records, err := l.list(ctx, where, 1)
+	switch {
+	case err != nil && l.closed.Load():
+		return nil, billing.ErrClosed
+	case err != nil:
+		return nil, fmt.Errorf("reading record %q from the ledger in %s: %w", id, l.dir, err)
+	case len(records) == 0:
+		return nil, fmt.Errorf("record %q: %w", id, billing.ErrUnknownRecord)
+	}
+	return records[0], nil
+}
+
+// list reads at most that many records, newest first.
+func (l *Ledger) list(ctx context.Context, where *conditions, limit int) ([]*billing.Record, error) {
 	rows, err := l.reader.QueryContext(ctx, fmt.Sprintf(
-		"SELECT %s FROM records WHERE %s ORDER BY time DESC, id DESC LIMIT ?", columnList, where), append(args, limit)...)
+		"SELECT %s FROM records WHERE %s ORDER BY time DESC, id DESC LIMIT ?", columnList, where), append(where.args, limit)...)
 	if err != nil {
 		return nil, err
 	}
@@ -73,28 +110,31 @@ func (l *Ledger) page(ctx context.Context, filter *billing.RecordFilter, after *
 	return page, rows.Err()
 }
 
-func conditions(filter *billing.RecordFilter, after *billing.Record) (where string, args []any) {
-	terms := []string{"TRUE"}
-	add := func(term string, values ...any) {
-		terms = append(terms, term)
-		args = append(args, values...)
-	}
-	if !filter.From.IsZero() {
-		add("time >= ?", billing.UnixNano(filter.From))
-	}
-	if !filter.To.IsZero() {
-		add("time < ?", billing.UnixNano(filter.To))
-	}
-	for _, equal := range [...]struct{ column, value string }{
-		{"user", filter.User}, {"key_id", filter.KeyID}, {"account", filter.Account},
-		{`"group"`, filter.Group}, {"model", filter.Model},
-	} {
-		if equal.value != "" {
-			add(equal.column+" = ?", equal.value)
+// conditions is what follows WHERE.
+type conditions struct {
+	terms []string
+	args  []any
+}
+
+func (c *conditions) add(term string, values ...any) {
+	c.terms = append(c.terms, term)
+	c.args = append(c.args, values...)
+}
+
+// addNames adds what a filter says of names; usage and records have the same
+// columns for them.
+func (c *conditions) addNames(filter *billing.RecordFilter) {
+	for i, value := range [...]string{filter.User, filter.KeyID, filter.Account, filter.Group, filter.Model} {
+		if value != "" {
+			c.add(nameColumns[i]+" = ?", value)
 		}
 	}
-	if after != nil {
-		add("(time, id) < (?, ?)", billing.UnixNano(after.Time), after.ID)
+}
+
+// String is TRUE where there are none.
+func (c *conditions) String() string {
+	if len(c.terms) == 0 {
+		return "TRUE"
 	}
-	return strings.Join(terms, " AND "), args
+	return strings.Join(c.terms, " AND ")
 }

@@ -1,9 +1,14 @@
 package sqliteledger
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -74,7 +79,7 @@ func TestOpenTakesOverTheJournal(t *testing.T) {
 				t.Errorf("balance of %s: %s, %v; want %s", user, got.Amount, err, want)
 			}
 		}
-		checkIdentity(t, l)
+		check(t, l)
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
@@ -84,4 +89,107 @@ func TestOpenTakesOverTheJournal(t *testing.T) {
 			t.Errorf("%s: %v, %v; want it empty", name, info, err)
 		}
 	}
+}
+
+// TestReplayInTheOrderOfSettling: windows depend on it, whichever of the journal's
+// files is the older one.
+func TestReplayInTheOrderOfSettling(t *testing.T) {
+	day := func(n int) time.Time { return time.Date(2026, 11, n, 12, 0, 0, 0, time.UTC) }
+	for _, swaps := range []int{0, 1} {
+		dir := t.TempDir()
+		l := openWithAlice(t, dir)
+		if err := l.AddKey(t.Context(), billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Monthly: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		j, err := journal.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.Number()
+		for range swaps {
+			j.Swap()
+		}
+		settled := []*billing.Record{childRecord("a"), childRecord("b"), childRecord("c"), childRecord("d")}
+		for i, r := range settled {
+			r.Time, r.KeyID = day([]int{10, 3, 11, 4}[i]), "k" // b and d are too late to be counted
+			if i == 2 {
+				j.Swap()
+			}
+			if _, err := j.Current.Append(journalOf(t, r)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		l = open(t, dir, Options{})
+		check(t, l)
+		checkWindows(t, l)
+		got := l.people.keys["k"].windows
+		want := billing.WindowsFrom(day(10), time.UTC)
+		want.Add(day(10), chargeOfChild, time.UTC)
+		want.Add(day(11), chargeOfChild, time.UTC)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("after %d swaps (-want +got):\n%s", swaps, diff)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestPeopleComeAndGoUnderLoad: whether a record counts for a key, a subscription
+// or a user who comes and goes, memory and database say the same of it.
+func TestPeopleComeAndGoUnderLoad(t *testing.T) {
+	dir := t.TempDir()
+	l := open(t, dir, Options{})
+	var settlers sync.WaitGroup
+	var left atomic.Int64
+	left.Store(4)
+	if err := l.AddUser(t.Context(), billing.User{Name: "bob", Balance: 1e12}); err != nil {
+		t.Fatal(err)
+	}
+	for range 4 {
+		settlers.Go(func() {
+			defer left.Add(-1)
+			for range 500 {
+				r := anyChildRecord(newID())
+				r.User, r.KeyID = "bob", "k"
+				if err := l.Settle(context.Background(), r); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	ctx := t.Context()
+	for i := 0; left.Load() > 0; i++ {
+		k := billing.Key{ID: "k", User: "bob", Limits: billing.Limits{billing.Daily: 1e12}}
+		errs := []error{l.AddKey(ctx, k), l.Subscribe(ctx, "bob", "default", time.Time{})}
+		switch i % 3 {
+		case 0:
+			errs = append(errs, l.RevokeKey(ctx, "k"), l.Unsubscribe(ctx, "bob", "default"))
+		case 1:
+			errs = append(errs, l.Unsubscribe(ctx, "bob", "default"), l.RevokeKey(ctx, "k"))
+		case 2:
+			errs = append(errs, l.RemoveUser(ctx, "bob"), l.AddUser(ctx, billing.User{Name: "bob", Balance: 1e12}))
+		}
+		if err := errors.Join(errs...); err != nil {
+			t.Error(err)
+		}
+	}
+	k := billing.Key{ID: "k", User: "bob", Limits: billing.Limits{billing.Daily: 1e12}}
+	if err := errors.Join(l.AddKey(ctx, k), l.Subscribe(ctx, "bob", "default", time.Time{})); err != nil {
+		t.Error(err)
+	}
+	settlers.Wait()
+	check(t, l)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = open(t, dir, Options{})
+	defer l.Close()
+	check(t, l)
 }

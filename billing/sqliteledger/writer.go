@@ -4,16 +4,14 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
-	"fmt"
 	"io"
-
-	"github.com/sub2api/caddy-sub2api/billing"
 )
 
 // writer is the connection that writes, with its prepared statements.
 type writer struct {
 	conn
-	begin, commit, rollback, insert, charge statement
+	begin, commit, rollback                                      statement
+	insert, charge, setWindows, useKey, addUsage, addUsageByUser statement
 }
 
 func openWriter(ctx context.Context, path string, sync bool) (*writer, error) {
@@ -31,31 +29,39 @@ func openWriter(ctx context.Context, path string, sync bool) (*writer, error) {
 		"journal_mode = WAL",
 		"synchronous = " + synchronous,
 		"fullfsync = " + fullfsync,
+		"cache_size = -16384", // KiB: where the records of some thousand users go in the indexes
+		// Pages that change in every transaction go to the database once in a while.
+		"wal_autocheckpoint = 4000",
 	} {
 		if _, err := w.exec(ctx, "PRAGMA "+pragma); err != nil {
-			w.Close()
-			return nil, err
+			return nil, errors.Join(err, w.Close())
 		}
+	}
+	err = w.prepareAll(map[*statement]string{&w.begin: "BEGIN IMMEDIATE", &w.commit: "COMMIT", &w.rollback: "ROLLBACK"})
+	if err != nil {
+		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
 }
 
-// prepare makes the statements; the tables must be there.
-func (w *writer) prepare() (err error) {
-	for _, s := range []struct {
-		statement *statement
-		text      string
-	}{
-		{&w.begin, "BEGIN IMMEDIATE"},
-		{&w.commit, "COMMIT"},
-		{&w.rollback, "ROLLBACK"},
-		{&w.insert, insertRecord},
+// prepare makes the statements of a batch; the tables must be there.
+func (w *writer) prepare() error {
+	return w.prepareAll(map[*statement]string{
+		&w.insert: insertRecord,
 		// A user may be missing where a power failure cost the database more
 		// than the journal; the opening balance is credited when declared again.
-		{&w.charge, `INSERT INTO users (name, balance, unlimited) VALUES (?, ?, 0)
-			ON CONFLICT (name) DO UPDATE SET balance = balance + excluded.balance`},
-	} {
-		if *s.statement, err = w.conn.prepare(s.text); err != nil {
+		&w.charge: `INSERT INTO users (name, balance, unlimited) VALUES (?, ?, 0)
+			ON CONFLICT (name) DO UPDATE SET balance = balance + excluded.balance`,
+		&w.addUsage:       usageTable.addition(),
+		&w.addUsageByUser: byUserTable.addition(),
+		&w.setWindows:     setWindows,
+		&w.useKey:         "UPDATE keys SET last_used = max(coalesce(last_used, ?), ?) WHERE id = ?",
+	})
+}
+
+func (w *writer) prepareAll(texts map[*statement]string) (err error) {
+	for s, text := range texts {
+		if *s, err = w.conn.prepare(text); err != nil {
 			return err
 		}
 	}
@@ -65,7 +71,8 @@ func (w *writer) prepare() (err error) {
 // Close closes the statements first: SQLite keeps a connection, and its locks,
 // for as long as it has statements.
 func (w *writer) Close() error {
-	return closeAll(w.conn, &w.begin, &w.commit, &w.rollback, &w.insert, &w.charge)
+	return closeAll(w.conn, &w.begin, &w.commit, &w.rollback, &w.insert, &w.charge,
+		&w.setWindows, &w.useKey, &w.addUsage, &w.addUsageByUser)
 }
 
 func closeAll(c conn, statements ...*statement) error {
@@ -81,40 +88,17 @@ func closeAll(c conn, statements ...*statement) error {
 // transaction runs f in a transaction, which leaves nothing behind where it
 // returns an error.
 func (w *writer) transaction(f func() error) error {
-	_, err := w.begin.run()
+	err := w.begin.run()
 	if err == nil {
 		err = f()
 	}
 	if err == nil {
-		_, err = w.commit.run()
+		err = w.commit.run()
 	}
 	if err != nil {
 		w.rollback.run() // fails where SQLite has rolled back already
 	}
 	return err
-}
-
-// insertAndCharge inserts the records that are not there and charges those.
-func (w *writer) insertAndCharge(records []billing.Record) error {
-	charged := make(map[string]billing.USD)
-	for i := range records {
-		r := &records[i]
-		values(w.insert.args, r)
-		inserted, err := w.insert.run()
-		if err != nil {
-			return fmt.Errorf("record %q: %w", r.ID, err)
-		}
-		if inserted > 0 && r.Billing == billing.PaidFromBalance {
-			charged[r.User] += r.Charged
-		}
-	}
-	for user, amount := range charged {
-		w.charge.args[0].Value, w.charge.args[1].Value = user, int64(-amount)
-		if _, err := w.charge.run(); err != nil {
-			return fmt.Errorf("charging %q: %w", user, err)
-		}
-	}
-	return nil
 }
 
 // lookups is the connection that tells whether a record is in the database.

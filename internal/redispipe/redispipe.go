@@ -9,24 +9,38 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
+// Guard names a field of a hash that exists exactly if the command which riders
+// travel behind was granted what it asked for. A rider that is to take effect in
+// that case alone has its script look there. The zero Guard: the command asks for
+// nothing that could be refused.
+type Guard struct{ Key, Field string }
+
 // rider is what waits for a pipeline to take it along.
 type rider struct {
 	mu    sync.Mutex
-	queue []func(redis.Pipeliner)
+	queue []func(redis.Pipeliner, Guard)
 }
 
-type riderKey struct{}
+type (
+	riderKey struct{}
+	guardKey struct{}
+)
 
 // WithRider returns a context under which the next Exec takes the commands along
 // that queue adds to its pipeline. The commands have their results once Exec
 // has returned; those that nothing took along never have one, so whoever needs
 // them asks again.
-func WithRider(ctx context.Context, queue func(redis.Pipeliner)) context.Context {
-	r := &rider{queue: []func(redis.Pipeliner){queue}}
+func WithRider(ctx context.Context, queue func(redis.Pipeliner, Guard)) context.Context {
+	r := &rider{queue: []func(redis.Pipeliner, Guard){queue}}
 	if outer, ok := ctx.Value(riderKey{}).(*rider); ok {
 		r.queue = append(outer.take(), queue)
 	}
 	return context.WithValue(ctx, riderKey{}, r)
+}
+
+// WithGuard returns a context under which the riders of Exec get the guard.
+func WithGuard(ctx context.Context, guard Guard) context.Context {
+	return context.WithValue(ctx, guardKey{}, guard)
 }
 
 // Exec runs the commands that queue adds to a pipeline, and the riders of ctx
@@ -36,15 +50,16 @@ func Exec(ctx context.Context, client redis.UniversalClient, queue func(redis.Pi
 	pipe := client.Pipeline()
 	queue(pipe)
 	if r, ok := ctx.Value(riderKey{}).(*rider); ok {
+		guard, _ := ctx.Value(guardKey{}).(Guard)
 		for _, add := range r.take() {
-			add(pipe)
+			add(pipe, guard)
 		}
 	}
 	_, _ = pipe.Exec(ctx) // the first error of those that the commands have
 }
 
 // take returns the riders that no pipeline has taken yet.
-func (r *rider) take() []func(redis.Pipeliner) {
+func (r *rider) take() []func(redis.Pipeliner, Guard) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	taken := r.queue

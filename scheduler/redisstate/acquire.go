@@ -83,10 +83,12 @@ func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask) (scheduler.Ans
 		return scheduler.Answer{}, err
 	}
 	define := s.due(set)
+	// What rides along can tell whether the slot was granted at once.
+	guarded := redispipe.WithGuard(ctx, redispipe.Guard{Key: s.prefix + "held", Field: ask.Lease})
 	// A node that is a stranger joins, an unknown set is told, an expired lease
 	// ended: once each.
 	for range 5 {
-		reply, err := s.run(ctx, acquireScript, s.acquireArgs(ask, set, define)...)
+		reply, err := s.run(guarded, acquireScript, s.acquireArgs(ask, set, define)...)
 		if err != nil {
 			return scheduler.Answer{}, err
 		}
@@ -247,7 +249,7 @@ func (s *State) ReleaseAlong(ctx context.Context, leases ...string) (context.Con
 	s.gate.RUnlock()
 	var cmd *redis.Cmd
 	if local == nil {
-		ctx = redispipe.WithRider(ctx, func(pipe redis.Pipeliner) {
+		ctx = redispipe.WithRider(ctx, func(pipe redis.Pipeliner, _ redispipe.Guard) {
 			cmd = releaseScript.EvalSha(ctx, pipe, s.keys, s.args(anys(leases))...)
 		})
 	}

@@ -8,11 +8,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sub2api/caddy-sub2api/internal/redispipe"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
@@ -192,6 +194,43 @@ func (n *node) renew(leases ...string) []string {
 		n.t.Fatalf("Renew: %v", err)
 	}
 	return lost
+}
+
+// TestRidersOfAnAsk get a guard that is there exactly if the slot was granted.
+func TestRidersOfAnAsk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := startNode(t, startMini(t), false)
+		user := places(1, "user/u")
+		a.release(a.grant("user/u", ask(user))) // the scripts are known now
+		var first string
+		for _, want := range []bool{true, false} {
+			var guarded *redis.BoolCmd
+			carrying := redispipe.WithRider(context.Background(), func(pipe redis.Pipeliner, guard redispipe.Guard) {
+				guarded = pipe.HExists(context.Background(), guard.Key, guard.Field)
+			})
+			asked := ask(user)
+			got, err := a.Acquire(carrying, asked)
+			if err != nil || guarded == nil || guarded.Err() != nil {
+				t.Fatalf("%+v, %v; the rider: %v", got, err, guarded)
+			}
+			if granted := got.Kind == scheduler.Granted; granted != want || guarded.Val() != granted {
+				t.Errorf("%+v, and the guard is there: %v", got, guarded.Val())
+			}
+			if want {
+				first = asked.Lease
+			} else {
+				a.release(asked.Lease)
+			}
+		}
+		carrying := redispipe.WithRider(context.Background(), func(pipe redis.Pipeliner, guard redispipe.Guard) {
+			if guard != (redispipe.Guard{}) {
+				t.Errorf("a release has the guard %+v", guard)
+			}
+		})
+		if err := a.Release(carrying, first); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // waiting is an ask in line.

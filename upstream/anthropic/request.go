@@ -25,6 +25,8 @@ type Request struct {
 	Stream bool
 	// Fast tells whether fast mode is asked for (`speed`).
 	Fast bool
+	// Geo and Tier are inference_geo and service_tier, "" where absent.
+	Geo, Tier string
 	// MaxTokens is max_tokens, 0 where absent.
 	MaxTokens int64
 
@@ -77,6 +79,10 @@ func ParseRequest(body []byte) (*Request, error) {
 			stream = value
 		case "speed":
 			r.Fast = value.Str == "fast"
+		case "inference_geo":
+			r.Geo = string([]byte(value.Str)) // a copy, as of the model
+		case "service_tier":
+			r.Tier = string([]byte(value.Str))
 		case "max_tokens":
 			r.MaxTokens = max(0, value.Int())
 		case "metadata":
@@ -113,7 +119,7 @@ func ParseRequest(body []byte) (*Request, error) {
 
 // drop lets go of the body.
 func (r *Request) drop() {
-	*r = Request{Model: r.Model, Stream: r.Stream, Fast: r.Fast, MaxTokens: r.MaxTokens}
+	*r = Request{Model: r.Model, Stream: r.Stream, Fast: r.Fast, Geo: r.Geo, Tier: r.Tier, MaxTokens: r.MaxTokens}
 }
 
 // tooDeep tells whether the JSON in b is nested deeper than maxDepth. It guards

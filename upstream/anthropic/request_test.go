@@ -47,9 +47,9 @@ func TestParseRequest(t *testing.T) {
 			t.Errorf("%.60s: error %v, want one with %q", test.body, err, test.want)
 		}
 	}
-	r := mustParse(t, `{"model":"m","stream":true,"speed":"fast","max_tokens":7}`)
-	if !r.Stream || !r.Fast || r.MaxTokens != 7 {
-		t.Errorf("stream %v, fast %v, max_tokens %d", r.Stream, r.Fast, r.MaxTokens)
+	r := mustParse(t, `{"model":"m","stream":true,"speed":"fast","max_tokens":7,"inference_geo":"us","service_tier":"auto"}`)
+	if !r.Stream || !r.Fast || r.MaxTokens != 7 || r.Geo != "us" || r.Tier != "auto" {
+		t.Errorf("stream %v, fast %v, max_tokens %d, geo %q, tier %q", r.Stream, r.Fast, r.MaxTokens, r.Geo, r.Tier)
 	}
 	if r.drop(); r.Body != nil || r.Model != "m" || !r.Stream {
 		t.Errorf("after Drop: %+v", r)

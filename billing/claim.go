@@ -1,0 +1,99 @@
+package billing
+
+import (
+	"fmt"
+	"time"
+)
+
+// Claim is the money that a request asks to be set aside.
+type Claim struct {
+	// ID is that of the record to come.
+	ID string
+	// Time is that of the record to come: it says which windows count, and whether
+	// the subscription has expired, whatever the clock says.
+	Time time.Time
+	User string
+	// KeyID is the key whose limits count, if the ledger has it.
+	KeyID string
+	// Terms are those of the subscription that pays; nil: the balance pays.
+	Terms *Terms
+	// Amount is set aside, in the unit of Record.Spent.
+	Amount USD
+	// Least is what must be left beside what others have set aside; 0 asks for
+	// nothing, so that what is free is not refused but for want of a subscription.
+	Least USD
+}
+
+// Terms are what a group asks of its users.
+type Terms struct {
+	Group string
+	// Limits are those of the group.
+	Limits Limits
+	// Declared: the config subscribes the user, until just before Until (zero = for
+	// ever), and the ledger's own subscription does not matter.
+	Declared bool
+	Until    time.Time
+}
+
+// Lack is what does not suffice for a claim.
+type Lack string
+
+const (
+	LackBalance      Lack = "balance"      // the balance is used up
+	LackSubscription Lack = "subscription" // the user has none of the group
+	LackTime         Lack = "time"         // the subscription has expired, at Until
+	LackWindow       Lack = "window"       // a window of the subscription is used up, until Until
+	LackKeyLimit     Lack = "key limit"    // a window of the key is used up, until Until
+)
+
+// Refusal is why a claim is not met.
+type Refusal struct {
+	Lack Lack
+	// Span and Limit are those of LackWindow and LackKeyLimit.
+	Span  Span
+	Limit USD
+	// Left is what is left of the balance or the window, with what others have set
+	// aside.
+	Left USD
+	// Until is when a window ends; zero if it has not begun. Of several used up,
+	// it is the last one to end.
+	Until time.Time
+	// Held: it would be met if what others have set aside came back.
+	Held bool
+}
+
+// Error implements error.
+func (r *Refusal) Error() string {
+	switch r.Lack {
+	case LackWindow, LackKeyLimit:
+		return fmt.Sprintf("the %s %s of %s is used up, %s is left", r.Span, r.Lack, r.Limit, r.Left)
+	case LackTime:
+		return fmt.Sprintf("the subscription expired at %s", r.Until.UTC().Format(time.RFC3339))
+	case LackSubscription:
+		return "there is no subscription"
+	}
+	return fmt.Sprintf("the balance does not suffice, %s is left", r.Left)
+}
+
+// Lacks tells whether the windows refuse a claim at a time, under the limits and
+// with that much set aside by others: what lack (LackWindow or LackKeyLimit)
+// names. nil if they don't. The zero Windows have nothing used.
+func (ws Windows) Lacks(lack Lack, limits Limits, at time.Time, held, least USD) *Refusal {
+	var worst *Refusal
+	for s, w := range ws.At(at) {
+		limit := limits[s]
+		if limit <= 0 || least <= 0 {
+			continue
+		}
+		left := limit.Plus(-w.Used)
+		if left.Plus(-held) >= least {
+			continue
+		}
+		r := &Refusal{Lack: lack, Span: Span(s), Limit: limit, Left: left, Until: w.End, Held: left >= least}
+		// What waiting can't mend comes first, then what lasts longest.
+		if worst == nil || worst.Held && !r.Held || worst.Held == r.Held && !r.Until.Before(worst.Until) {
+			worst = r
+		}
+	}
+	return worst
+}

@@ -1,0 +1,59 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// A mark is a frame in front of a file's records that holds the file's number, a
+// uvarint: less than the shortest record.
+
+// Number makes the files tell from now on which of them was begun first. Both must
+// be empty.
+func (j *Journal) Number() {
+	j.begun = 1
+	j.Current.number = j.begun
+}
+
+// InOrder gives the files in the order in which they were begun. That of files
+// which an unnumbered journal left can't be told.
+func (j *Journal) InOrder() ([2]*File, error) {
+	current, err := j.Current.mark()
+	if err != nil {
+		return [2]*File{}, err
+	}
+	other, err := j.Other.mark()
+	if err != nil {
+		return [2]*File{}, err
+	}
+	if other < current {
+		return [2]*File{j.Other, j.Current}, nil
+	}
+	return [2]*File{j.Current, j.Other}, nil
+}
+
+// mark is the number that the file begins with, 0 if with none.
+func (f *File) mark() (uint64, error) {
+	size := f.size.Load()
+	frame, err := nextFrame(io.NewSectionReader(f.file, 0, size), size, nil)
+	switch {
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("reading %s: %w", f.file.Name(), err)
+	case frame == nil || !isMark(frame):
+		return 0, nil
+	}
+	number, _ := binary.Uvarint(frame[frameHeader:])
+	return number, nil
+}
+
+func markFrame(number uint64) []byte {
+	frame := binary.AppendUvarint(make([]byte, frameHeader), number)
+	seal(frame)
+	return frame
+}
+
+func isMark(frame []byte) bool { return len(frame) <= frameHeader+binary.MaxVarintLen64 }

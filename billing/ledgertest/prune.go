@@ -1,0 +1,134 @@
+package ledgertest
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+var pruneTests = map[string]func(*testing.T, Open){
+	"pruning deletes whole days":            pruneDays,
+	"pruning keeps the money":               pruneKeepsMoney,
+	"records of a pruned day":               settleAfterPrune,
+	"many records are pruned, of many days": pruneMany,
+}
+
+func prune(t *testing.T, l billing.Ledger, before time.Time, want int) {
+	t.Helper()
+	if got, err := l.Prune(t.Context(), before); err != nil || got != want {
+		t.Errorf("Prune(%v): %d, %v; want %d", before, got, err, want)
+	}
+}
+
+func pruneDays(t *testing.T, open Open) {
+	l := open(t)
+	midnight := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
+	for id, when := range map[string]time.Time{
+		"ago": midnight.AddDate(-2, 0, 0), "last": midnight.Add(-1), "midnight": midnight, "noon": midnight.Add(12 * time.Hour),
+		"next": midnight.Add(24 * time.Hour), "ahead": ahead,
+	} {
+		settle(t, l, &billing.Record{ID: id, Time: when, User: "alice", Model: "opus", Input: 1})
+	}
+	left := func(want ...string) {
+		t.Helper()
+		if diff := cmp.Diff(want, ids(List(t, l, billing.RecordFilter{}))); diff != "" {
+			t.Errorf("records (-want +got):\n%s", diff)
+		}
+		if n := usage(t, l, billing.RecordFilter{})[0].Requests; n != int64(len(want)) {
+			t.Errorf("usage of %d records, want %d", n, len(want))
+		}
+		wantUsage(t, l, billing.RecordFilter{}, billing.ByDay)
+		wantUsage(t, l, billing.RecordFilter{User: "alice", From: midnight.Add(-1)}, billing.ByModel, billing.ByDay)
+	}
+	left("ahead", "next", "noon", "midnight", "last", "ago")
+	prune(t, l, midnight.Add(-1), 1)
+	left("ahead", "next", "noon", "midnight", "last")
+	prune(t, l, midnight.In(time.FixedZone("elsewhere", -7*3600)), 1)
+	left("ahead", "next", "noon", "midnight")
+	prune(t, l, midnight.Add(24*time.Hour-1), 0)
+	left("ahead", "next", "noon", "midnight")
+	if r, err := l.Record(t.Context(), "last"); err == nil {
+		t.Errorf("Record: %+v, want none", r)
+	}
+	close1(t, l)
+	l = open(t)
+	defer close1(t, l)
+	left("ahead", "next", "noon", "midnight")
+	prune(t, l, midnight.AddDate(0, 0, 2), 3)
+	left("ahead")
+	prune(t, l, midnight.AddDate(0, 0, 2), 0)
+}
+
+func pruneKeepsMoney(t *testing.T, open Open) {
+	l := open(t)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	add(t, l, billing.User{Name: "bob", Balance: 1000})
+	k := key("sk-bob", "bob", limits(100, 0))
+	addKey(t, l, k)
+	subscribe(t, l, "alice", "g", time.Time{})
+	settle(t, l, record("a", 100))
+	settle(t, l, spent("b", k, epoch, 70))
+	settle(t, l, used("c", epoch, 40))
+	credit(t, l, "alice", "c", 5, 905)
+	hold(t, l, billing.PaidFromBalance, claim("d", 200))
+	prune(t, l, epoch.AddDate(0, 0, 1), 3)
+	check := func(held billing.USD) {
+		t.Helper()
+		wantBalance(t, l, "alice", billing.Balance{Amount: 905, Held: held})
+		wantBalance(t, l, "bob", billing.Balance{Amount: 930})
+		wantUsed(t, l, "g", billing.Monthly, epoch, 40, windows(epoch, 0)[billing.Monthly].End)
+		refused(t, l, billing.Refusal{
+			Lack: billing.LackKeyLimit, Limit: 100, Left: 30, Until: windows(epoch, 0)[billing.Daily].End,
+		}, &billing.Claim{ID: "e", Time: epoch, User: "bob", KeyID: k.ID, Amount: 31, Least: 31})
+		wantCredit(t, l, "alice", billing.Credit{ID: "c", Amount: 5, Time: epoch}, 905, false)
+	}
+	check(200)
+	if keys, err := l.Keys(t.Context(), "bob"); err != nil || len(keys) != 1 || keys[0].LastUsed.Truncate(time.Second) != epoch.Truncate(time.Second) {
+		t.Errorf("Keys: %+v, %v; want one last used at %v", keys, err, epoch)
+	}
+	l.Release(t.Context(), "d")
+	close1(t, l)
+	l = open(t)
+	defer close1(t, l)
+	check(0)
+}
+
+func settleAfterPrune(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	settle(t, l, record("a", 100))
+	prune(t, l, epoch.AddDate(0, 0, 1), 1)
+	settle(t, l, record("b", 10)) // came late
+	wantBalance(t, l, "alice", billing.Balance{Amount: 890})
+	if diff := cmp.Diff([]string{"b"}, ids(List(t, l, billing.RecordFilter{}))); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	wantUsage(t, l, billing.RecordFilter{}, billing.ByDay)
+	prune(t, l, epoch.AddDate(0, 0, 1), 1)
+	wantBalance(t, l, "alice", billing.Balance{Amount: 890})
+}
+
+func pruneMany(t *testing.T, open Open) {
+	const n = 1500
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: n})
+	for i := range n {
+		r := record(fmt.Sprint(i), 1)
+		r.Time = epoch.AddDate(0, 0, -max(i-1000, 0)%40) // many of one day
+		settle(t, l, r)
+	}
+	kept := List(t, l, billing.RecordFilter{From: epoch.Truncate(24*time.Hour).AddDate(0, 0, -20)})
+	prune(t, l, epoch.AddDate(0, 0, -20), n-len(kept))
+	if diff := cmp.Diff(kept, List(t, l, billing.RecordFilter{})); diff != "" {
+		t.Errorf("records (-want +got):\n%s", diff)
+	}
+	wantUsage(t, l, billing.RecordFilter{}, billing.ByDay)
+	prune(t, l, epoch.AddDate(0, 0, 1), len(kept))
+	wantBalance(t, l, "alice", billing.Balance{})
+}

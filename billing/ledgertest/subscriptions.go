@@ -1,0 +1,232 @@
+package ledgertest
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+var subscriptionTests = map[string]func(*testing.T, Open){
+	"a subscription that never was":                    neverSubscribed,
+	"a subscription pays instead of the balance":       subscriptionPays,
+	"a subscription is good until just before its end": subscriptionEnds,
+	"windows go on after subscribing again":            subscribeAgain,
+	"unsubscribing forgets the windows":                unsubscribe,
+	"unlimited users keep to their subscription":       unlimitedSubscribed,
+	"subscriptions are told apart":                     subscriptionsApart,
+	"subscriptions are shown":                          subscriptionShown,
+}
+
+// ahead is a time that no clock has reached, a day of a leap year's February.
+var ahead = time.Date(2196, 2, 29, 12, 0, 0, 0, time.UTC)
+
+// subscribed makes a claim one of a group that the config subscribes its user to.
+func subscribed(group string, limits billing.Limits) func(*billing.Claim) {
+	return func(c *billing.Claim) { c.Terms = &billing.Terms{Group: group, Limits: limits, Declared: true} }
+}
+
+// ofGroup makes a claim one of a group that the ledger has to know of.
+func ofGroup(group string, limits billing.Limits) func(*billing.Claim) {
+	return func(c *billing.Claim) { c.Terms = &billing.Terms{Group: group, Limits: limits} }
+}
+
+func at(when time.Time) func(*billing.Claim) {
+	return func(c *billing.Claim) { c.Time = when }
+}
+
+// used is a record of group g that costs something, and would charge more.
+func used(id string, when time.Time, cost billing.USD) *billing.Record {
+	r := record(id, 2*cost)
+	r.Time, r.Cost, r.Group, r.Billing = when, cost, "g", billing.PaidFromSubscription
+	return r
+}
+
+func subscribe(t *testing.T, l billing.Ledger, user, group string, until time.Time) {
+	t.Helper()
+	if err := l.Subscribe(t.Context(), user, group, until); err != nil {
+		t.Fatalf("Subscribe(%s, %s): %v", user, group, err)
+	}
+}
+
+func wantSubscription(t *testing.T, l billing.Ledger, user string, want billing.Subscription) {
+	t.Helper()
+	got, err := l.Subscription(t.Context(), user, want.Group)
+	if err != nil {
+		t.Fatalf("Subscription(%s, %s): %v", user, want.Group, err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("Subscription(%s, %s) (-want +got):\n%s", user, want.Group, diff)
+	}
+}
+
+func neverSubscribed(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	none := billing.Refusal{Lack: billing.LackSubscription}
+	refused(t, l, none, claim("a", 1, ofGroup("g", billing.Limits{billing.Daily: 100})))
+	refused(t, l, none, claim("a", 0, ofGroup("g", billing.Limits{}))) // not even for nothing
+	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
+	wantSubscription(t, l, "alice", billing.Subscription{Group: "g"})
+	if err := l.Unsubscribe(t.Context(), "alice", "g"); !errors.Is(err, billing.ErrNotSubscribed) {
+		t.Errorf("Unsubscribe: %v, want ErrNotSubscribed", err)
+	}
+	if err := l.Subscribe(t.Context(), "bob", "g", time.Time{}); !errors.Is(err, billing.ErrUnknownUser) {
+		t.Errorf("Subscribe a stranger: %v, want ErrUnknownUser", err)
+	}
+}
+
+func subscriptionPays(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	limits := billing.Limits{billing.Daily: 100, billing.Weekly: 500}
+	for i, terms := range []func(*billing.Claim){subscribed("g", limits), ofGroup("g", limits)} {
+		if i == 1 {
+			subscribe(t, l, "alice", "g", time.Time{})
+		}
+		c := claim(fmt.Sprint(i), 50, terms)
+		hold(t, l, billing.PaidFromSubscription, c)
+		wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
+		settle(t, l, used(c.ID, epoch, 30))
+		settle(t, l, used(c.ID, epoch, 30))
+		wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
+		wantUsed(t, l, "g", billing.Daily, epoch, billing.USD(30*(i+1)), windows(epoch, 0)[billing.Daily].End)
+	}
+	hold(t, l, billing.PaidFromBalance, claim("c", 1000)) // and that is still there for other groups
+}
+
+func subscriptionEnds(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"})
+	over := billing.Refusal{Lack: billing.LackTime, Until: epoch}
+	declared := func(until time.Time) func(*billing.Claim) {
+		return func(c *billing.Claim) { c.Terms = &billing.Terms{Group: "g", Declared: true, Until: until} }
+	}
+	before := at(epoch.Add(-1))
+	hold(t, l, billing.PaidFromSubscription, claim("a", 1, declared(epoch), before))
+	refused(t, l, over, claim("b", 1, declared(epoch), at(epoch)))
+	refused(t, l, over, claim("b", 0, declared(epoch), at(ahead)))
+	hold(t, l, billing.PaidFromSubscription, claim("c", 1, declared(ahead), at(epoch)))
+
+	own := ofGroup("g", billing.Limits{})
+	subscribe(t, l, "alice", "g", epoch)
+	hold(t, l, billing.PaidFromSubscription, claim("d", 1, own, before))
+	refused(t, l, over, claim("e", 1, own, at(epoch)))
+	hold(t, l, billing.PaidFromSubscription, claim("f", 1, declared(time.Time{}), at(ahead))) // the config's word counts
+	subscribe(t, l, "alice", "g", ahead)
+	hold(t, l, billing.PaidFromSubscription, claim("g", 1, own, at(epoch)))
+	refused(t, l, over, claim("h", 1, declared(epoch), at(epoch))) // here as well
+	subscribe(t, l, "alice", "g", time.Time{})
+	hold(t, l, billing.PaidFromSubscription, claim("i", 1, own, at(ahead)))
+}
+
+func subscribeAgain(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"})
+	subscribe(t, l, "alice", "g", ahead)
+	settle(t, l, used("a", ahead, 10))
+	subscribe(t, l, "alice", "g", ahead.Add(48*time.Hour))
+	want := billing.Subscription{Group: "g", Subscribed: true, Until: ahead.Add(48 * time.Hour), Windows: windows(ahead, 10)}
+	wantSubscription(t, l, "alice", want)
+	subscribe(t, l, "alice", "g", time.Time{})
+	want.Until = time.Time{}
+	wantSubscription(t, l, "alice", want)
+	refused(t, l, billing.Refusal{
+		Lack: billing.LackWindow, Limit: 10, Until: want.Windows[billing.Daily].End,
+	}, claim("b", 1, at(ahead), ofGroup("g", billing.Limits{10, 0, 0})))
+}
+
+func unsubscribe(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Balance: 1000})
+	terms := ofGroup("g", billing.Limits{100, 0, 0})
+	subscribe(t, l, "alice", "g", ahead.Add(time.Second))
+	settle(t, l, used("a", ahead, 60))
+	hold(t, l, billing.PaidFromSubscription, claim("b", 30, at(ahead), terms))
+	if err := l.Unsubscribe(t.Context(), "alice", "g"); err != nil {
+		t.Fatalf("Unsubscribe: %v", err)
+	}
+	if err := l.Unsubscribe(t.Context(), "alice", "g"); !errors.Is(err, billing.ErrNotSubscribed) {
+		t.Errorf("Unsubscribe again: %v, want ErrNotSubscribed", err)
+	}
+	wantSubscription(t, l, "alice", billing.Subscription{Group: "g"})
+	refused(t, l, billing.Refusal{Lack: billing.LackSubscription}, claim("c", 1, at(ahead), terms))
+	settle(t, l, used("b", ahead, 25)) // was under way
+	settle(t, l, used("a", ahead, 60)) // is settled already
+	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
+	subscribe(t, l, "alice", "g", ahead)
+	wantSubscription(t, l, "alice",
+		billing.Subscription{Group: "g", Subscribed: true, Until: ahead, Windows: windows(ahead, 25)})
+	if n := len(List(t, l, billing.RecordFilter{})); n != 2 {
+		t.Errorf("%d records, want 2", n)
+	}
+}
+
+func unlimitedSubscribed(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice", Unlimited: true})
+	refused(t, l, billing.Refusal{Lack: billing.LackSubscription}, claim("a", 1, ofGroup("g", billing.Limits{10, 0, 0})))
+	refused(t, l, billing.Refusal{Lack: billing.LackWindow, Limit: 10, Left: 10},
+		claim("a", 11, subscribed("g", billing.Limits{10, 0, 0})))
+	hold(t, l, billing.PaidFromSubscription, claim("a", 10, subscribed("g", billing.Limits{10, 0, 0})))
+}
+
+// subscriptionsApart has users and groups whose names make the same text when
+// they are put together.
+func subscriptionsApart(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	pairs := [][2]string{
+		{"a", "b:c"}, {"a:b", "c"}, {"a", "b}c"}, {"a}b", "c"}, {"a\x00b", "c"}, {"a", "b\x00c"}, {"a", "b c"}, {"a b", "c"},
+		{"é", "*"}, {"*", "é"}, {"a", "windows"}, {"windows", "a"}, {"a", "c"},
+	}
+	for i, pair := range pairs {
+		declare(t, l, billing.User{Name: pair[0]})
+		subscribe(t, l, pair[0], pair[1], ahead.Add(time.Duration(i)*time.Second))
+		settle(t, l, &billing.Record{
+			ID: fmt.Sprint(i), Time: ahead, User: pair[0], Group: pair[1], Cost: billing.USD(i + 1), Billing: billing.PaidFromSubscription,
+		})
+	}
+	for i, pair := range pairs {
+		wantSubscription(t, l, pair[0], billing.Subscription{
+			Group: pair[1], Subscribed: true, Until: ahead.Add(time.Duration(i) * time.Second), Windows: windows(ahead, billing.USD(i+1)),
+		})
+	}
+}
+
+func subscriptionShown(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"})
+	settle(t, l, used("a", ahead, 30)) // by the config's word alone
+	wantSubscription(t, l, "alice", billing.Subscription{Group: "g", Windows: windows(ahead, 30)})
+	if p := profile(t, l, "alice"); len(p.Subscriptions) != 0 {
+		t.Errorf("the profile has %+v", p.Subscriptions)
+	}
+	ended := used("b", time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC), 40)
+	ended.Group = "ended"
+	settle(t, l, ended)
+	wantSubscription(t, l, "alice", billing.Subscription{Group: "ended"})
+	subscribe(t, l, "alice", "h", ahead)
+	subscribe(t, l, "alice", "g", time.Time{})
+	subscribe(t, l, "alice", "ended", time.Time{})
+	want := []billing.Subscription{
+		{Group: "ended", Subscribed: true},
+		{Group: "g", Subscribed: true, Windows: windows(ahead, 30)},
+		{Group: "h", Subscribed: true, Until: ahead},
+	}
+	if diff := cmp.Diff(want, profile(t, l, "alice").Subscriptions); diff != "" {
+		t.Errorf("the profile's subscriptions (-want +got):\n%s", diff)
+	}
+	wantSubscription(t, l, "nobody", billing.Subscription{Group: "g"})
+}

@@ -1,0 +1,213 @@
+package ledgertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+var windowTests = map[string]func(*testing.T, Open){
+	"each window has its limit":                       windowLimits,
+	"the refusal names the window that lasts longest": windowNamed,
+	"holds count in the windows":                      windowsHeld,
+	"concurrent claims stay within a window":          windowConcurrently,
+	"windows that have ended start at zero":           windowsRestart,
+	"what comes late counts nowhere":                  windowsLate,
+	"windows are exact":                               windowsExact,
+}
+
+func windowLimits(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"})
+	for span := billing.Daily; span <= billing.Monthly; span++ {
+		var limits billing.Limits
+		limits[span] = 100
+		group := span.String()
+		terms := subscribed(group, limits)
+		full := billing.Refusal{Lack: billing.LackWindow, Span: span, Limit: 100, Left: 100}
+		refused(t, l, full, claim("a", 101, terms))
+		r := used(group, epoch, 60)
+		r.Group = group
+		settle(t, l, r)
+		full.Left, full.Until = 40, windows(epoch, 0)[span].End
+		refused(t, l, full, claim("a", 41, terms))
+		hold(t, l, billing.PaidFromSubscription, claim("a "+group, 40, terms))
+		settle(t, l, &billing.Record{
+			ID: "b " + group, Time: epoch, User: "alice", Group: group, Cost: 70, Billing: billing.PaidFromSubscription,
+		})
+		full.Left = -30
+		refused(t, l, full, claim("c", 1, terms))
+		hold(t, l, billing.PaidFromSubscription, claim("c "+group, 0, terms))
+		hold(t, l, billing.PaidFromSubscription, claim("d "+group, 1<<50, subscribed(group, billing.Limits{})))
+	}
+}
+
+func windowNamed(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"})
+	settle(t, l, used("a", epoch, 90))
+	end := windows(epoch, 0)
+	for _, c := range []struct {
+		limits billing.Limits
+		want   billing.Span
+		left   billing.USD
+	}{
+		{billing.Limits{100, 500, 500}, billing.Daily, 10},
+		{billing.Limits{500, 100, 500}, billing.Weekly, 10},
+		{billing.Limits{500, 500, 100}, billing.Monthly, 10},
+		{billing.Limits{100, 90, 500}, billing.Weekly, 0},
+		{billing.Limits{100, 90, 80}, billing.Monthly, -10},
+		{billing.Limits{80, 500, 100}, billing.Monthly, 10},
+	} {
+		refused(t, l, billing.Refusal{
+			Lack: billing.LackWindow, Span: c.want, Limit: c.limits[c.want], Left: c.left, Until: end[c.want].End,
+		}, claim("b", 11, subscribed("g", c.limits)))
+	}
+}
+
+func windowsHeld(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"}, billing.User{Name: "bob"})
+	terms := subscribed("g", billing.Limits{100, 1_000_000, 0})
+	hold(t, l, billing.PaidFromSubscription, claim("a", 70, terms))
+	hold(t, l, billing.PaidFromSubscription, claim("other group", 100, subscribed("h", billing.Limits{100, 0, 0})))
+	hold(t, l, billing.PaidFromSubscription, claim("other user", 100, terms, func(c *billing.Claim) { c.User = "bob" }))
+	held := billing.Refusal{Lack: billing.LackWindow, Span: billing.Daily, Limit: 100, Left: 100, Held: true}
+	refused(t, l, held, claim("b", 31, terms))
+	refused(t, l, held, claim("b", 9999, terms, least(31)))
+	hold(t, l, billing.PaidFromSubscription, claim("b", 30, terms))
+	hold(t, l, billing.PaidFromSubscription, claim("b", 30, terms)) // once
+	refused(t, l, held, claim("c", 1, terms))
+	l.Release(t.Context(), "b")
+	l.Release(t.Context(), "b")
+	settle(t, l, used("a", epoch, 10))
+	hold(t, l, billing.PaidFromSubscription, claim("c", 9999, terms, least(90)))
+	held.Left, held.Until = 90, windows(epoch, 0)[billing.Daily].End
+	refused(t, l, held, claim("d", 1, terms))
+	// A window that others can't free is named before one that they can.
+	refused(t, l, billing.Refusal{
+		Lack: billing.LackWindow, Span: billing.Daily, Limit: 15, Left: 5, Until: held.Until,
+	}, claim("d", 10, subscribed("g", billing.Limits{15, 300, 300})))
+}
+
+func windowConcurrently(t *testing.T, open Open) {
+	const goroutines, each, amount, limit = 16, 30, 10, 1000
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"})
+	terms := subscribed("g", billing.Limits{0, limit, 0})
+	var mu sync.Mutex
+	paid := 0
+	var all sync.WaitGroup
+	for g := range goroutines {
+		all.Go(func() {
+			for i := range each {
+				c := claim(fmt.Sprintf("%d-%d", g, i), amount, terms)
+				_, err := l.Hold(context.Background(), c)
+				var refusal *billing.Refusal
+				switch {
+				case errors.As(err, &refusal):
+					if left := refusal.Left; left < 0 || left >= amount && !refusal.Held {
+						t.Errorf("Hold: %+v", refusal)
+					}
+				case err != nil:
+					t.Errorf("Hold: %v", err)
+				case i%3 == 2:
+					l.Release(context.Background(), c.ID)
+				default:
+					if err := l.Settle(context.Background(), used(c.ID, epoch, amount)); err != nil {
+						t.Errorf("Settle: %v", err)
+					}
+					mu.Lock()
+					paid += amount
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	all.Wait()
+	if paid > limit {
+		t.Errorf("%d was used of %d", paid, limit)
+	}
+	wantUsed(t, l, "g", billing.Weekly, epoch, billing.USD(paid), windows(epoch, 0)[billing.Weekly].End)
+	if rest := billing.USD(limit - paid); rest > 0 {
+		hold(t, l, billing.PaidFromSubscription, claim("the rest", rest, terms)) // nothing is held any more
+	}
+}
+
+func windowsRestart(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"})
+	first := windows(epoch, 0)
+	settle(t, l, used("a", epoch, 10))
+	settle(t, l, used("b", first[billing.Daily].End.Add(-1), 5))
+	next := first[billing.Daily].End.Add(30 * time.Hour) // a day without use between them
+	wantUsed(t, l, "g", billing.Daily, next, 0, time.Time{})
+	wantUsed(t, l, "g", billing.Weekly, next, 15, first[billing.Weekly].End)
+	settle(t, l, used("c", next, 7))
+	wantUsed(t, l, "g", billing.Daily, next, 7, windows(next, 0)[billing.Daily].End)
+	wantUsed(t, l, "g", billing.Weekly, next, 22, first[billing.Weekly].End)
+	wantUsed(t, l, "g", billing.Monthly, next, 22, first[billing.Monthly].End)
+	settle(t, l, used("d", first[billing.Monthly].End, 3))
+	for span, w := range windows(first[billing.Monthly].End, 0) {
+		wantUsed(t, l, "g", billing.Span(span), first[billing.Monthly].End, 3, w.End)
+	}
+}
+
+func windowsLate(t *testing.T, open Open) {
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"})
+	next := epoch.Add(24 * time.Hour)
+	settle(t, l, used("a", epoch, 10))
+	settle(t, l, used("b", next, 5))
+	settle(t, l, used("late", epoch.Add(time.Hour), 100)) // of the first day
+	wantUsed(t, l, "g", billing.Daily, next, 5, windows(next, 0)[billing.Daily].End)
+	wantUsed(t, l, "g", billing.Weekly, next, 115, windows(epoch, 0)[billing.Weekly].End)
+	settle(t, l, used("before all", epoch.Add(-24*time.Hour), 1000))
+	wantUsed(t, l, "g", billing.Monthly, next, 115, windows(epoch, 0)[billing.Monthly].End)
+	if n := len(List(t, l, billing.RecordFilter{})); n != 4 {
+		t.Errorf("%d records, want all 4", n)
+	}
+}
+
+// windowsExact has amounts that a float64 would round.
+func windowsExact(t *testing.T, open Open) {
+	const odd = 1<<53 + 1
+	l := open(t)
+	defer close1(t, l)
+	declare(t, l, billing.User{Name: "alice"})
+	for _, id := range []string{"a", "b", "c"} {
+		settle(t, l, used(id, ahead, odd))
+	}
+	wantSubscription(t, l, "alice", billing.Subscription{Group: "g", Windows: windows(ahead, 3*odd)})
+}
+
+// wantUsed checks what is used of alice's window at a time, and when that ends,
+// zero for one that has not begun. It asks by a claim that no window can meet.
+func wantUsed(t *testing.T, l billing.Ledger, group string, span billing.Span, when time.Time, used billing.USD, end time.Time) {
+	t.Helper()
+	const limit = 1_000_000
+	var limits billing.Limits
+	limits[span] = limit
+	refused(t, l, billing.Refusal{Lack: billing.LackWindow, Span: span, Limit: limit, Left: limit - used, Until: end},
+		claim("more than the limit", limit+1, at(when), subscribed(group, limits)))
+}
+
+// windows are those that began with a use at a time, by days in UTC.
+func windows(when time.Time, used billing.USD) billing.Windows {
+	ws := billing.WindowsFrom(when, time.UTC)
+	for s := range ws {
+		ws[s].Used = used
+	}
+	return ws
+}

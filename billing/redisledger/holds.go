@@ -1,0 +1,288 @@
+package redisledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+)
+
+const (
+	// holdTTL is how long money stays set aside of which nobody says that it is
+	// still needed.
+	holdTTL = time.Minute
+	// renewEvery is how often that is said.
+	renewEvery = 20 * time.Second
+	// renewBatch is of how many holds one command says so.
+	renewBatch = 500
+)
+
+// hold is what a claim has set aside.
+type hold struct {
+	id     string
+	amount billing.USD
+	payer  string
+	purses []purseName
+	// settled: the record is in the spool, so it does not count here any more, but
+	// to others.
+	settled bool
+	// asked: since askedAt, it is not known whether the claim is met.
+	asked   bool
+	askedAt time.Time
+	// shared: Redis has it, or had. anew: it was told twice, and may have heard the
+	// second time after it heard of the end.
+	shared, anew bool
+}
+
+// member is the hold's name in a purse's holds.
+func (h *hold) member() string { return strconv.FormatInt(int64(h.amount), 10) + " " + h.id }
+
+// holds are those of this process.
+type holds struct {
+	mu   sync.Mutex
+	byID map[string]*hold
+	sums map[purseName]billing.USD // of those that count here
+	// owed have ended, and Redis may not know it.
+	owed []debt
+}
+
+// debt is a hold that ended at a time.
+type debt struct {
+	hold
+	since time.Time
+}
+
+func newHolds() *holds {
+	return &holds{byID: make(map[string]*hold), sums: make(map[purseName]billing.USD)}
+}
+
+// ask notes that a claim is put to Redis.
+func (hs *holds) ask(claim *billing.Claim) *hold {
+	h := &hold{id: claim.ID, amount: claim.Amount, purses: possiblePurses(claim), asked: true, askedAt: time.Now()}
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.byID[h.id] = h
+	return h
+}
+
+// find gives what has been set aside under an ID; nil for nothing.
+func (hs *holds) find(id string) *hold {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	h := hs.byID[id]
+	if h == nil {
+		return nil
+	}
+	found := *h
+	return &found
+}
+
+// met notes that Redis has met the claim; false if it was released meanwhile.
+func (hs *holds) met(h *hold, payer string, purses []purseName) bool {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if hs.byID[h.id] != h {
+		return false
+	}
+	h.shared = true
+	hs.keep(h, payer, purses)
+	return true
+}
+
+// keep counts a hold; one that sets nothing aside is forgotten. mu is held.
+func (hs *holds) keep(h *hold, payer string, purses []purseName) {
+	h.asked, h.payer, h.purses = false, payer, purses
+	if h.amount == 0 || len(purses) == 0 {
+		delete(hs.byID, h.id)
+		return
+	}
+	hs.byID[h.id] = h
+	for _, p := range purses {
+		hs.sums[p] = hs.sums[p].Plus(h.amount)
+	}
+}
+
+// end forgets a hold, and tells what it was.
+func (hs *holds) end(id string) *hold {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	h := hs.byID[id]
+	if h == nil {
+		return nil
+	}
+	delete(hs.byID, id)
+	hs.discount(h)
+	if h.anew {
+		hs.owed = append(hs.owed, debt{*h, time.Now()})
+	}
+	return h
+}
+
+// settle notes that a record is in the spool. Its hold goes on where others see it,
+// until Redis has the record.
+func (hs *holds) settle(id string) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	h := hs.byID[id]
+	if h == nil {
+		return
+	}
+	hs.discount(h)
+	h.settled = true
+	if !h.shared {
+		delete(hs.byID, id)
+	}
+}
+
+// discount takes a hold from the sums. mu is held.
+func (hs *holds) discount(h *hold) {
+	if h.asked || h.settled {
+		return
+	}
+	for _, p := range h.purses {
+		if hs.sums[p] -= h.amount; hs.sums[p] == 0 {
+			delete(hs.sums, p)
+		}
+	}
+}
+
+// sum is what this process has set aside on a purse.
+func (hs *holds) sum(p purseName) billing.USD {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	return hs.sums[p]
+}
+
+// all are those of which Redis is to know. Claims that nobody asked about again are
+// forgotten, as they are there.
+func (hs *holds) all() []hold {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	all := make([]hold, 0, len(hs.byID))
+	for id, h := range hs.byID {
+		switch {
+		case !h.asked:
+			all = append(all, *h)
+		case time.Since(h.askedAt) > holdTTL:
+			delete(hs.byID, id)
+		}
+	}
+	return all
+}
+
+// share notes that Redis has the holds, and gives those that have ended.
+func (hs *holds) share(told []hold) (ended []hold) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	for _, t := range told {
+		if h := hs.byID[t.id]; h != nil && !h.asked {
+			h.shared, h.anew = true, true
+		} else {
+			ended = append(ended, t)
+		}
+	}
+	return ended
+}
+
+// owe notes that Redis is to hear that the holds have ended, if they have.
+func (hs *holds) owe(told ...hold) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	for _, t := range told {
+		if h := hs.byID[t.id]; h == nil {
+			hs.owed = append(hs.owed, debt{t, time.Now()})
+		} else if !h.asked {
+			h.shared, h.anew = true, true // or it may be
+		}
+	}
+}
+
+// debts are the holds of which Redis is to hear that they have ended; it knows by
+// itself of those that have expired.
+func (hs *holds) debts() (ended []hold) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	for _, d := range hs.owed {
+		if time.Since(d.since) < holdTTL {
+			ended = append(ended, d.hold)
+		}
+	}
+	hs.owed = nil
+	return ended
+}
+
+// renew says to Redis that the holds go on. What it has forgotten, or never knew
+// because it was out of reach, it hears of again.
+func (l *Ledger) renew(ctx context.Context) error {
+	var errs []error
+	for batch := range slices.Chunk(l.holds.all(), renewBatch) {
+		if l.down.Load() || ctx.Err() != nil {
+			errs = append(errs, errDown)
+			break
+		}
+		// Those that end while this is under way must not be set aside for good.
+		anew, err := l.tellHolds(ctx, batch, holdTTL)
+		if err != nil {
+			l.holds.owe(batch...)
+		} else {
+			err = l.endHolds(ctx, l.holds.share(anew))
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// endHolds says to Redis that holds have ended, now or when it can be reached.
+func (l *Ledger) endHolds(ctx context.Context, ended []hold) error {
+	var errs []error
+	for batch := range slices.Chunk(ended, renewBatch) {
+		err := errDown
+		if !l.down.Load() {
+			_, err = l.tellHolds(ctx, batch, 0)
+		}
+		if err != nil {
+			l.holds.owe(batch...)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// tellHolds says that holds go on for a time, or end with 0, and gives those that
+// Redis did not have.
+func (l *Ledger) tellHolds(ctx context.Context, told []hold, ttl time.Duration) (anew []hold, err error) {
+	args := []any{ttl.Milliseconds()}
+	var keys []string
+	var of []int
+	for i := range told {
+		for _, p := range told[i].purses {
+			keys = append(keys, l.key(p), l.holdsKey(p))
+			args = append(args, told[i].member(), p.field())
+			of = append(of, i)
+		}
+	}
+	bounded, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	reply, err := redispipe.Run(bounded, l.client, holdsScript, keys, args...)
+	if l.note(ctx, err) != nil {
+		return nil, err
+	}
+	numbers, _ := reply.([]any)
+	last := -1
+	for _, number := range numbers {
+		n, _ := number.(int64)
+		if n < 1 || int(n) > len(of) {
+			return nil, fmt.Errorf("an unknown answer of Redis for holds: %v", reply)
+		}
+		if i := of[n-1]; i != last {
+			anew, last = append(anew, told[i]), i
+		}
+	}
+	return anew, nil
+}

@@ -1,0 +1,100 @@
+package redisledger
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+// Usage implements billing.Ledger. It reads every record that the filter's times
+// allow, some hundred thousand in a second.
+func (l *Ledger) Usage(ctx context.Context, filter billing.RecordFilter, by []billing.Dimension, yield func(*billing.UsageRow) bool) error {
+	if l.closed.Load() {
+		return billing.ErrClosed
+	}
+	for _, dimension := range by {
+		if _, err := billing.ParseDimension(string(dimension)); err != nil {
+			return fmt.Errorf("summing up usage: %w", err)
+		}
+	}
+	filter.After, filter.Limit = nil, 0
+	rows := make(map[billing.UsageRow]*billing.UsageRow) // by the names alone
+	if len(by) == 0 {
+		rows[billing.UsageRow{}] = new(billing.UsageRow)
+	}
+	err := l.records(ctx, &filter, func(r *billing.Record) bool {
+		names := namesOf(r, by)
+		row := rows[names]
+		if row == nil {
+			row = &billing.UsageRow{}
+			*row = names
+			rows[names] = row
+		}
+		addUsage(row, r)
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("summing up usage from Redis: %w", err)
+	}
+	sorted := make([]*billing.UsageRow, 0, len(rows))
+	for _, row := range rows {
+		sorted = append(sorted, row)
+	}
+	slices.SortFunc(sorted, func(a, b *billing.UsageRow) int {
+		for _, dimension := range by {
+			if order := cmp.Compare(*nameOf(a, dimension), *nameOf(b, dimension)); order != 0 {
+				return order
+			}
+		}
+		return 0
+	})
+	for _, row := range sorted {
+		if !yield(row) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// nameOf is the field of a row that a dimension sets.
+func nameOf(row *billing.UsageRow, dimension billing.Dimension) *string {
+	switch dimension {
+	case billing.ByUser:
+		return &row.User
+	case billing.ByKey:
+		return &row.KeyID
+	case billing.ByAccount:
+		return &row.Account
+	case billing.ByGroup:
+		return &row.Group
+	case billing.ByModel:
+		return &row.Model
+	}
+	return &row.Day
+}
+
+// namesOf is a row with the names that the dimensions give a record, and no sums.
+func namesOf(r *billing.Record, by []billing.Dimension) (names billing.UsageRow) {
+	all := billing.UsageRow{
+		User: r.User, KeyID: r.KeyID, Account: r.Account, Group: r.Group, Model: r.Model, Day: r.Time.UTC().Format(time.DateOnly),
+	}
+	for _, dimension := range by {
+		*nameOf(&names, dimension) = *nameOf(&all, dimension)
+	}
+	return names
+}
+
+func addUsage(row *billing.UsageRow, r *billing.Record) {
+	row.Requests++
+	row.Input += r.Input
+	row.Output += r.Output
+	row.CacheWrite5m += r.CacheWrite5m
+	row.CacheWrite1h += r.CacheWrite1h
+	row.CacheRead += r.CacheRead
+	row.Cost = row.Cost.Plus(r.Cost)
+	row.Charged = row.Charged.Plus(r.Charged)
+}

@@ -1,0 +1,150 @@
+package sqliteledger
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+// people are all who are known, with their money as of the last Settle. Guarded by
+// Ledger.mu; who there is changes only while Ledger.writing is held as well.
+type people struct {
+	users         map[string]*user
+	subscriptions map[membership]*subscription
+	keys          map[string]*key // by ID
+	digests       map[[32]byte]*key
+}
+
+func newPeople() people {
+	return people{
+		users:         make(map[string]*user),
+		subscriptions: make(map[membership]*subscription),
+		keys:          make(map[string]*key),
+		digests:       make(map[[32]byte]*key),
+	}
+}
+
+// user is somebody who was declared or added, or removed since: he may still be
+// charged for what he asked for before.
+type user struct {
+	name, source        string
+	amount, held        billing.USD
+	unlimited           bool
+	concurrency         int
+	disabled, isRemoved bool
+	// subscriptions are those made with Subscribe, in order of group.
+	subscriptions []*subscription
+}
+
+// purse is spending that is counted in windows.
+type purse struct {
+	windows billing.Windows
+	held    billing.USD
+	// stored are the windows that the database has. Guarded by Ledger.writing.
+	stored billing.Windows
+}
+
+type membership struct{ user, group string }
+
+// subscription is a user's use of a group, with or without a right to it that the
+// ledger knows of.
+type subscription struct {
+	purse
+	membership
+	subscribed bool
+	until      time.Time
+}
+
+// key is a gateway key. Its texts and slices never change.
+type key struct {
+	purse
+	billing.Key
+}
+
+func (k *key) isLimited() bool { return k.Limits != billing.Limits{} }
+
+// user is one who is known and not removed, or nil.
+func (p *people) user(name string) *user {
+	if u := p.users[name]; u != nil && !u.isRemoved {
+		return u
+	}
+	return nil
+}
+
+// added is a user who was added, or nil.
+func (p *people) added(name string) *user {
+	if u := p.user(name); u != nil && u.source == billing.SourceAPI {
+		return u
+	}
+	return nil
+}
+
+// subscription makes it where it isn't there.
+func (p *people) subscription(of membership) *subscription {
+	s := p.subscriptions[of]
+	if s == nil {
+		s = &subscription{membership: of}
+		p.subscriptions[of] = s
+	}
+	return s
+}
+
+// subscribe makes s one of u's subscriptions.
+func (u *user) subscribe(s *subscription, until time.Time) {
+	s.until = until
+	if s.subscribed {
+		return
+	}
+	s.subscribed = true
+	at, _ := slices.BinarySearchFunc(u.subscriptions, s, byGroup)
+	u.subscriptions = slices.Insert(u.subscriptions, at, s)
+}
+
+func byGroup(a, b *subscription) int { return strings.Compare(a.group, b.group) }
+
+// unsubscribe forgets all of s but what is held.
+func (u *user) unsubscribe(s *subscription) {
+	u.subscriptions = slices.DeleteFunc(u.subscriptions, func(other *subscription) bool { return other == s })
+	s.subscribed, s.until = false, time.Time{}
+	s.windows, s.stored = billing.Windows{}, billing.Windows{}
+}
+
+func (p *people) addKey(k *key) {
+	p.keys[k.ID] = k
+	p.digests[k.Digest] = k
+}
+
+func (p *people) revokeKey(k *key) {
+	delete(p.keys, k.ID)
+	delete(p.digests, k.Digest)
+}
+
+// spendsFrom are the subscription and the key whose windows count a record; nil
+// for none.
+func (p *people) spendsFrom(r *billing.Record) (*subscription, *key) {
+	var s *subscription
+	if r.Billing == billing.PaidFromSubscription && p.users[r.User] != nil {
+		s = p.subscription(membership{r.User, r.Group})
+	}
+	return s, p.keys[r.KeyID]
+}
+
+func (u *user) balance() billing.Balance {
+	return billing.Balance{Amount: u.amount, Held: u.held, Unlimited: u.unlimited}
+}
+
+func (u *user) profile(now time.Time) billing.Profile {
+	p := billing.Profile{
+		Name: u.name, Source: u.source, Balance: u.balance(), Concurrency: u.concurrency, Disabled: u.disabled,
+	}
+	for _, s := range u.subscriptions {
+		p.Subscriptions = append(p.Subscriptions, s.at(now))
+	}
+	return p
+}
+
+func (s *subscription) at(now time.Time) billing.Subscription {
+	return billing.Subscription{Group: s.group, Subscribed: s.subscribed, Until: s.until, Windows: s.windows.At(now)}
+}

@@ -1,0 +1,55 @@
+package billing
+
+import (
+	"fmt"
+	"time"
+)
+
+// RecordFilter selects records; the zero value matches all.
+type RecordFilter struct {
+	// From and To bound Time: From <= Time < To; zero = unbounded.
+	From, To time.Time
+	// User, KeyID, Account, Group and Model match exactly; "" = any.
+	User, KeyID, Account, Group, Model string
+	// After leaves out this record and those that come before it in the order of
+	// Records; only its Time and ID are looked at. nil = none.
+	After *Record
+	// Limit is the largest number of records; 0 = no limit.
+	Limit int
+}
+
+// Dimension is what Usage can tell rows apart by.
+type Dimension string
+
+const (
+	ByUser    Dimension = "user"
+	ByKey     Dimension = "key"
+	ByAccount Dimension = "account"
+	ByGroup   Dimension = "group"
+	ByModel   Dimension = "model"
+	ByDay     Dimension = "day" // UTC
+)
+
+// ParseDimension reads a Dimension's name.
+func ParseDimension(text string) (Dimension, error) {
+	switch d := Dimension(text); d {
+	case ByUser, ByKey, ByAccount, ByGroup, ByModel, ByDay:
+		return d, nil
+	}
+	return "", fmt.Errorf("%q is none of user, key, account, group, model and day", text)
+}
+
+// UsageRow is a sum over records. Of the names, those of the dimensions are set.
+type UsageRow struct {
+	User, KeyID, Account, Group, Model string
+	Day                                string // YYYY-MM-DD, UTC
+
+	Requests     int64
+	Input        int64
+	Output       int64
+	CacheWrite5m int64
+	CacheWrite1h int64
+	CacheRead    int64
+	Cost         USD
+	Charged      USD
+}

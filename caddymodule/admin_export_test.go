@@ -1,0 +1,294 @@
+package caddymodule
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	goruntime "runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
+)
+
+// exportAPI is the admin API over a ledger.
+func exportAPI(t *testing.T, ledger billing.Ledger) *adminAPI {
+	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
+	return &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+}
+
+// newestFirst makes records of one minute each, the newest now.
+func newestFirst(n int) []billing.Record {
+	now := time.Date(2026, 11, 25, 12, 0, 0, 5000, time.UTC)
+	records := make([]billing.Record, n)
+	for i := range records {
+		records[i] = *ledgertest.Example(fmt.Sprint("r", i))
+		records[i].Time = now.Add(-time.Duration(i) * time.Minute)
+	}
+	return records
+}
+
+func TestRecordsHaveEveryFieldInOrder(t *testing.T) {
+	ledger := newBookLedger()
+	ledger.records = newestFirst(2)
+	odd := &ledger.records[1]
+	odd.Model, odd.Session, odd.Estimated, odd.Unpriced, odd.RateMultiplier = "=1+1\n<&\"é\xff", "-x", true, true, 1_250_000_000
+	api := exportAPI(t, ledger)
+
+	want, err := json.Marshal(ledger.records)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, body, header := callAdmin(t, api, "GET", "/sub2api/records?limit=0", "")
+	if got := strings.ReplaceAll(body, "\n", ""); got != string(want) {
+		t.Errorf("as JSON:\n%s\nwant\n%s", got, want)
+	}
+	if got := header.Get("Content-Type"); got != "application/json" {
+		t.Errorf("as JSON it is %s", got)
+	}
+
+	_, body, header = callAdmin(t, api, "GET", "/sub2api/records?format=csv", "")
+	rows, err := csv.NewReader(strings.NewReader(body)).ReadAll()
+	if err != nil || len(rows) != 3 || header.Get("Content-Type") != "text/csv; charset=utf-8" {
+		t.Fatalf("%v, %d rows, %v", err, len(rows), header)
+	}
+	var fields []string
+	for decoder, depth := json.NewDecoder(bytes.NewReader(want)), 0; depth >= 0; {
+		token, err := decoder.Token()
+		if err != nil {
+			break
+		}
+		switch token {
+		case json.Delim('{'):
+			depth = 1
+		case json.Delim('}'):
+			depth = -1
+		default:
+			if name, ok := token.(string); ok && depth == 1 && decoder.More() {
+				fields = append(fields, name)
+				_, _ = decoder.Token()
+			}
+		}
+	}
+	if diff := cmp.Diff(fields, rows[0]); diff != "" {
+		t.Errorf("header (-JSON +CSV):\n%s", diff)
+	}
+	at := func(name string) string { return rows[2][slices.Index(rows[0], name)] }
+	got := []string{at("id"), at("time"), at("model"), at("session"), at("charged_usd"), at("rate_multiplier"), at("stream"), at("cache_read_tokens")}
+	if diff := cmp.Diff([]string{"r1", "2026-11-25T11:59:00.000005Z", "'=1+1\n<&\"é\xff", "'-x", "0.014270100", "1.25", "true", "91011"}, got); diff != "" {
+		t.Errorf("a row (-want +got):\n%s", diff)
+	}
+}
+
+func TestRecordsByPages(t *testing.T) {
+	ledger := newBookLedger()
+	ledger.records = newestFirst(250)
+	api := exportAPI(t, ledger)
+	for query, want := range map[string][2]string{
+		"":                            {"r0", "r99"},
+		"?after=r99":                  {"r100", "r199"},
+		"?after=r199":                 {"r200", "r249"},
+		"?limit=0":                    {"r0", "r249"},
+		"?limit=1":                    {"r0", "r0"},
+		"?to=2026-11-25T11:00:00Z":    {"r61", "r160"},
+		"?from=2026-11-25T11:59:00Z":  {"r0", "r1"},
+		"?user=alice&after=r3":        {"r4", "r103"},
+		"?from=2026-11-25&after=r248": {"r249", "r249"},
+	} {
+		_, body, _ := callAdmin(t, api, "GET", "/sub2api/records"+query, "")
+		var got []billing.Record
+		if err := json.Unmarshal([]byte(body), &got); err != nil || len(got) == 0 {
+			t.Errorf("%q: %v: %s", query, err, body)
+			continue
+		}
+		if ends := [2]string{got[0].ID, got[len(got)-1].ID}; ends != want {
+			t.Errorf("%q: %v, want %v", query, ends, want)
+		}
+	}
+}
+
+// endless yields rows that are all the same, and then fails.
+type endless struct {
+	*bookLedger
+	rows int
+	each func(i int)
+}
+
+func (l *endless) Records(_ context.Context, _ billing.RecordFilter, yield func(*billing.Record) bool) error {
+	record := ledgertest.Example("r")
+	for i := range l.rows {
+		if l.each != nil {
+			l.each(i)
+		}
+		if !yield(record) {
+			return nil
+		}
+	}
+	return l.fail
+}
+
+func (l *endless) Usage(ctx context.Context, _ billing.RecordFilter, _ []billing.Dimension, yield func(*billing.UsageRow) bool) error {
+	return l.Records(ctx, billing.RecordFilter{}, func(r *billing.Record) bool {
+		return yield(&billing.UsageRow{User: r.User, Model: r.Model, Requests: 1, Cost: r.Cost})
+	})
+}
+
+// nowhere is a client that reads everything and keeps nothing.
+type nowhere struct {
+	header http.Header
+	bytes  int
+}
+
+func (w *nowhere) Header() http.Header { return w.header }
+func (w *nowhere) WriteHeader(int)     {}
+func (w *nowhere) Write(p []byte) (int, error) {
+	w.bytes += len(p)
+	return len(p), nil
+}
+
+// heap is what is in use, in bytes.
+func heap() uint64 {
+	goruntime.GC()
+	var stats goruntime.MemStats
+	goruntime.ReadMemStats(&stats)
+	return stats.HeapAlloc
+}
+
+// mostKept is how much memory an answer of a million rows may take.
+const mostKept = 1 << 20
+
+func TestAMillionRowsAreNotHeld(t *testing.T) {
+	for path, rows := range map[string]int{"usage?by=user,model&format=csv": 1_000_000, "records?limit=0": 100_000} {
+		ledger := &endless{bookLedger: newBookLedger(), rows: rows}
+		api := exportAPI(t, ledger)
+		before, most := heap(), uint64(0)
+		ledger.each = func(i int) {
+			if i%(rows/4) == rows/4-1 {
+				most = max(most, heap())
+			}
+		}
+		client := &nowhere{header: http.Header{}}
+		if err := api.serve(client, httptest.NewRequest("GET", "/sub2api/"+path, nil)); err != nil {
+			t.Fatal(err)
+		}
+		if client.bytes < 50*ledger.rows {
+			t.Errorf("%s: %d bytes", path, client.bytes)
+		}
+		if most > before+mostKept {
+			t.Errorf("%s: %d bytes are held", path, most-before)
+		}
+	}
+}
+
+func TestTheCommandsHoldNoMillionRows(t *testing.T) {
+	ledger := &endless{bookLedger: newBookLedger(), rows: 30_000}
+	api := exportAPI(t, ledger)
+	from, to := io.Pipe()
+	go func() {
+		err := api.serve(pipeClient{&nowhere{header: http.Header{}}, to}, httptest.NewRequest("GET", "/sub2api/records?limit=0", nil))
+		to.CloseWithError(err)
+	}()
+	before, most, lines := heap(), uint64(0), 0
+	out := writerFunc(func(p []byte) (int, error) {
+		if n := lines + bytes.Count(p, []byte("\n")); n/10_000 > lines/10_000 {
+			most = max(most, heap())
+		}
+		lines += bytes.Count(p, []byte("\n"))
+		return len(p), nil
+	})
+	rows := json.NewDecoder(from)
+	if _, err := rows.Token(); err != nil {
+		t.Fatal(err)
+	}
+	if err := printRecords(out, rows); err != nil || lines != ledger.rows+1 {
+		t.Errorf("%v after %d lines", err, lines)
+	}
+	if most > before+mostKept {
+		t.Errorf("%d bytes are held", most-before)
+	}
+}
+
+type pipeClient struct {
+	*nowhere
+	to io.Writer
+}
+
+func (c pipeClient) Write(p []byte) (int, error) { return c.to.Write(p) }
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func TestAnExportThatFails(t *testing.T) {
+	broken := errors.New("broken in the middle")
+	var log bytes.Buffer
+	ledger := &endless{bookLedger: newBookLedger(), rows: 10_000}
+	api := exportAPI(t, ledger)
+	api.inForce()[0].logs.set(slog.New(slog.NewTextHandler(&log, nil)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := api.serve(w, r); err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		}
+	}))
+	defer server.Close()
+	ledger.fail = broken
+	for _, path := range []string{"records", "records?format=csv", "usage", "usage?format=csv"} {
+		log.Reset()
+		response, err := http.Get(server.URL + "/sub2api/" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if err == nil || response.StatusCode != http.StatusOK || len(body) == 0 {
+			t.Errorf("%s: status %d and %d bytes, whole", path, response.StatusCode, len(body))
+		}
+		if !strings.Contains(log.String(), broken.Error()) || !strings.Contains(log.String(), "rows=10000") {
+			t.Errorf("%s: the log says %q", path, &log)
+		}
+	}
+	// What fails before anything went out has a status of its own.
+	ledger.rows = 3
+	response, err := http.Get(server.URL + "/sub2api/records")
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(response.Body)
+	response.Body.Close()
+	if err != nil || response.StatusCode != http.StatusInternalServerError || !strings.Contains(string(body), broken.Error()) {
+		t.Errorf("status %d, %v: %s", response.StatusCode, err, body)
+	}
+}
+
+func TestAnExportEndsWhenItsClientLeaves(t *testing.T) {
+	ledger := &endless{bookLedger: newBookLedger(), rows: 1 << 40}
+	api := exportAPI(t, ledger)
+	ended := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(ended)
+		_ = api.serve(w, r)
+	}))
+	defer server.Close()
+	response, err := http.Get(server.URL + "/sub2api/records?limit=0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bufio.NewReader(response.Body).ReadString('}'); err != nil {
+		t.Error(err)
+	}
+	response.Body.Close()
+	<-ended
+}

@@ -1,0 +1,209 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
+)
+
+// bookLedger is a billing.Ledger in memory, as far as the admin API needs one. It
+// is for one goroutine.
+type bookLedger struct {
+	billing.Ledger
+	users    map[string]*billing.Profile
+	credited map[string]bool // by user and id
+	windows  map[string]billing.Windows
+	keys     []billing.Key
+	records  []billing.Record
+	fail     error
+}
+
+func newBookLedger() *bookLedger {
+	return &bookLedger{users: map[string]*billing.Profile{}, credited: map[string]bool{}, windows: map[string]billing.Windows{}}
+}
+
+func (l *bookLedger) Declare(_ context.Context, users []billing.User) error {
+	for _, u := range users {
+		if l.users[u.Name] == nil {
+			l.users[u.Name] = &billing.Profile{Name: u.Name, Balance: billing.Balance{Amount: u.Balance}}
+		}
+		l.users[u.Name].Source, l.users[u.Name].Balance.Unlimited = billing.SourceConfig, u.Unlimited
+	}
+	return l.fail
+}
+
+func (l *bookLedger) AddUser(_ context.Context, user billing.User) error {
+	if p := l.users[user.Name]; p != nil && p.Source == billing.SourceAPI {
+		return fmt.Errorf("adding %q: %w", user.Name, billing.ErrUserExists)
+	}
+	l.users[user.Name] = &billing.Profile{
+		Name: user.Name, Source: billing.SourceAPI, Balance: billing.Balance{Amount: user.Balance}, Concurrency: user.Concurrency,
+	}
+	return l.fail
+}
+
+func (l *bookLedger) known(name string) (*billing.Profile, error) {
+	if p := l.users[name]; p != nil {
+		return p, l.fail
+	}
+	return nil, fmt.Errorf("looking for %q: %w", name, billing.ErrUnknownUser)
+}
+
+func (l *bookLedger) ChangeUser(_ context.Context, name string, change billing.UserChange) error {
+	p, err := l.known(name)
+	if err != nil {
+		return err
+	}
+	if change.Concurrency != nil {
+		p.Concurrency = *change.Concurrency
+	}
+	if change.Disabled != nil {
+		p.Disabled = *change.Disabled
+	}
+	return nil
+}
+
+func (l *bookLedger) RemoveUser(_ context.Context, name string) error {
+	if _, err := l.known(name); err != nil {
+		return err
+	}
+	delete(l.users, name)
+	l.keys = slices.DeleteFunc(l.keys, func(k billing.Key) bool { return k.User == name })
+	return nil
+}
+
+func (l *bookLedger) User(_ context.Context, name string) (billing.Profile, error) {
+	p, err := l.known(name)
+	if err != nil {
+		return billing.Profile{}, err
+	}
+	return *p, nil
+}
+
+func (l *bookLedger) Users(context.Context) ([]billing.Profile, error) {
+	var all []billing.Profile
+	for _, name := range slices.Sorted(maps.Keys(l.users)) {
+		all = append(all, *l.users[name])
+	}
+	return all, l.fail
+}
+
+func (l *bookLedger) Credit(_ context.Context, user string, credit billing.Credit) (billing.Balance, bool, error) {
+	p, err := l.known(user)
+	if err != nil {
+		return billing.Balance{}, false, err
+	}
+	id := user + " " + credit.ID
+	if l.credited[id] || credit.ID == "" {
+		return p.Balance, false, nil
+	}
+	l.credited[id] = true
+	p.Balance.Amount += credit.Amount
+	return p.Balance, true, nil
+}
+
+func (l *bookLedger) AddKey(_ context.Context, key billing.Key) error {
+	l.keys = append(l.keys, key)
+	return l.fail
+}
+
+func (l *bookLedger) RevokeKey(_ context.Context, id string) error {
+	n := len(l.keys)
+	if l.keys = slices.DeleteFunc(l.keys, func(k billing.Key) bool { return k.ID == id }); len(l.keys) == n {
+		return fmt.Errorf("revoking %q: %w", id, billing.ErrUnknownKey)
+	}
+	return nil
+}
+
+func (l *bookLedger) Keys(_ context.Context, user string) (found []billing.Key, err error) {
+	for _, k := range l.keys {
+		if user == "" || k.User == user {
+			found = append(found, k)
+		}
+	}
+	return found, l.fail
+}
+
+func (l *bookLedger) Subscription(_ context.Context, user, group string) (billing.Subscription, error) {
+	s := billing.Subscription{Group: group}
+	for _, made := range l.users[user].Subscriptions {
+		if made.Group == group {
+			s = made
+		}
+	}
+	s.Windows = l.windows[user+" "+group]
+	return s, l.fail
+}
+
+func (l *bookLedger) Subscribe(ctx context.Context, user, group string, until time.Time) error {
+	_ = l.Unsubscribe(ctx, user, group)
+	p := l.users[user]
+	p.Subscriptions = append(p.Subscriptions, billing.Subscription{Group: group, Subscribed: true, Until: until})
+	return l.fail
+}
+
+func (l *bookLedger) Unsubscribe(_ context.Context, user, group string) error {
+	p := l.users[user]
+	n := len(p.Subscriptions)
+	p.Subscriptions = slices.DeleteFunc(p.Subscriptions, func(s billing.Subscription) bool { return s.Group == group })
+	if len(p.Subscriptions) == n {
+		return fmt.Errorf("unsubscribing: %w", billing.ErrNotSubscribed)
+	}
+	return nil
+}
+
+func (l *bookLedger) Record(_ context.Context, id string) (*billing.Record, error) {
+	for i := range l.records {
+		if l.records[i].ID == id {
+			return &l.records[i], nil
+		}
+	}
+	return nil, fmt.Errorf("looking for %q: %w", id, billing.ErrUnknownRecord)
+}
+
+func (l *bookLedger) Records(ctx context.Context, filter billing.RecordFilter, yield func(*billing.Record) bool) error {
+	n := 0
+	for i := range l.records {
+		r := &l.records[i]
+		if filter.User != "" && r.User != filter.User || filter.After != nil && !r.Time.Before(filter.After.Time) ||
+			!filter.From.IsZero() && r.Time.Before(filter.From) || !filter.To.IsZero() && !r.Time.Before(filter.To) {
+			continue
+		}
+		if n++; filter.Limit > 0 && n > filter.Limit || !yield(r) {
+			return nil
+		}
+	}
+	return l.fail
+}
+
+func (l *bookLedger) Usage(_ context.Context, filter billing.RecordFilter, by []billing.Dimension, yield func(*billing.UsageRow) bool) error {
+	// What the API asked for, as a row.
+	row := billing.UsageRow{
+		User: filter.User, KeyID: filter.KeyID, Account: filter.Account, Group: filter.Group, Model: filter.Model,
+		Requests: int64(len(by)), Input: filter.From.Unix(), Output: filter.To.Unix(), Cost: 1, Charged: 2,
+	}
+	yield(&row)
+	return l.fail
+}
+
+// adminRuntime is the runtime of a store whose config has started.
+func adminRuntime(t *testing.T, named storage, ledger billing.Ledger, config *settings) *runtime {
+	t.Helper()
+	rt := &runtime{key: named.key(), storage: named, state: memstate.New(), closed: make(chan struct{})}
+	rt.changed.L = &rt.mu
+	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
+	t.Cleanup(func() { rt.cancel(nil) })
+	g := &gateway{settings: config, runtime: rt}
+	g.start.ready.Store(&ledger)
+	rt.watch(g)
+	if err := ledger.Declare(t.Context(), config.declared); err != nil {
+		t.Fatal(err)
+	}
+	return rt
+}

@@ -1,0 +1,200 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+// adminClient is how a command speaks to the admin API of a Caddy that runs.
+type adminClient struct {
+	address, config, adapter string // as those of Caddy's own commands
+	store                    string
+	asJSON                   bool
+}
+
+// adminCommand makes a command that has what is common to those over the admin
+// API, for itself and those below it.
+func adminCommand(use, short string) (*cobra.Command, *adminClient) {
+	cmd, c := &cobra.Command{Use: use, Short: short}, &adminClient{}
+	flags := cmd.PersistentFlags()
+	flags.StringVar(&c.address, "address", "", "The address of Caddy's admin endpoint, if not the default")
+	flags.StringVarP(&c.config, "config", "c", "", "The config file to find that address in, if --address is not used")
+	flags.StringVarP(&c.adapter, "adapter", "a", "", "The adapter of that file, if it is not JSON")
+	flags.StringVar(&c.store, "store", "", "The store, or a part of its name, where the config has several")
+	flags.BoolVar(&c.asJSON, "json", false, "Print the answer of the admin API, for scripts")
+	return cmd, c
+}
+
+// onlyCommands makes a command that does nothing without one of those below it.
+func onlyCommands(cmd *cobra.Command) {
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+}
+
+// call sends a request; body is nil for none. The answer is to be closed.
+func (c *adminClient) call(method, path string, query url.Values, body any) (io.ReadCloser, error) {
+	address, err := caddycmd.DetermineAdminAPIAddress(c.address, nil, c.config, c.adapter)
+	if err != nil {
+		return nil, fmt.Errorf("finding the address of the admin endpoint: %w", err)
+	}
+	if query == nil {
+		query = url.Values{}
+	}
+	if c.store != "" {
+		query.Set("store", c.store)
+	}
+	uri := adminPrefix + path
+	if len(query) > 0 {
+		uri += "?" + query.Encode()
+	}
+	var content io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		content = bytes.NewReader(text)
+	}
+	response, err := caddycmd.AdminAPIRequest(address, method, uri, nil, content)
+	if err != nil {
+		return nil, adminError(address, err)
+	}
+	return response.Body, nil
+}
+
+// adminFailure is a call that failed, in one line.
+type adminFailure struct {
+	message string
+	// doubtful: it may have been carried out all the same.
+	doubtful bool
+}
+
+func (f *adminFailure) Error() string { return f.message }
+
+// adminError makes an adminFailure of an error of AdminAPIRequest, which has it as
+// text alone.
+func adminError(address string, err error) error {
+	_, answer, ok := strings.Cut(err.Error(), "caddy responded with error: HTTP ")
+	if !ok {
+		message := fmt.Sprintf("no answer of Caddy's admin endpoint at %s: %s; run caddy, or name its address with --address", address, printable(err.Error()))
+		return &adminFailure{message, !strings.Contains(err.Error(), ": dial ")}
+	}
+	status, body, _ := strings.Cut(answer, ": ")
+	doubtful := strings.HasPrefix(status, "5")
+	var refusal caddy.APIError
+	switch {
+	case json.Unmarshal([]byte(body), &refusal) == nil && refusal.Message != "":
+		return &adminFailure{printable(refusal.Message), doubtful}
+	case status == "404":
+		return &adminFailure{fmt.Sprintf("the Caddy at %s has no admin API of sub2api; it was built without it", address), false}
+	}
+	return &adminFailure{fmt.Sprintf("the Caddy at %s answers with status %s: %s", address, status, printable(strings.TrimSpace(body))), doubtful}
+}
+
+// ask sends a request and prints its answer, as it is or as print has it.
+func ask[T any](cmd *cobra.Command, c *adminClient, method, path string, body any, print func(out io.Writer, answer T)) error {
+	answer, err := c.call(method, path, nil, body)
+	if err != nil {
+		return err
+	}
+	defer answer.Close()
+	if c.asJSON {
+		return copyAnswer(cmd.OutOrStdout(), answer)
+	}
+	var decoded T
+	if err := json.NewDecoder(answer).Decode(&decoded); err != nil {
+		return answerCut(err)
+	}
+	print(cmd.OutOrStdout(), decoded)
+	return nil
+}
+
+// copyAnswer prints an answer as it comes.
+func copyAnswer(out io.Writer, answer io.Reader) error {
+	if _, err := io.Copy(out, answer); err != nil {
+		return answerCut(err)
+	}
+	return nil
+}
+
+func answerCut(err error) error {
+	return fmt.Errorf("the answer was cut short, Caddy's log says why: %w", err)
+}
+
+// pathOf makes a path of the admin API of words and names.
+func pathOf(parts ...string) string {
+	for i, part := range parts {
+		parts[i] = url.PathEscape(part)
+	}
+	return strings.Join(parts, "/")
+}
+
+// table aligns rows in columns. It holds what was written since the last Flush.
+func table(out io.Writer, head ...string) *tabwriter.Writer {
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	tableRow(t, head...)
+	return t
+}
+
+func tableRow(t *tabwriter.Writer, cells ...string) {
+	for i, cell := range cells {
+		if cells[i] = printable(cell); cells[i] == "" {
+			cells[i] = "-"
+		}
+	}
+	fmt.Fprintln(t, strings.Join(cells, "\t"))
+}
+
+// printable keeps what others have chosen, such as a model's name, from moving a
+// terminal's cursor.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
+}
+
+// dollars is an amount for people: cents, and more where there is more.
+func dollars(amount billing.USD) string {
+	text := amount.String()
+	point := strings.IndexByte(text, '.')
+	return text[:point+3] + strings.TrimRight(text[point+3:], "0")
+}
+
+// dollarText is dollars of an amount as the API writes it; other words stay.
+func dollarText(text string) string {
+	amount, err := billing.ParseUSD(text)
+	if err != nil {
+		return text
+	}
+	return dollars(amount)
+}
+
+func dollarsOr(none string, amount *billing.USD) string {
+	if amount == nil {
+		return none
+	}
+	return dollars(*amount)
+}
+
+func timeOr(none string, at *time.Time) string {
+	if at == nil {
+		return none
+	}
+	return at.Format(time.RFC3339)
+}

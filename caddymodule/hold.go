@@ -1,0 +1,175 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+)
+
+// askHold is how canPay has money set aside.
+type askHold func(context.Context) (payer string, err error)
+
+// aheadLedger is a ledger that holds in somebody else's round trip, if what that
+// one is for comes true: its Hold and this are the same otherwise.
+type aheadLedger interface {
+	HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, func(context.Context) (payer string, err error))
+}
+
+// open opens the ledger; false means that the request was answered. The context
+// is for the ask for the user's slot: where the ledger is in the same store, money
+// is set aside in that round trip.
+func (x *exchange) open() (context.Context, askHold, bool) {
+	var err error
+	if x.ledger, err = x.gateway.ledger(x.ctx); err != nil {
+		if !x.gone() {
+			x.storeFailed("opening the store", err)
+		}
+		return nil, nil, false
+	}
+	if x.simple {
+		return x.ctx, nil, true
+	}
+	claim := x.claim()
+	if ahead, ok := x.ledger.(aheadLedger); ok && !x.runtime.money.busy(claim.User) {
+		ctx, ask := ahead.HoldAhead(x.ctx, claim)
+		return ctx, x.inTurn(claim, ask), true
+	}
+	return x.ctx, x.inTurn(claim, func(ctx context.Context) (string, error) { return x.ledger.Hold(ctx, claim) }), true
+}
+
+// inTurn has a request wait while what it needs is set aside by others of its user,
+// who may give it back. first is how it asks if nobody waits.
+func (x *exchange) inTurn(claim *billing.Claim, first askHold) askHold {
+	return func(ctx context.Context) (payer string, err error) {
+		if !x.runtime.money.busy(claim.User) {
+			if payer, err = first(ctx); !isHeld(err) {
+				return payer, err
+			}
+		}
+		err = x.runtime.money.wait(ctx, claim.User, x.holdWait, func() (err error) {
+			payer, err = x.ledger.Hold(ctx, claim)
+			return err
+		})
+		return payer, err
+	}
+}
+
+// claim is the money that the request needs.
+func (x *exchange) claim() *billing.Claim {
+	c := &billing.Claim{ID: x.id, Time: x.arrived.UTC(), User: x.key.user.name, KeyID: x.key.id, Least: 1}
+	asked := billing.Usage{Geo: x.call.Geo, Tier: x.call.Tier}
+	if x.call.Fast {
+		asked.Speed = "fast"
+	}
+	size := int64(len(x.call.Body))
+	switch x.hold {
+	case holdEstimate:
+		c.Amount = x.prices.Estimate(x.call.Model, size, x.call.MaxTokens, asked, c.Time)
+	case holdMax:
+		c.Amount = x.prices.Most(x.call.Model, size, x.call.MaxTokens, asked, c.Time)
+	}
+	if x.group != nil && x.group.subscription {
+		until, declared := x.key.user.subscriptions[x.group.name]
+		c.Terms = &billing.Terms{Group: x.group.name, Limits: x.group.limits, Declared: declared, Until: until}
+	} else {
+		c.Amount = c.Amount.Times(x.rate())
+		if x.rate() == 0 {
+			c.Least = 0
+		}
+	}
+	if x.hold == holdMax {
+		c.Least = max(c.Least, c.Amount)
+	}
+	return c
+}
+
+// canPay sets aside what the request may cost, before upstream is asked.
+func (x *exchange) canPay(ask askHold) bool {
+	x.payer = billing.PaidByNobody
+	if x.simple {
+		return true
+	}
+	payer, err := ask(x.ctx)
+	var refusal *billing.Refusal
+	switch {
+	case err == nil:
+		x.payer, x.held = payer, true
+		return true
+	case errors.As(err, &refusal):
+		x.fail(x.cannotPay(refusal))
+	case !x.gone():
+		x.storeFailed("setting money aside", err)
+	}
+	return false
+}
+
+// letGo gives back what is set aside for a request that was not settled.
+func (x *exchange) letGo() {
+	if !x.held || x.settled {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), settleTimeout)
+	defer cancel()
+	x.ledger.Release(ctx, x.id)
+	x.runtime.money.freed(x.key.user.name)
+}
+
+// cannotPay is the refusal for want of money. Its headers make Claude Code show
+// the message and not retry.
+func (x *exchange) cannotPay(r *billing.Refusal) *apiError {
+	if r.Held {
+		return &apiError{
+			status: http.StatusTooManyRequests, kind: rateLimitError, retryAfter: busyRetryAfter,
+			message: "what is left of the budget is set aside for requests in flight; try again",
+		}
+	}
+	e := &apiError{
+		status: http.StatusTooManyRequests, kind: billingError, final: true,
+		message: "spend limit reached: " + x.lacking(r),
+		header: http.Header{
+			"Anthropic-Ratelimit-Unified-Status":                  {"rejected"},
+			"Anthropic-Ratelimit-Unified-Overage-Utilization":     {"1"},
+			"Anthropic-Ratelimit-Unified-Overage-Disabled-Reason": {"out_of_credits"},
+		},
+	}
+	if (r.Lack == billing.LackWindow || r.Lack == billing.LackKeyLimit) && !r.Until.IsZero() {
+		reset := strconv.FormatInt(r.Until.Unix(), 10)
+		e.header.Set("Anthropic-Ratelimit-Unified-Reset", reset)
+		e.header.Set("Anthropic-Ratelimit-Unified-Overage-Reset", reset)
+		e.header.Set("Anthropic-Ratelimit-Unified-Overage-Period", r.Span.String())
+		e.retryAfter = max(time.Second, time.Until(r.Until))
+	}
+	return e
+}
+
+// lacking says what lacks, to the client.
+func (x *exchange) lacking(r *billing.Refusal) string {
+	until := ""
+	if !r.Until.IsZero() {
+		until = " until " + r.Until.UTC().Format(time.RFC3339)
+	}
+	name := ""
+	if x.group != nil {
+		name = x.group.name
+	}
+	what := "the balance of this key's owner"
+	switch r.Lack {
+	case billing.LackSubscription:
+		return "this key's owner has no subscription of " + name
+	case billing.LackTime:
+		return fmt.Sprintf("the subscription of %s ended at %s", name, r.Until.UTC().Format(time.RFC3339))
+	case billing.LackWindow:
+		what = fmt.Sprintf("the %s limit of %s USD of the subscription of %s", r.Span, r.Limit, name)
+	case billing.LackKeyLimit:
+		what = fmt.Sprintf("the %s limit of %s USD of this key", r.Span, r.Limit)
+	}
+	if r.Left > 0 {
+		return fmt.Sprintf("%s has %s USD left%s, and this request may cost more; lower max_tokens", what, r.Left, until)
+	}
+	return what + " is used up" + until
+}
