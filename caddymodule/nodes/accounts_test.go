@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
@@ -97,7 +98,7 @@ func TestTokensAreRefreshedByOneNode(t *testing.T) {
 		endpoint := startEndpoint(t, simulator.Always(simulator.Reply{}))
 		f := launch(t, over(t, server, oauthAccount(endpoint, "")))
 		f.sim.Set(oldAccess, simulator.Always(simulator.Reply{Status: http.StatusUnauthorized}))
-		for _, n := range []*node{f.nodes[0], f.nodes[1], f.nodes[2], f.nodes[1], f.nodes[2]} {
+		for _, n := range []*gatewaytest.Gateway{f.nodes[0], f.nodes[1], f.nodes[2], f.nodes[1], f.nodes[2]} {
 			if a := f.ask(n, question{}); !a.whole() {
 				t.Error(a)
 			}
@@ -163,7 +164,7 @@ func TestALimitThatOneNodeSeesStopsAll(t *testing.T) {
 		t.Fatal("the account was never asked")
 	}
 	if len(late) > 0 {
-		t.Errorf("the account was asked %d times later than a second after it said that it is limited:%s", len(late), list(late))
+		t.Errorf("the account was asked %d times later than a second after it said that it is limited:%s", len(late), gatewaytest.List(late))
 	}
 	f.wantFree(places("a", 2)...)
 	f.wantLedger(time.Time{})

@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
@@ -55,19 +56,19 @@ func cost(b *testing.B, server *redistest.Server) {
 	if server == nil {
 		text = regexp.MustCompile(`store redis[^}]*}`).ReplaceAllString(text, "store embedded "+b.TempDir())
 	}
-	n := startNode(b, "A", text)
-	n.wait()
+	n := gatewaytest.Start(b, "A", text)
+	n.Wait()
 	f.turns(b, n, 500)
-	gateway, store := n.cpu(), f.storeCPU()
+	gateway, store := cpu(b, n), f.storeCPU()
 	b.ResetTimer()
 	f.turns(b, n, b.N)
 	b.StopTimer()
-	b.ReportMetric(float64((n.cpu()-gateway).Microseconds())/float64(b.N), "gateway-µs/request")
+	b.ReportMetric(float64((cpu(b, n)-gateway).Microseconds())/float64(b.N), "gateway-µs/request")
 	b.ReportMetric(float64((f.storeCPU()-store).Microseconds())/float64(b.N), "store-µs/request")
 }
 
 // turns asks count questions, benchClients at a time, in 200 sessions.
-func (f *fleet) turns(b *testing.B, n *node, count int) {
+func (f *fleet) turns(b *testing.B, n *gatewaytest.Gateway, count int) {
 	var next atomic.Int64
 	var all sync.WaitGroup
 	for range benchClients {
@@ -84,11 +85,11 @@ func (f *fleet) turns(b *testing.B, n *node, count int) {
 }
 
 // cpu is the CPU time that the gateway has used.
-func (n *node) cpu() time.Duration {
-	n.t.Helper()
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.cmd.Process.Pid))
+func cpu(b *testing.B, n *gatewaytest.Gateway) time.Duration {
+	b.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.Pid()))
 	if err != nil {
-		n.t.Skip("no /proc here to read CPU times from")
+		b.Skip("no /proc here to read CPU times from")
 	}
 	// proc_pid_stat(5): after the name in brackets, utime and stime are the 12th and
 	// 13th, in hundredths of a second.

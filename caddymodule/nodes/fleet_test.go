@@ -16,6 +16,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
@@ -73,7 +74,7 @@ type fleet struct {
 	t      testing.TB
 	sim    *simulator.Server
 	client redis.UniversalClient
-	nodes  []*node
+	nodes  []*gatewaytest.Gateway
 	http   *http.Client
 
 	mu       sync.Mutex
@@ -97,10 +98,10 @@ func launch(t testing.TB, p plan) *fleet {
 	f.sim.Set("", lasting(50*time.Millisecond, 150*time.Millisecond))
 	text := f.caddyfile(p, filepath.Join(t.TempDir(), "spool"))
 	for _, name := range []string{"A", "B", "C"} {
-		f.nodes = append(f.nodes, startNode(t, name, text))
+		f.nodes = append(f.nodes, gatewaytest.Start(t, name, text))
 	}
 	for _, n := range f.nodes {
-		n.wait()
+		n.Wait()
 	}
 	return f
 }
@@ -153,7 +154,7 @@ type question struct {
 
 // answer is what came of it.
 type answer struct {
-	at      *node
+	at      *gatewaytest.Gateway
 	status  int
 	header  http.Header
 	body    string
@@ -163,7 +164,7 @@ type answer struct {
 }
 
 func (a answer) String() string {
-	return fmt.Sprintf("gateway %s, after %v: status %d, error %v: %.500q", a.at.name, a.took.Round(time.Millisecond), a.status, a.err, a.body)
+	return fmt.Sprintf("gateway %s, after %v: status %d, error %v: %.500q", a.at.Name, a.took.Round(time.Millisecond), a.status, a.err, a.body)
 }
 
 // whole tells that the answer is complete and no error.
@@ -180,7 +181,7 @@ func (a answer) whole() bool {
 var serial atomic.Int64
 
 // ask sends a request to a gateway and reads the answer to its end.
-func (f *fleet) ask(at *node, q question) (a answer) {
+func (f *fleet) ask(at *gatewaytest.Gateway, q question) (a answer) {
 	a = answer{at: at, session: q.session}
 	began := time.Now()
 	defer func() { a.took = time.Since(began) }()
@@ -196,7 +197,7 @@ func (f *fleet) ask(at *node, q question) (a answer) {
 	ctx, cancel := context.WithTimeout(context.Background(), q.patience)
 	defer cancel()
 	body := fmt.Sprintf(`{"model":"%s","max_tokens":64,"stream":%t,"messages":[{"role":"user","content":"hi"}]}`, q.model, q.stream)
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, at.url+"/v1/messages", strings.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, at.URL+"/v1/messages", strings.NewReader(body))
 	if err != nil {
 		a.err = err
 		return a
@@ -232,7 +233,7 @@ type load struct {
 
 // begin starts a load of clients at random ones of the gateways, streamed and
 // not.
-func (f *fleet) begin(clients int, at ...*node) *load {
+func (f *fleet) begin(clients int, at ...*gatewaytest.Gateway) *load {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	l := &load{stop: cancel}
 	f.t.Cleanup(l.clients.Wait)
@@ -263,7 +264,7 @@ func (l *load) end(t testing.TB) {
 	l.stop()
 	l.clients.Wait()
 	if len(l.failed) > 0 {
-		t.Errorf("%d of %d requests failed:%s", len(l.failed), l.answers, list(l.failed))
+		t.Errorf("%d of %d requests failed:%s", len(l.failed), l.answers, gatewaytest.List(l.failed))
 	}
 	if l.answers == 0 {
 		t.Error("there was no load")

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
@@ -37,7 +38,7 @@ type later struct {
 	at      []time.Time
 }
 
-func (l *later) ask(f *fleet, n *node, q question) {
+func (l *later) ask(f *fleet, n *gatewaytest.Gateway, q question) {
 	l.all.Go(func() { l.put(f.ask(n, q)) })
 }
 
@@ -59,7 +60,7 @@ const (
 // holds with a stream that has no end. o0 has no limit, and C alone asks it.
 type standstill struct {
 	*fleet
-	a, b, c *node
+	a, b, c *gatewaytest.Gateway
 	at      time.Time
 
 	// At C: streams under way, asks in line, requests at any point of their way,
@@ -79,7 +80,7 @@ func (s *standstill) occupy(t *testing.T) {
 		s.others.ask(s.fleet, s.a, question{stream: true})
 		s.others.ask(s.fleet, s.b, question{stream: true})
 	}
-	within(t, 2*time.Second, "all slots are held", func() bool { return s.inFlight("a", 4) == 12 && s.inFlight("l", 1) == 1 })
+	gatewaytest.Within(t, 2*time.Second, "all slots are held", func() bool { return s.inFlight("a", 4) == 12 && s.inFlight("l", 1) == 1 })
 	for range 3 {
 		s.inLine.ask(s.fleet, s.c, question{patience: long})
 	}
@@ -99,7 +100,7 @@ func (s *standstill) occupy(t *testing.T) {
 // upstream, but nobody can know: its slots stay its own until then, and so do
 // those that its asks in line are given before it is missed.
 func (s *standstill) goOn(t *testing.T, usual func(*simulator.Request) simulator.Reply) *load {
-	within(t, 5*time.Second, "the streams are over at the upstream", func() bool { return s.inFlight("a", 4) == 0 })
+	gatewaytest.Within(t, 5*time.Second, "the streams are over at the upstream", func() bool { return s.inFlight("a", 4) == 0 })
 	s.others.all.Wait()
 	wantWhole(t, s.others.answers)
 	s.measure(usual)
@@ -122,7 +123,7 @@ func (s *standstill) goOn(t *testing.T, usual func(*simulator.Request) simulator
 
 // comeTo has C run again, which must know that it holds nothing.
 func (s *standstill) comeTo(t *testing.T, load *load) {
-	s.c.thaw()
+	s.c.Thaw()
 	thawed := time.Now()
 	more := s.begin(10, s.c)
 	time.Sleep(5 * time.Second)
@@ -150,7 +151,7 @@ func TestAFrozenNodeHarmsNobody(t *testing.T) {
 	f := launch(t, p)
 	s := &standstill{fleet: f, a: f.nodes[0], b: f.nodes[1], c: f.nodes[2]}
 	s.occupy(t)
-	s.c.freeze()
+	s.c.Freeze()
 	s.at = time.Now()
 	usual := lasting(200*time.Millisecond, 400*time.Millisecond)
 	load := s.goOn(t, usual)
@@ -205,7 +206,7 @@ func TestSlotsOfAKilledNodeAreFreeAgain(t *testing.T) {
 	for range 4 {
 		cut.ask(f, f.nodes[0], question{stream: true, patience: 2 * time.Minute})
 	}
-	within(t, 5*time.Second, "A holds all slots", func() bool { return f.inFlight("a", 1) == 4 })
+	gatewaytest.Within(t, 5*time.Second, "A holds all slots", func() bool { return f.inFlight("a", 1) == 4 })
 	begun := time.Now()
 	f.sim.Set("", lasting(100*time.Millisecond, 100*time.Millisecond))
 	for i := range 8 {
@@ -213,10 +214,10 @@ func TestSlotsOfAKilledNodeAreFreeAgain(t *testing.T) {
 	}
 	// Longer than until the leases are renewed for the first time.
 	time.Sleep(renewEvery + 2*time.Second)
-	f.nodes[0].kill()
+	f.nodes[0].Kill()
 	killed := time.Now()
 	cut.all.Wait()
-	within(t, 5*time.Second, "the upstream sees A's connections break", func() bool { return f.inFlight("a", 1) == 0 })
+	gatewaytest.Within(t, 5*time.Second, "the upstream sees A's connections break", func() bool { return f.inFlight("a", 1) == 0 })
 
 	books := f.books()
 	place := places("a", 1)

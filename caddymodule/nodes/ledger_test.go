@@ -8,6 +8,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
 )
@@ -29,7 +30,7 @@ func (f *fleet) wantLedger(since time.Time) {
 		}
 	}
 	if len(missing) > 0 {
-		f.t.Errorf("%d answers have no record:%s", len(missing), list(missing))
+		f.t.Errorf("%d answers have no record:%s", len(missing), gatewaytest.List(missing))
 	}
 	var strange []string
 	charged := map[string]billing.USD{}
@@ -43,7 +44,7 @@ func (f *fleet) wantLedger(since time.Time) {
 		charged[r.User] += r.Charged
 	}
 	if len(strange) > 0 {
-		f.t.Errorf("%d records are of no whole answer:%s", len(strange), list(strange))
+		f.t.Errorf("%d records are of no whole answer:%s", len(strange), gatewaytest.List(strange))
 	}
 	f.wantBalances(ledger, charged)
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
 
@@ -73,7 +74,7 @@ func (c *conversations) served() map[string]map[string]int {
 func (c *conversations) wantPut(when string, home map[string]string) map[string]string {
 	c.f.t.Helper()
 	if len(c.failed) > 0 {
-		c.f.t.Errorf("%s: %d turns failed:%s", when, len(c.failed), list(c.failed))
+		c.f.t.Errorf("%s: %d turns failed:%s", when, len(c.failed), gatewaytest.List(c.failed))
 		c.failed = nil
 	}
 	now, moved := map[string]string{}, []string{}
@@ -87,7 +88,7 @@ func (c *conversations) wantPut(when string, home map[string]string) map[string]
 		}
 	}
 	if len(moved) > 0 {
-		c.f.t.Errorf("%s: %d of %d sessions changed their account:%s", when, len(moved), c.count, list(moved))
+		c.f.t.Errorf("%s: %d of %d sessions changed their account:%s", when, len(moved), c.count, gatewaytest.List(moved))
 	}
 	if len(now) != c.count {
 		c.f.t.Errorf("%s: %d of %d sessions went upstream", when, len(now), c.count)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
@@ -71,7 +72,7 @@ func TestRefusingWhileRedisIsDown(t *testing.T) {
 	for _, n := range f.nodes {
 		underWay.ask(f, n, question{stream: true})
 	}
-	within(t, 3*time.Second, "a stream is under way at each gateway", func() bool { return f.inFlight("a", 2) == 3 })
+	gatewaytest.Within(t, 3*time.Second, "a stream is under way at each gateway", func() bool { return f.inFlight("a", 2) == 3 })
 	time.Sleep(500 * time.Millisecond)
 	server.Kill()
 	for _, n := range f.nodes {
