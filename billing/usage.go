@@ -53,3 +53,32 @@ type UsageRow struct {
 	Cost         USD
 	Charged      USD
 }
+
+// Add counts a record.
+func (u *UsageRow) Add(r *Record) {
+	u.Requests++
+	u.Input += r.Input
+	u.Output += r.Output
+	u.CacheWrite5m += r.CacheWrite5m
+	u.CacheWrite1h += r.CacheWrite1h
+	u.CacheRead += r.CacheRead
+	u.Cost = u.Cost.Plus(r.Cost)
+	u.Charged = u.Charged.Plus(r.Charged)
+}
+
+// Name is the field that holds the value of a dimension.
+func (u *UsageRow) Name(d Dimension) *string {
+	switch d {
+	case ByUser:
+		return &u.User
+	case ByKey:
+		return &u.KeyID
+	case ByAccount:
+		return &u.Account
+	case ByGroup:
+		return &u.Group
+	case ByModel:
+		return &u.Model
+	}
+	return &u.Day
+}

@@ -37,7 +37,7 @@ func sum(records []*billing.Record, by []billing.Dimension) []*billing.UsageRow 
 	for _, r := range records {
 		var name billing.UsageRow
 		for _, d := range by {
-			*column(&name, d) = map[billing.Dimension]string{
+			*name.Name(d) = map[billing.Dimension]string{
 				billing.ByUser: r.User, billing.ByKey: r.KeyID, billing.ByAccount: r.Account,
 				billing.ByGroup: r.Group, billing.ByModel: r.Model, billing.ByDay: r.Time.UTC().Format(time.DateOnly),
 			}[d]
@@ -59,29 +59,12 @@ func sum(records []*billing.Record, by []billing.Dimension) []*billing.UsageRow 
 	}
 	return slices.SortedFunc(maps.Values(sums), func(a, b *billing.UsageRow) int {
 		for _, d := range by {
-			if c := strings.Compare(*column(a, d), *column(b, d)); c != 0 {
+			if c := strings.Compare(*a.Name(d), *b.Name(d)); c != 0 {
 				return c
 			}
 		}
 		return 0
 	})
-}
-
-// column is where a row has a dimension's value.
-func column(row *billing.UsageRow, d billing.Dimension) *string {
-	switch d {
-	case billing.ByUser:
-		return &row.User
-	case billing.ByKey:
-		return &row.KeyID
-	case billing.ByAccount:
-		return &row.Account
-	case billing.ByGroup:
-		return &row.Group
-	case billing.ByModel:
-		return &row.Model
-	}
-	return &row.Day
 }
 
 func usage(t *testing.T, l billing.Ledger, filter billing.RecordFilter, by ...billing.Dimension) []*billing.UsageRow {

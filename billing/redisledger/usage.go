@@ -34,7 +34,7 @@ func (l *Ledger) Usage(ctx context.Context, filter billing.RecordFilter, by []bi
 			*row = names
 			rows[names] = row
 		}
-		addUsage(row, r)
+		row.Add(r)
 		return true
 	})
 	if err != nil {
@@ -46,7 +46,7 @@ func (l *Ledger) Usage(ctx context.Context, filter billing.RecordFilter, by []bi
 	}
 	slices.SortFunc(sorted, func(a, b *billing.UsageRow) int {
 		for _, dimension := range by {
-			if order := cmp.Compare(*nameOf(a, dimension), *nameOf(b, dimension)); order != 0 {
+			if order := cmp.Compare(*a.Name(dimension), *b.Name(dimension)); order != 0 {
 				return order
 			}
 		}
@@ -60,41 +60,13 @@ func (l *Ledger) Usage(ctx context.Context, filter billing.RecordFilter, by []bi
 	return nil
 }
 
-// nameOf is the field of a row that a dimension sets.
-func nameOf(row *billing.UsageRow, dimension billing.Dimension) *string {
-	switch dimension {
-	case billing.ByUser:
-		return &row.User
-	case billing.ByKey:
-		return &row.KeyID
-	case billing.ByAccount:
-		return &row.Account
-	case billing.ByGroup:
-		return &row.Group
-	case billing.ByModel:
-		return &row.Model
-	}
-	return &row.Day
-}
-
 // namesOf is a row with the names that the dimensions give a record, and no sums.
 func namesOf(r *billing.Record, by []billing.Dimension) (names billing.UsageRow) {
 	all := billing.UsageRow{
 		User: r.User, KeyID: r.KeyID, Account: r.Account, Group: r.Group, Model: r.Model, Day: r.Time.UTC().Format(time.DateOnly),
 	}
 	for _, dimension := range by {
-		*nameOf(&names, dimension) = *nameOf(&all, dimension)
+		*names.Name(dimension) = *all.Name(dimension)
 	}
 	return names
-}
-
-func addUsage(row *billing.UsageRow, r *billing.Record) {
-	row.Requests++
-	row.Input += r.Input
-	row.Output += r.Output
-	row.CacheWrite5m += r.CacheWrite5m
-	row.CacheWrite1h += r.CacheWrite1h
-	row.CacheRead += r.CacheRead
-	row.Cost = row.Cost.Plus(r.Cost)
-	row.Charged = row.Charged.Plus(r.Charged)
 }

@@ -72,6 +72,24 @@ func (l *Ledger) flushLoop() {
 func (l *Ledger) flush() error {
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
+	return l.flushAndTell()
+}
+
+// makeRoom flushes if nobody else has, for who waited with maxPending records.
+func (l *Ledger) makeRoom() error {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	l.mu.Lock()
+	waiting := len(l.pending)
+	l.mu.Unlock()
+	if waiting < maxPending {
+		return nil
+	}
+	return l.flushAndTell()
+}
+
+// flushAndTell is flushHeld, of which Hold learns whether the database is well.
+func (l *Ledger) flushAndTell() error {
 	err := l.flushHeld()
 	l.mu.Lock()
 	defer l.mu.Unlock()

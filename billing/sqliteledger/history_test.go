@@ -255,15 +255,7 @@ func sumUp(records []*billing.Record, by []billing.Dimension) []billing.UsageRow
 		if rows[place] == nil {
 			rows[place] = &row
 		}
-		sum := rows[place]
-		sum.Requests++
-		sum.Input += r.Input
-		sum.Output += r.Output
-		sum.CacheWrite5m += r.CacheWrite5m
-		sum.CacheWrite1h += r.CacheWrite1h
-		sum.CacheRead += r.CacheRead
-		sum.Cost += r.Cost
-		sum.Charged += r.Charged
+		rows[place].Add(r)
 	}
 	var list []billing.UsageRow
 	for _, place := range slices.Sorted(maps.Keys(rows)) {

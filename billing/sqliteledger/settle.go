@@ -45,7 +45,7 @@ func (l *Ledger) settle(record *billing.Record) error {
 	end, err := l.admit(record, *buffer, maxPending)
 	if errors.Is(err, errFull) {
 		// The database is behind, or takes nothing at all.
-		if err := l.flush(); err != nil {
+		if err := l.makeRoom(); err != nil {
 			return fmt.Errorf("%w: %w", billing.ErrUnwritable, err)
 		}
 		end, err = l.admit(record, *buffer, math.MaxInt) // not to wait again because others were quicker

@@ -18,14 +18,12 @@ import (
 // are summed up; 100,000 without it.
 const benchmarkRecords = "SUB2API_BENCH_RECORDS"
 
-// The month of a benchmark's records, and its users. On each day each of them has
+// The month of a benchmark's records, of 2,000 users. On each day each of them has
 // used 2 keys, 3 models and 3 accounts of the pool.
 var (
 	monthStart = time.Date(2026, 10, 1, 0, 0, 0, 0, time.UTC)
 	monthEnd   = monthStart.AddDate(0, 1, 0)
 )
-
-const monthUsers = 2000
 
 // monthRecords makes ?1 records in the order of their time, from ?2 on, ?3
 // nanoseconds apart.

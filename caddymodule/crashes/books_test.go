@@ -145,14 +145,7 @@ func wantUsage(t *testing.T, ledger billing.Archive, records map[string]*billing
 	t.Helper()
 	var want, got billing.UsageRow
 	for _, r := range records {
-		want.Requests++
-		want.Input += r.Input
-		want.Output += r.Output
-		want.CacheWrite5m += r.CacheWrite5m
-		want.CacheWrite1h += r.CacheWrite1h
-		want.CacheRead += r.CacheRead
-		want.Cost += r.Cost
-		want.Charged += r.Charged
+		want.Add(r)
 	}
 	err := ledger.Usage(t.Context(), billing.RecordFilter{}, nil, func(row *billing.UsageRow) bool {
 		got = *row
