@@ -11,8 +11,8 @@
 // Measured on 2 cores, without syncing. Committing each record to the database
 // before Settle returns costs 85 µs of CPU a record and 60 µs of waiting for a lone
 // caller, 42 µs and 340 µs for 16 callers who share commits, and now and then all
-// wait for a checkpoint. With the journal it is 20 to 26 µs of CPU, all in, and 4 to
-// 7 µs of waiting; 37 µs with random ids, and 40 to 50 µs where no two requests in a
+// wait for a checkpoint. With the journal it is 20 to 27 µs of CPU, all in, and 4 to
+// 7 µs of waiting; 37 µs with random ids, and 34 to 50 µs where no two requests in a
 // row are of the same user, each with a limited key, as fast as they can be settled.
 // Hold and Release together take 0.2 to 0.4 µs.
 //
