@@ -2,6 +2,7 @@ package caddymodule_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
+	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
 	_ "github.com/sub2api/caddy-sub2api/caddymodule"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
@@ -109,6 +111,16 @@ func startPair(b *testing.B, reply simulator.Reply) pair {
 	b.Cleanup(func() { sim.Close() })
 	sim.Set("", simulator.Always(reply))
 	side := pair{sim.URL, "http://" + freeAddress(b), "http://" + freeAddress(b)}
+	store := b.TempDir()
+	b.Cleanup(func() { // Caddy does not wait until the store is closed; who opens it next does
+		ledger, err := sqliteledger.Open(context.Background(), store, sqliteledger.Options{LockWait: 10 * time.Second})
+		if err == nil {
+			err = ledger.Close()
+		}
+		if err != nil {
+			b.Error(err)
+		}
+	})
 	loadCaddyfile(b, fmt.Sprintf(`{
 	admin off
 	persist_config off
@@ -137,7 +149,7 @@ func startPair(b *testing.B, reply simulator.Reply) pair {
 			key sk-bench default
 		}
 	}
-}`, side.proxy, strings.TrimPrefix(sim.URL, "http://"), side.gateway, b.TempDir(), sim.URL))
+}`, side.proxy, strings.TrimPrefix(sim.URL, "http://"), side.gateway, store, sim.URL))
 	return side
 }
 
