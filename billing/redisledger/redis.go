@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/redispipe"
 )
 
 //go:embed lua/*.lua
@@ -36,17 +37,7 @@ var (
 )
 
 // script makes a script of its parts.
-func script(parts ...string) *redis.Script {
-	text := ""
-	for _, part := range parts {
-		source, err := sources.ReadFile("lua/" + part + ".lua")
-		if err != nil {
-			panic(err) // it is embedded
-		}
-		text += string(source) + "\n"
-	}
-	return redis.NewScript(text)
-}
+func script(parts ...string) *redis.Script { return redispipe.Script(sources, parts...) }
 
 func registryScript(name string) *redis.Script { return script("amounts", "sweep", "registry", name) }
 

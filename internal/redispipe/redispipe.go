@@ -1,9 +1,11 @@
 // Package redispipe lets the commands of one room travel in the pipeline of
-// another's, so that a request waits for one round trip where it would for two.
+// another's, so that a request waits for one round trip where it would for two, and
+// makes the scripts of both.
 package redispipe
 
 import (
 	"context"
+	"io/fs"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -76,4 +78,18 @@ func Run(ctx context.Context, client redis.UniversalClient, script *redis.Script
 		cmd = script.Eval(ctx, client, keys, args...)
 	}
 	return cmd.Result()
+}
+
+// Script makes a script of the files <part>.lua in the directory lua of an
+// embedded file system, one after the other.
+func Script(sources fs.FS, parts ...string) *redis.Script {
+	text := ""
+	for _, part := range parts {
+		source, err := fs.ReadFile(sources, "lua/"+part+".lua")
+		if err != nil {
+			panic(err) // it is embedded
+		}
+		text += string(source) + "\n"
+	}
+	return redis.NewScript(text)
 }

@@ -29,17 +29,7 @@ var (
 )
 
 // script makes a script of its parts.
-func script(parts ...string) *redis.Script {
-	text := ""
-	for _, part := range parts {
-		source, err := sources.ReadFile("lua/" + part + ".lua")
-		if err != nil {
-			panic(err) // it is embedded
-		}
-		text += string(source) + "\n"
-	}
-	return redis.NewScript(text)
-}
+func script(parts ...string) *redis.Script { return redispipe.Script(sources, parts...) }
 
 // run runs a script in one round trip, with what ctx's riders have to send. It
 // does not end with ctx: a script whose answer nobody heard may have given a slot
