@@ -242,7 +242,8 @@ type Scheduling struct {
 	// Default: 20
 	UserExtraWaiting *int `json:"user_extra_waiting,omitempty"`
 
-	// How long a request waits for one of its user's slots. Default: 30s
+	// How long a request waits for one of its user's slots, and then for money that
+	// the user's other requests have set aside. Default: 30s
 	UserWaitTimeout *caddy.Duration `json:"user_wait_timeout,omitempty"`
 
 	// Whether the least loaded of the accounts with the lowest priority is
