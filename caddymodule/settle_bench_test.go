@@ -1,6 +1,7 @@
 package caddymodule_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -14,8 +15,15 @@ import (
 )
 
 // BenchmarkSettleUnderLoad is how long the last chunk of an answer waits for its
-// record, with the embedded store, while 8 clients for each core keep all busy.
+// record, with the embedded store, while that many clients for each core keep all
+// busy.
 func BenchmarkSettleUnderLoad(b *testing.B) {
+	for _, clients := range []int{8, 32} {
+		b.Run(fmt.Sprintf("clients=%d", clients), func(b *testing.B) { benchmarkSettleUnderLoad(b, clients) })
+	}
+}
+
+func benchmarkSettleUnderLoad(b *testing.B, clients int) {
 	const body = `{"model":"claude-sonnet-5-5","max_tokens":64,"stream":true,"messages":[{"role":"user","content":"Say hi in five words."}]}`
 	side := startPair(b, simulator.Fixed(simulator.Reply{Text: "Hi there, nice to see you."}, []byte(body)))
 	var mu sync.Mutex
@@ -25,8 +33,8 @@ func BenchmarkSettleUnderLoad(b *testing.B) {
 		defer mu.Unlock()
 		all = append(all, took)
 	})
-	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}
-	b.SetParallelism(8) // times the cores
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
+	b.SetParallelism(clients)
 	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {

@@ -5,6 +5,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -48,12 +49,13 @@ type Position struct {
 	size    int64
 }
 
-// Open opens the files journal-0 and journal-1 in dir, and makes those that are
-// not there, with mode 0600. They hold what an earlier process left.
-func Open(dir string) (*Journal, error) {
+// Open opens the journal of that number in dir, from 0 on, and makes its files where
+// they are not there, with mode 0600: journal-0 and journal-1 of number 0, journal-2
+// and journal-3 of number 1. They hold what an earlier process left.
+func Open(dir string, number int) (*Journal, error) {
 	j := new(Journal)
 	for i, place := range []**File{&j.Current, &j.Other} {
-		file, err := OpenFile(filepath.Join(dir, fmt.Sprintf("journal-%d", i)))
+		file, err := OpenFile(filepath.Join(dir, fileName(2*number+i)))
 		if err != nil {
 			return nil, errors.Join(err, j.Close())
 		}
@@ -61,6 +63,21 @@ func Open(dir string) (*Journal, error) {
 	}
 	return j, nil
 }
+
+// Count is how many journals there are in dir, from number 0 on.
+func Count(dir string) (count int, err error) {
+	for {
+		switch _, err := os.Stat(filepath.Join(dir, fileName(2*count))); {
+		case errors.Is(err, fs.ErrNotExist):
+			return count, nil
+		case err != nil:
+			return count, err
+		}
+		count++
+	}
+}
+
+func fileName(number int) string { return fmt.Sprintf("journal-%d", number) }
 
 // Close closes the files.
 func (j *Journal) Close() error {

@@ -205,7 +205,7 @@ func TestFileIsReadInParts(t *testing.T) {
 
 func openJournal(t *testing.T, dir string) *Journal {
 	t.Helper()
-	j, err := Open(dir)
+	j, err := Open(dir, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

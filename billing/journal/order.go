@@ -1,10 +1,12 @@
 package journal
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // A mark is a frame in front of a file's records that holds the file's number, a
@@ -17,21 +19,20 @@ func (j *Journal) Number() {
 	j.Current.number = j.begun
 }
 
-// InOrder gives the files in the order in which they were begun. That of files
-// which an unnumbered journal left can't be told.
-func (j *Journal) InOrder() ([2]*File, error) {
-	current, err := j.Current.mark()
-	if err != nil {
-		return [2]*File{}, err
+// InOrder sorts files by when they were begun. Those that were begun together, and
+// those which an unnumbered journal left, stay as they are.
+func InOrder(files []*File) ([]*File, error) {
+	marks := make(map[*File]uint64, len(files))
+	for _, f := range files {
+		mark, err := f.mark()
+		if err != nil {
+			return nil, err
+		}
+		marks[f] = mark
 	}
-	other, err := j.Other.mark()
-	if err != nil {
-		return [2]*File{}, err
-	}
-	if other < current {
-		return [2]*File{j.Other, j.Current}, nil
-	}
-	return [2]*File{j.Current, j.Other}, nil
+	sorted := slices.Clone(files)
+	slices.SortStableFunc(sorted, func(a, b *File) int { return cmp.Compare(marks[a], marks[b]) })
+	return sorted, nil
 }
 
 // mark is the number that the file begins with, 0 if with none.

@@ -40,7 +40,7 @@ func TestFilesTellTheirOrder(t *testing.T) {
 		}
 
 		j = openJournal(t, dir)
-		files, err := j.InOrder()
+		files, err := InOrder([]*File{j.Current, j.Other})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +68,7 @@ func TestFilesWithoutMarks(t *testing.T) {
 	if _, err := j.Other.Append(journalOf(t, ledgertest.Example("a"))); err != nil {
 		t.Fatal(err)
 	}
-	files, err := j.InOrder()
+	files, err := InOrder([]*File{j.Current, j.Other})
 	if err != nil || files[0] != j.Current || files[1] != j.Other {
 		t.Errorf("files %v, %v; want the current one first", files, err)
 	}

@@ -221,7 +221,7 @@ func (s *spool) openDirectory(path string) (_ *directory, err error) {
 	if d.lock, err = lockFile(filepath.Join(path, "lock")); err != nil {
 		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
-	if d.journal, err = journal.Open(path); err != nil {
+	if d.journal, err = journal.Open(path, 0); err != nil {
 		return nil, err
 	}
 	if d.refused, err = journal.OpenFile(filepath.Join(path, refusedName)); err != nil {

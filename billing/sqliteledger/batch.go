@@ -110,10 +110,9 @@ func (b *batch) addUsage(r *billing.Record) {
 }
 
 // insertRecords writes the records that are not there, and what those change.
-func (w *writer) insertRecords(records []settled, loc *time.Location) (*batch, error) {
+func (w *writer) insertRecords(records []*settled, loc *time.Location) (*batch, error) {
 	b := newBatch()
-	for i := range records {
-		r := &records[i]
+	for _, r := range records {
 		values(w.insert.args, &r.Record)
 		inserted, err := w.insert.changed()
 		if err != nil {

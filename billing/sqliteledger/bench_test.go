@@ -147,9 +147,9 @@ func BenchmarkHold(b *testing.B) {
 func BenchmarkSettleBesidePrune(b *testing.B) {
 	l := openForBenchmark(b, Options{})
 	defer l.Close()
-	old := make([]settled, 100_000)
+	old := make([]*settled, 100_000)
 	for i := range old {
-		old[i].Record = *ofMany(int64(i))
+		old[i] = &settled{Record: *ofMany(int64(i))}
 		old[i].Time = old[i].Time.AddDate(0, -2, -i%30)
 	}
 	l.writing.Lock()

@@ -13,13 +13,13 @@ const (
 	// the journal before they go to the database. Together they cost about a
 	// sixth of what they would cost one by one, and what they change in common, such
 	// as a balance, is written once.
-	gatherFor   = 800 * time.Millisecond
-	gatherCount = 4096
-	// maxPending is the most records in memory that are not in the database
+	gatherFor   = 3 * time.Second
+	gatherCount = 16384
+	// maxWaiting is the most records in memory that are not in the database
 	// yet; from there on, Settle writes them itself.
-	maxPending = 8192
+	maxWaiting = 32768
 	// batchSize is the number of records in one transaction.
-	batchSize = 4096
+	batchSize = 16384
 	// retryAfter is how long after a failure the database is tried again.
 	retryAfter = time.Second
 )
@@ -27,7 +27,7 @@ const (
 // wake tells flushLoop that the queue has its first record, or enough of them.
 func (l *Ledger) wake() {
 	var due chan struct{}
-	switch len(l.queue) {
+	switch len(l.current.records) {
 	case 1:
 		due = l.begun
 	case gatherCount:
@@ -75,14 +75,14 @@ func (l *Ledger) flush() error {
 	return l.flushAndTell()
 }
 
-// makeRoom flushes if nobody else has, for who waited with maxPending records.
+// makeRoom flushes if nobody else has, for who waited with mostWaiting records.
 func (l *Ledger) makeRoom() error {
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
 	l.mu.Lock()
-	waiting := len(l.pending)
+	waiting := l.waiting()
 	l.mu.Unlock()
-	if waiting < maxPending {
+	if waiting < l.mostWaiting {
 		return nil
 	}
 	return l.flushAndTell()
@@ -93,7 +93,7 @@ func (l *Ledger) flushAndTell() error {
 	err := l.flushHeld()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.health.flushed(err, len(l.pending))
+	l.health.flushed(err, l.crowded())
 	return err
 }
 
@@ -102,16 +102,12 @@ func (l *Ledger) flushHeld() error {
 	if err := l.drain(); err != nil { // what an earlier failure left
 		return err
 	}
+	l.lanes.lock()
 	l.mu.Lock()
-	l.swap()
+	l.take()
 	l.mu.Unlock()
+	l.lanes.unlock()
 	return l.drain()
-}
-
-// swap takes what is in the queue; nothing may be taken already.
-func (l *Ledger) swap() {
-	l.taken, l.queue = l.queue, l.taken
-	l.journal.Swap()
 }
 
 // drain writes the taken records to the database and empties their file.
@@ -125,32 +121,22 @@ func (l *Ledger) drain() error {
 	l.mu.Lock()
 	l.forgetTaken()
 	l.mu.Unlock()
+	l.spare.reset()
 	return nil
 }
 
 func (l *Ledger) writeTaken() error {
-	if len(l.taken) == 0 {
+	if len(l.taken.records) == 0 {
 		return nil
 	}
-	if err := l.write(l.taken); err != nil {
+	if err := l.write(l.taken.records); err != nil {
 		return err
 	}
-	if err := l.journal.Other.Empty(); err != nil {
-		return fmt.Errorf("emptying the journal in %s: %w", l.dir, err)
-	}
-	return nil
-}
-
-func (l *Ledger) forgetTaken() {
-	for i := range l.taken {
-		delete(l.pending, l.taken[i].ID)
-	}
-	clear(l.taken) // lets go of the texts
-	l.taken = l.taken[:0]
+	return l.lanes.emptyOthers()
 }
 
 // write brings records into the database, each once. For who holds writing.
-func (l *Ledger) write(records []settled) error {
+func (l *Ledger) write(records []*settled) error {
 	for len(records) > 0 {
 		var b *batch
 		part := records[:min(len(records), batchSize)]
@@ -183,23 +169,26 @@ func (l *Ledger) exclusively(f func() error) error {
 	}
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	l.lanes.lock()
+	defer l.lanes.unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
 		return billing.ErrClosed
 	}
-	l.swap()
+	l.take()
 	if err := l.writeTaken(); err != nil {
 		return err
 	}
 	l.forgetTaken()
+	l.spare.reset()
 	return f()
 }
 
 // replay writes what an earlier process left in the journal to the database, and
 // tells whether there was anything.
 func (l *Ledger) replay() (replayed bool, err error) {
-	files, err := l.journal.InOrder()
+	files, err := l.lanes.inOrder()
 	if err != nil {
 		return false, err
 	}
@@ -213,9 +202,9 @@ func (l *Ledger) replay() (replayed bool, err error) {
 		}
 		l.log.Info("taking over the records that the last process had not yet written to the ledger's database",
 			"directory", l.dir, "records", len(records), "bytes_of_unfinished_record", f.Size()-end)
-		left := make([]settled, len(records))
+		left := make([]*settled, len(records))
 		for i := range records {
-			left[i].Record = records[i]
+			left[i] = &settled{Record: records[i]}
 			left[i].subscription, left[i].key = l.people.spendsFrom(&records[i])
 		}
 		if err := l.write(left); err != nil {
@@ -226,6 +215,6 @@ func (l *Ledger) replay() (replayed bool, err error) {
 		}
 		replayed = true
 	}
-	l.journal.Number()
+	l.lanes.number()
 	return replayed, nil
 }

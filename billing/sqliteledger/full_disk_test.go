@@ -3,12 +3,10 @@ package sqliteledger
 import (
 	"context"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/billing/journal"
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 )
 
@@ -46,19 +44,13 @@ func wantSettled(t *testing.T, l *Ledger, records int) {
 func TestJournalCannotBeWritten(t *testing.T) {
 	l := openWithAlice(t, t.TempDir())
 	defer l.Close()
-	writable := l.journal.Current
-	unwritable, err := journal.OpenFile(filepath.Join(t.TempDir(), "closed"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	unwritable.Close()
-	l.journal.Current = unwritable
-	err = l.Settle(t.Context(), childRecord("a"))
+	mend := breakJournal(t, l)
+	err := l.Settle(t.Context(), childRecord("a"))
 	if err == nil || !strings.Contains(err.Error(), l.dir) || !strings.Contains(err.Error(), `"a"`) {
 		t.Errorf("Settle: %v, want an error that names the record and %s", err, l.dir)
 	}
 	wantSettled(t, l, 0)
-	l.journal.Current = writable
+	mend()
 	if got := ledgertest.List(t, l, billing.RecordFilter{}); len(got) != 0 {
 		t.Errorf("%d records, want none", len(got))
 	}
@@ -74,21 +66,22 @@ func TestJournalCannotBeWritten(t *testing.T) {
 func TestDatabaseFull(t *testing.T) {
 	dir := t.TempDir()
 	l := openWithAlice(t, dir)
+	l.mostWaiting = 1000
 	limitDatabase(t, l, 1)
 	id := func(i int) string { return fmt.Sprintf("%06d", i) }
-	for i := range maxPending {
+	for i := range l.mostWaiting {
 		if err := l.Settle(t.Context(), childRecord(id(i))); err != nil {
 			t.Fatal(err)
 		}
 	}
-	wantSettled(t, l, maxPending)
+	wantSettled(t, l, l.mostWaiting)
 	if err := l.Settle(t.Context(), childRecord("one too many")); err == nil || !strings.Contains(err.Error(), "full") {
 		t.Errorf("Settle: %v, want an error that says that the database is full", err)
 	}
 	if err := l.Settle(t.Context(), childRecord(id(0))); err != nil {
 		t.Errorf("settling again what is in the journal: %v", err)
 	}
-	wantSettled(t, l, maxPending)
+	wantSettled(t, l, l.mostWaiting)
 	err := l.Records(t.Context(), billing.RecordFilter{}, func(*billing.Record) bool { return false })
 	if err == nil || !strings.Contains(err.Error(), "full") {
 		t.Errorf("Records: %v, want an error that says that the database is full", err)
@@ -98,7 +91,7 @@ func TestDatabaseFull(t *testing.T) {
 	if err := l.Settle(t.Context(), childRecord("one too many")); err != nil {
 		t.Error(err)
 	}
-	wantSettled(t, l, maxPending+1)
+	wantSettled(t, l, l.mostWaiting+1)
 	check(t, l)
 
 	limitDatabase(t, l, 1)
@@ -112,6 +105,6 @@ func TestDatabaseFull(t *testing.T) {
 	}
 	l = open(t, dir, Options{})
 	defer l.Close()
-	wantSettled(t, l, maxPending+101)
+	wantSettled(t, l, 1101)
 	check(t, l)
 }

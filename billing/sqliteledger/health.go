@@ -14,10 +14,9 @@ const (
 	probeEvery = time.Second
 	probeSize  = 64 << 10
 	// What the database does not take gathers in the journal. Hold refuses from
-	// patience on, or when so many records wait that the rest of maxPending must do
+	// patience on, or when half as many records wait as may: the other half must do
 	// for the requests in flight.
-	patience  = 10 * time.Second
-	crowdedAt = maxPending / 2
+	patience = 10 * time.Second
 )
 
 // health is whether records can be kept. Guarded by Ledger.mu.
@@ -39,11 +38,18 @@ func (l *Ledger) check() error {
 	}
 	now := time.Now()
 	if h.journal != nil && now.Sub(h.probed) >= probeEvery {
-		h.journalTook(l.journal.Current.Probe(probeSize, l.sync))
+		// Where none is free, those who write are about to tell.
+		if lane := l.lanes.tryLocked(); lane != nil {
+			h.journalTook(lane.Current.Probe(probeSize, l.sync))
+			lane.mu.Unlock()
+		}
 	}
-	h.judge(len(l.pending), now)
+	h.judge(l.crowded(), now)
 	return h.unwritable
 }
+
+// crowded is whether what waits leaves room only for the requests in flight.
+func (l *Ledger) crowded() bool { return l.waiting() > l.mostWaiting/2 }
 
 // journalTook is told how a write to the journal went. Where it went wrong, no
 // record that happens to fit shows that it works again, but a probe.
@@ -52,7 +58,7 @@ func (h *health) journalTook(err error) {
 }
 
 // flushed is told how writing to the database went.
-func (h *health) flushed(err error, pending int) {
+func (h *health) flushed(err error, isCrowded bool) {
 	now := time.Now()
 	switch {
 	case err != nil && h.database == nil:
@@ -63,15 +69,15 @@ func (h *health) flushed(err error, pending int) {
 		h.log.Info("the ledger's database takes records again", "directory", h.dir, "seconds", now.Sub(h.since).Seconds())
 	}
 	h.database = err
-	h.judge(pending, now)
+	h.judge(isCrowded, now)
 }
 
-func (h *health) judge(pending int, now time.Time) {
+func (h *health) judge(isCrowded bool, now time.Time) {
 	var cause error
 	switch {
 	case h.journal != nil:
 		cause = fmt.Errorf("its journal: %w", h.journal)
-	case h.database != nil && (pending > crowdedAt || now.Sub(h.since) >= patience):
+	case h.database != nil && (isCrowded || now.Sub(h.since) >= patience):
 		cause = fmt.Errorf("its database: %w", h.database)
 	}
 	was := h.unwritable

@@ -56,9 +56,10 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 	}
 	l := &Ledger{
 		dir: dir, log: opts.Logger, sync: opts.Sync, location: opts.Location,
-		pending: make(map[string]journal.Position),
-		holds:   make(map[string]hold),
-		health:  health{dir: dir, log: opts.Logger},
+		mostWaiting: maxWaiting,
+		current:     newGathering(), taken: newGathering(), spare: newGathering(),
+		holds:  make(map[string]hold),
+		health: health{dir: dir, log: opts.Logger},
 	}
 	defer func() {
 		if err != nil {
@@ -121,7 +122,7 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	if err := l.writer.prepare(); err != nil {
 		return err
 	}
-	if l.journal, err = journal.Open(l.dir); err != nil {
+	if l.lanes, err = openLanes(l.dir, opts.Sync); err != nil {
 		return err
 	}
 	if opts.Sync {
@@ -146,7 +147,10 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 		return err
 	}
 	if replayed {
-		return l.load(ctx)
+		if err := l.load(ctx); err != nil {
+			return err
+		}
 	}
-	return nil
+	l.seen, err = newSeen(ctx, l.reader)
+	return err
 }

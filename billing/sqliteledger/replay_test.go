@@ -104,7 +104,7 @@ func TestReplayInTheOrderOfSettling(t *testing.T) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		j, err := journal.Open(dir)
+		j, err := journal.Open(dir, 0)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -42,13 +42,14 @@ func (l *Ledger) settle(record *billing.Record) error {
 	if *buffer, err = journal.AppendFrame((*buffer)[:0], record); err != nil {
 		return err
 	}
-	end, err := l.admit(record, *buffer, maxPending)
+	r := &settled{Record: *record}
+	end, err := l.admit(r, *buffer, l.mostWaiting)
 	if errors.Is(err, errFull) {
 		// The database is behind, or takes nothing at all.
 		if err := l.makeRoom(); err != nil {
 			return fmt.Errorf("%w: %w", billing.ErrUnwritable, err)
 		}
-		end, err = l.admit(record, *buffer, math.MaxInt) // not to wait again because others were quicker
+		end, err = l.admit(r, *buffer, math.MaxInt) // not to wait again because others were quicker
 	}
 	if err != nil || !l.sync {
 		return err
@@ -66,53 +67,77 @@ func (l *Ledger) settle(record *billing.Record) error {
 // of that.
 func (l *Ledger) journalFailed(err error) error {
 	l.health.journalTook(err)
-	l.health.judge(len(l.pending), time.Now())
+	l.health.judge(l.crowded(), time.Now())
 	return fmt.Errorf("%w: %w", billing.ErrUnwritable, err)
 }
 
 // errFull: too many records wait to be written to the database.
 var errFull = errors.New("too many records wait for the database")
 
-// admit appends the record to the journal, ends its hold and takes what it spent.
-// It gives the record's end in the journal, or nothing where the database has it
-// already. errFull if most records wait for the database.
-func (l *Ledger) admit(r *billing.Record, frame []byte, most int) (end journal.Position, err error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed.Load() {
-		return end, billing.ErrClosed
-	}
-	if at, isPending := l.pending[r.ID]; isPending {
-		l.endHold(r.ID)
-		return at, nil
-	}
-	isSettled, err := l.lookups.settled(r.ID)
-	if err != nil {
-		return end, fmt.Errorf("looking for it in the ledger in %s: %w", l.dir, err)
-	}
-	if isSettled {
-		l.endHold(r.ID)
+// admit settles a record that has not been settled. It gives the record's end in the
+// journal, or nothing where the database has it already. errFull if most records wait
+// for the database.
+func (l *Ledger) admit(r *settled, frame []byte, most int) (end journal.Position, err error) {
+	lane := l.lanes.locked()
+	defer lane.mu.Unlock()
+	payer, end, err := l.expect(&r.Record, most)
+	if errors.Is(err, errSettled) {
 		return end, nil
 	}
-	if len(l.pending) >= most {
-		return end, errFull
-	}
-	payer, err := l.payer(r)
 	if err != nil {
 		return end, err
 	}
-	if end, err = l.journal.Current.Append(frame); err != nil {
+	return l.keep(lane, r, frame, payer)
+}
+
+// keep appends the record to the journal, ends its hold and takes what it spent.
+func (l *Ledger) keep(on *lane, r *settled, frame []byte, payer *user) (end journal.Position, err error) {
+	end, err = on.Current.Append(frame)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
 		return end, l.journalFailed(fmt.Errorf("writing to the journal in %s: %w", l.dir, err))
+	}
+	if at, isWaiting := l.endOf(r.ID); isWaiting { // since expect, over another lane
+		return at, nil
 	}
 	if payer != nil {
 		payer.amount -= r.Charged
 	}
 	l.endHold(r.ID)
-	l.pending[r.ID] = end
-	l.queue = append(l.queue, settled{Record: *r})
-	l.spend(&l.queue[len(l.queue)-1])
+	l.seen.add(r.ID)
+	l.current.add(r, end)
+	l.spend(r)
 	l.wake()
 	return end, nil
+}
+
+// errSettled: the record needs no settling.
+var errSettled = errors.New("the record is settled")
+
+// expect tells whose balance a record will take from, nil for nobody's; errSettled
+// with where it ends in the journal if it has been settled, or why it can't be.
+func (l *Ledger) expect(r *billing.Record, most int) (payer *user, end journal.Position, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed.Load() {
+		return nil, end, billing.ErrClosed
+	}
+	end, isSettled := l.endOf(r.ID)
+	if !isSettled && !l.seen.isNew(r.ID) {
+		if isSettled, err = l.lookups.settled(r.ID); err != nil {
+			return nil, end, fmt.Errorf("looking for it in the ledger in %s: %w", l.dir, err)
+		}
+	}
+	if isSettled {
+		l.endHold(r.ID)
+		return nil, end, errSettled
+	}
+	if l.waiting() >= most {
+		return nil, end, errFull
+	}
+	payer, err = l.payer(r)
+	return payer, end, err
 }
 
 // spend counts the record in its windows.

@@ -89,14 +89,19 @@ func breakJournal(t *testing.T, l *Ledger) (mend func()) {
 		t.Fatal(err)
 	}
 	broken.Close()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	writable := l.journal.Current
-	l.journal.Current = broken
+	l.lanes.lock()
+	defer l.lanes.unlock()
+	var writable []*journal.File
+	for _, lane := range l.lanes {
+		writable = append(writable, lane.Current)
+		lane.Current = broken
+	}
 	return func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.journal.Current = writable
+		l.lanes.lock()
+		defer l.lanes.unlock()
+		for i, lane := range l.lanes {
+			lane.Current = writable[i]
+		}
 	}
 }
 
@@ -140,6 +145,7 @@ func TestHoldWhileTheJournalTakesNothing(t *testing.T) {
 // TestHoldWhileTheDatabaseTakesNothing: the journal has room for a while.
 func TestHoldWhileTheDatabaseTakesNothing(t *testing.T) {
 	inBubble(t, func(t *testing.T, l *Ledger, log *lines) {
+		l.mostWaiting = 1000
 		limitDatabase(t, l, 1)
 		settle := func(from, to int) {
 			for i := from; i < to; i++ {
@@ -149,7 +155,7 @@ func TestHoldWhileTheDatabaseTakesNothing(t *testing.T) {
 			}
 		}
 		settle(0, 200)
-		time.Sleep(2 * time.Second)
+		time.Sleep(gatherFor + time.Second)
 		wantHold(t, l, "a", nil)
 		time.Sleep(patience)
 		wantHold(t, l, "b", billing.ErrUnwritable)
@@ -166,16 +172,16 @@ func TestHoldWhileTheDatabaseTakesNothing(t *testing.T) {
 		log.wantOnce(t, "can be written to again")
 
 		limitDatabase(t, l, 1)
-		settle(300, 301+crowdedAt)
-		time.Sleep(2 * time.Second)
+		settle(300, 801)
+		time.Sleep(gatherFor + time.Second)
 		wantHold(t, l, "c", billing.ErrUnwritable) // there must be room for those in flight
-		settle(301+crowdedAt, 300+maxPending)
+		settle(801, 1300)
 		if err := l.Settle(t.Context(), childRecord("one too many")); !errors.Is(err, billing.ErrUnwritable) {
 			t.Errorf("Settle: %v, want ErrUnwritable", err)
 		}
 		limitDatabase(t, l, 1<<30)
 		time.Sleep(2 * time.Second)
 		wantHold(t, l, "c", nil)
-		wantSettled(t, l, 300+maxPending)
+		wantSettled(t, l, 1300)
 	})
 }
