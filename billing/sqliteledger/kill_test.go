@@ -36,6 +36,7 @@ var jobsOfChildren = map[string]func(dir string) error{
 const (
 	chargeOfChild   = 1001
 	settlersOfChild = 8
+	killsOfChild    = 20
 )
 
 func TestMain(m *testing.M) {
@@ -68,6 +69,16 @@ func settleUntilKilled(dir string) error {
 		return err
 	}
 	var settlers sync.WaitGroup
+	if rand.IntN(2) == 0 { // the other half leaves all that it settles in the journal
+		settlers.Go(func() {
+			for {
+				if err := errors.Join(l.flush(), l.exclusively(func() error { return nil })); err != nil {
+					fmt.Fprintln(os.Stderr, err)
+					return
+				}
+			}
+		})
+	}
 	for range settlersOfChild {
 		settlers.Go(func() {
 			for {
@@ -116,7 +127,7 @@ func anyChildRecord(id string) *billing.Record {
 func TestKilledAtAnyMoment(t *testing.T) {
 	dir := t.TempDir()
 	var acknowledged []string
-	for range 10 {
+	for range killsOfChild {
 		fresh := runAndKill(t, dir, 1+rand.IntN(600))
 		acknowledged = append(acknowledged, fresh...)
 

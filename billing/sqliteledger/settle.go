@@ -102,7 +102,7 @@ func (l *Ledger) keep(on *lane, r *settled, frame []byte, payer *user) (end jour
 		return at, nil
 	}
 	if payer != nil {
-		payer.amount -= r.Charged
+		payer.amount = payer.amount.Plus(-r.Charged)
 	}
 	l.endHold(r.ID)
 	l.seen.add(r.ID)
