@@ -168,7 +168,8 @@ func (l *Ledger) putAside(d *directory, r *billing.Record, why error) error {
 	if err != nil {
 		return fmt.Errorf("putting a refused record aside in %s: %w", d.path, err)
 	}
-	l.log.Error("Redis refuses a record that waited in the spool; it is put aside, and tried again at the next start and when users are declared",
+	d.postpone(leastRetryWait)
+	l.log.Error("Redis refuses a record that waited in the spool; it is put aside, and tried again less and less often",
 		"record", r.ID, "user", r.User, "charged_usd", r.Charged.String(), "error", why, "file", filepath.Join(d.path, refusedName))
 	return nil
 }
@@ -176,7 +177,7 @@ func (l *Ledger) putAside(d *directory, r *billing.Record, why error) error {
 // drainRefused tries the refused records once more, and forgets them when Redis
 // has all.
 func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
-	if d.refused.Size() == 0 || !d.retryRefused.Swap(false) {
+	if !d.isRetryDue() {
 		return nil
 	}
 	var refusal error
@@ -202,6 +203,7 @@ func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
 		count, from = count+len(records), end
 	}
 	if refused > 0 {
+		d.postpone(max(2*d.retryWait, leastRetryWait))
 		l.log.Warn("Redis still refuses records of the spool", "refused", refused, "of", count, "error", refusal,
 			"file", filepath.Join(d.path, refusedName))
 		return nil

@@ -24,6 +24,8 @@ const (
 func (l *Ledger) loop() {
 	adopt := time.NewTicker(adoptEvery)
 	defer adopt.Stop()
+	retry := time.NewTimer(adoptEvery) // of what Redis refused
+	defer retry.Stop()
 	l.adopt()
 	for {
 		for !l.recovered(l.ctx) {
@@ -33,8 +35,14 @@ func (l *Ledger) loop() {
 				return
 			}
 		}
+		if l.spool != nil {
+			if wait, isAny := l.spool.untilRetry(); isAny {
+				retry.Reset(wait)
+			}
+		}
 		select {
 		case <-l.wake:
+		case <-retry.C:
 		case <-adopt.C:
 			l.adopt()
 		case <-l.ctx.Done():

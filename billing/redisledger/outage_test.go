@@ -266,6 +266,32 @@ func TestRefusedRecordBlocksNobody(t *testing.T) {
 	}
 }
 
+// TestRefusedRecordsOfAnotherNode: Redis comes back without its data, this node
+// brings its records before anybody has declared their user again, and it is another
+// node that does.
+func TestRefusedRecordsOfAnotherNode(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := connect(t, &redis.Options{Addr: mini.Addr()})
+	l := open(t, client, Options{Namespace: "n", Spool: t.TempDir()})
+	declareAlice(t, l)
+	mini.SetError("LOADING")
+	settle(t, l, "a", "b")
+	mini.FlushAll()
+	mini.SetError("")
+	wantWaiting(t, l, 0)
+	if mini.Exists("{n}:records:2026-11-24") {
+		t.Fatal("Redis has taken records of a user whom it did not know")
+	}
+	declareAlice(t, open(t, client, Options{Namespace: "n"}))
+	for range 500 {
+		if mini.HGet("{n}:records:2026-11-24", "b") != "" {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	checkKept(t, client, "n", []string{"a", "b"})
+}
+
 func TestSettleWithoutRedisAndSpool(t *testing.T) {
 	blocked := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(blocked, nil, 0o600); err != nil {

@@ -54,10 +54,32 @@ type directory struct {
 	journal *journal.Journal
 	// drained is up to where Redis has the records of journal.Other.
 	drained int64
-	// refused are the records that Redis will not take. Redis is asked once more
-	// at each start, and whenever users were declared.
+	// refused are the records that Redis will not take: at first, perhaps, for it has
+	// lost its data, and another node is about to declare the users. It is asked once
+	// more at each start, whenever users were declared here, and at retryAt, which is
+	// retryWait after the last time.
 	refused      *journal.File
 	retryRefused atomic.Bool
+	retryAt      time.Time // guarded by draining, and so is
+	retryWait    time.Duration
+}
+
+// leastRetryWait and mostRetryWait are how long Redis is not asked again for records
+// that it refused: twice as long each time.
+const (
+	leastRetryWait = time.Second
+	mostRetryWait  = 10 * time.Minute
+)
+
+// postpone sets when Redis is asked again for the records that it refused.
+func (d *directory) postpone(wait time.Duration) {
+	d.retryWait = min(wait, mostRetryWait)
+	d.retryAt = time.Now().Add(d.retryWait)
+}
+
+// isRetryDue tells whether Redis is to be asked again now, and takes note of it.
+func (d *directory) isRetryDue() bool {
+	return d.refused.Size() > 0 && (d.retryRefused.Swap(false) || !time.Now().Before(d.retryAt))
 }
 
 var frames = sync.Pool{New: func() any { return new([]byte) }}
@@ -283,6 +305,20 @@ func (s *spool) retryRefused() {
 	if s.own != nil {
 		s.own.retryRefused.Store(true)
 	}
+}
+
+// untilRetry is how long until refused records are to be tried again, if there are
+// any.
+func (s *spool) untilRetry() (wait time.Duration, isAny bool) {
+	s.draining.Lock()
+	defer s.draining.Unlock()
+	s.mu.Lock()
+	own := s.own
+	s.mu.Unlock()
+	if own == nil || own.refused.Size() == 0 {
+		return 0, false
+	}
+	return time.Until(own.retryAt), true
 }
 
 // close lets go of the directories.
