@@ -44,6 +44,7 @@ type memoryKey struct {
 type memoryHold struct {
 	billing.Claim
 	payer string
+	key   *memoryKey // nil if there was none when the hold was made
 	by    *memory
 }
 
@@ -105,7 +106,7 @@ func (l *memory) Hold(_ context.Context, claim *billing.Claim) (string, error) {
 	if len(refusals) > 0 {
 		return "", refusals[0]
 	}
-	hold := memoryHold{Claim: *claim, payer: payer, by: l}
+	hold := memoryHold{Claim: *claim, payer: payer, key: l.keys[claim.KeyID], by: l}
 	if claim.Terms != nil {
 		terms := *claim.Terms
 		hold.Terms = &terms
@@ -152,7 +153,7 @@ func (l *memory) judge(claim *billing.Claim) (payer string, refusals []*billing.
 		}
 	}
 	if k := l.keys[claim.KeyID]; k != nil {
-		held := l.held(func(h memoryHold) bool { return h.KeyID == claim.KeyID })
+		held := l.held(func(h memoryHold) bool { return h.key == k })
 		if r := k.windows.Lacks(billing.LackKeyLimit, k.Limits, claim.Time, held, claim.Least); r != nil {
 			refusals = append(refusals, r)
 		}
