@@ -36,7 +36,6 @@ var jobsOfChildren = map[string]func(dir string) error{
 const (
 	chargeOfChild   = 1001
 	settlersOfChild = 8
-	killsOfChild    = 20
 )
 
 func TestMain(m *testing.M) {
@@ -127,8 +126,9 @@ func anyChildRecord(id string) *billing.Record {
 func TestKilledAtAnyMoment(t *testing.T) {
 	dir := t.TempDir()
 	var acknowledged []string
-	for range killsOfChild {
-		fresh := runAndKill(t, dir, 1+rand.IntN(600))
+	for range 10 {
+		fresh := runAndKill(t, dir, 1+rand.IntN(300))
+		fresh = append(fresh, runAndKill(t, dir, 1+rand.IntN(300))...)
 		acknowledged = append(acknowledged, fresh...)
 
 		l := open(t, dir, Options{})
