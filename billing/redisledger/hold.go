@@ -224,8 +224,13 @@ func parseStanding(answer []any, c *billing.Claim) (s standing, err error) {
 
 // holdHere meets a claim, or does not, by what this process knows; why says why
 // Redis does not do it, or is not known to: asked tells that it may have.
-func (l *Ledger) holdHere(c *billing.Claim, why error, asked bool) (string, error) {
-	l.holds.end(c.ID)
+func (l *Ledger) holdHere(c *billing.Claim, why error, asked bool) (_ string, err error) {
+	h := l.holds.end(c.ID)
+	defer func() {
+		if err != nil && asked && h != nil {
+			l.holds.owe(*h) // Redis may have met what is refused here
+		}
+	}()
 	if l.spool == nil {
 		return "", fmt.Errorf("%w: asking Redis: %w, and there is no spool", billing.ErrUnwritable, why)
 	}

@@ -224,6 +224,48 @@ func TestLostAnswer(t *testing.T) {
 	checkKept(t, client, "n", []string{"a", "b", "c"})
 }
 
+// TestLostAnswerOfAClaimRefusedHere: Redis has met the claim, nobody heard, and by what
+// this process knew it is refused. What Redis set aside is given back.
+func TestLostAnswerOfAClaimRefusedHere(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := connect(t, &redis.Options{Addr: mini.Addr()})
+	l := open(t, client, Options{Namespace: "n", Spool: t.TempDir()})
+	if err := l.Declare(t.Context(), []billing.User{{Name: "alice"}}); err != nil {
+		t.Fatal(err)
+	}
+	// Another node, whose credit this one has not heard of.
+	other := open(t, connect(t, &redis.Options{Addr: mini.Addr()}), Options{Namespace: "n"})
+	if _, _, err := other.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 100, Time: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := other.Hold(t.Context(), &billing.Claim{ID: "b", Time: time.Now(), User: "alice", Amount: 1, Least: 1}); err != nil {
+		t.Fatal(err) // from here on, Redis knows the script
+	}
+	other.Release(t.Context(), "b")
+	lost := new(loser)
+	client.AddHook(pipelineHook(lost.hook))
+	lost.next.Store(true)
+	claim := &billing.Claim{ID: "a", Time: time.Now(), User: "alice", Amount: 100, Least: 100}
+	var refusal *billing.Refusal
+	if _, err := l.Hold(t.Context(), claim); !errors.As(err, &refusal) {
+		t.Fatalf("Hold: %v, want a refusal", err)
+	}
+	var balance billing.Balance
+	for range 500 {
+		var err error
+		if balance, err = other.Balance(t.Context(), "alice"); err != nil {
+			t.Fatal(err)
+		}
+		if balance.Held == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if want := (billing.Balance{Amount: 100}); balance != want {
+		t.Errorf("balance %+v, want %+v", balance, want)
+	}
+}
+
 // TestRefusedRecordBlocksNobody: a record whose user Redis doesn't know is put
 // aside, and settled once the user was declared.
 func TestRefusedRecordBlocksNobody(t *testing.T) {
@@ -284,7 +326,7 @@ func TestRefusedRecordsOfAnotherNode(t *testing.T) {
 	}
 	declareAlice(t, open(t, client, Options{Namespace: "n"}))
 	for range 500 {
-		if mini.HGet("{n}:records:2026-11-24", "b") != "" {
+		if mini.HGet("{n}:records:2026-11-24", "a") != "" && mini.HGet("{n}:records:2026-11-24", "b") != "" {
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

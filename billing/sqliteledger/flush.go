@@ -24,7 +24,7 @@ const (
 	retryAfter = time.Second
 )
 
-// wake tells flushLoop that the queue has its first record, or enough of them.
+// wake tells flushLoop that the first record has come, or enough of them.
 func (l *Ledger) wake() {
 	var due chan struct{}
 	switch len(l.current.records) {

@@ -13,8 +13,8 @@ import (
 // hardly any waits for another's write: who waits while all cores are busy waits for
 // a core too, which takes a hundred times as long as the write.
 //
-// A lane is locked before Ledger.mu. Who swaps the files locks all lanes: what is in
-// a file of any lane is in the queue that belongs to it.
+// A lane is locked before Ledger.mu. Who swaps the files locks all lanes, so that what
+// is gathering is what all the Current files hold, and nothing else.
 type lane struct {
 	mu sync.Mutex
 	*journal.Journal
