@@ -58,18 +58,18 @@ func (d *declaring) Hold(ctx context.Context, claim *billing.Claim) (string, err
 }
 
 // HoldAhead implements aheadLedger.
-func (d *declaring) HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, func(context.Context) (string, error)) {
-	ahead, ok := d.Ledger.(aheadLedger)
+func (d *declaring) HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, heldAhead) {
+	ledger, ok := d.Ledger.(aheadLedger)
 	if !ok {
-		return ctx, func(ctx context.Context) (string, error) { return d.Hold(ctx, claim) }
+		return ctx, nil
 	}
-	carrying, ask := ahead.HoldAhead(ctx, claim)
-	return carrying, func(ctx context.Context) (string, error) {
-		payer, err := ask(ctx)
+	carrying, ahead := ledger.HoldAhead(ctx, claim)
+	return carrying, func() (string, bool, error) {
+		payer, answered, err := ahead()
 		if d.again(ctx, err) {
-			return d.Ledger.Hold(ctx, claim)
+			return "", false, nil
 		}
-		return payer, err
+		return payer, answered, err
 	}
 }
 

@@ -49,8 +49,10 @@ type exchange struct {
 	slot    *scheduler.Lease // of the user
 	lease   *scheduler.Lease // of the account asked last
 	ledger  billing.Ledger
-	payer   string // Record.Billing
-	held    bool   // money is, or was, set aside
+	claim   *billing.Claim // nil in simple mode
+	ahead   heldAhead      // nil once it was called, or if nothing was asked ahead
+	payer   string         // Record.Billing
+	held    bool           // money is, or was, set aside
 	record  billing.Record
 	settled bool
 }

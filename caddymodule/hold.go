@@ -11,56 +11,64 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// askHold is how canPay has money set aside.
-type askHold func(context.Context) (payer string, err error)
-
 // aheadLedger is a ledger that holds in somebody else's round trip, if what that
-// one is for comes true: its Hold and this are the same otherwise.
+// one is for comes true.
 type aheadLedger interface {
-	HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, func(context.Context) (payer string, err error))
+	HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, heldAhead)
 }
+
+// heldAhead tells what came of that, as Hold does, unless the ledger has not
+// answered: then it is to be asked.
+type heldAhead = func() (payer string, answered bool, err error)
 
 // open opens the ledger; false means that the request was answered. The context
 // is for the ask for the user's slot: where the ledger is in the same store, money
 // is set aside in that round trip.
-func (x *exchange) open() (context.Context, askHold, bool) {
+func (x *exchange) open() (context.Context, bool) {
 	var err error
 	if x.ledger, err = x.gateway.ledger(x.ctx); err != nil {
 		if !x.gone() {
 			x.storeFailed("opening the store", err)
 		}
-		return nil, nil, false
+		return nil, false
 	}
 	if x.simple {
-		return x.ctx, nil, true
+		return x.ctx, true
 	}
-	claim := x.claim()
-	if ahead, ok := x.ledger.(aheadLedger); ok && !x.runtime.money.busy(claim.User) {
-		ctx, ask := ahead.HoldAhead(x.ctx, claim)
-		return ctx, x.inTurn(claim, ask), true
+	x.claim = x.newClaim()
+	ctx := x.ctx
+	if ledger, ok := x.ledger.(aheadLedger); ok && !x.runtime.money.busy(x.claim.User) {
+		ctx, x.ahead = ledger.HoldAhead(x.ctx, x.claim)
 	}
-	return x.ctx, x.inTurn(claim, func(ctx context.Context) (string, error) { return x.ledger.Hold(ctx, claim) }), true
+	return ctx, true
 }
 
-// inTurn has a request wait while what it needs is set aside by others of its user,
-// who may give it back. first is how it asks if nobody waits.
-func (x *exchange) inTurn(claim *billing.Claim, first askHold) askHold {
-	return func(ctx context.Context) (payer string, err error) {
-		if !x.runtime.money.busy(claim.User) {
-			if payer, err = first(ctx); !isHeld(err) {
-				return payer, err
-			}
+// setAside sets aside what the request needs, and waits in line while others of
+// its user have that, who may give it back. What the ledger has set aside ahead is
+// the request's, whoever waits by now: those in line may be waiting for it.
+func (x *exchange) setAside() (payer string, err error) {
+	answered := false
+	if ahead := x.ahead; ahead != nil {
+		x.ahead = nil
+		if payer, answered, err = ahead(); answered && !isHeld(err) {
+			return payer, err
 		}
-		err = x.runtime.money.wait(ctx, claim.User, x.holdWait, func() (err error) {
-			payer, err = x.ledger.Hold(ctx, claim)
-			return err
-		})
-		return payer, err
 	}
+	hold := func() (err error) {
+		payer, err = x.ledger.Hold(x.ctx, x.claim)
+		return err
+	}
+	if !answered && !x.runtime.money.busy(x.claim.User) {
+		if err := hold(); !isHeld(err) {
+			return payer, err
+		}
+	}
+	err = x.runtime.money.wait(x.ctx, x.claim.User, x.holdWait, hold)
+	return payer, err
 }
 
-// claim is the money that the request needs.
-func (x *exchange) claim() *billing.Claim {
+// newClaim is the money that the request needs.
+func (x *exchange) newClaim() *billing.Claim {
 	c := &billing.Claim{ID: x.id, Time: x.arrived.UTC(), User: x.key.user.name, KeyID: x.key.id, Least: 1}
 	asked := billing.Usage{Geo: x.call.Geo, Tier: x.call.Tier}
 	if x.call.Fast {
@@ -89,12 +97,12 @@ func (x *exchange) claim() *billing.Claim {
 }
 
 // canPay sets aside what the request may cost, before upstream is asked.
-func (x *exchange) canPay(ask askHold) bool {
+func (x *exchange) canPay() bool {
 	x.payer = billing.PaidByNobody
 	if x.simple {
 		return true
 	}
-	payer, err := ask(x.ctx)
+	payer, err := x.setAside()
 	var refusal *billing.Refusal
 	switch {
 	case err == nil:
@@ -108,13 +116,19 @@ func (x *exchange) canPay(ask askHold) bool {
 	return false
 }
 
-// letGo gives back what is set aside for a request that was not settled.
+// letGo gives back what is set aside for a request that was not settled, also
+// where the request ended before it could ask for that.
 func (x *exchange) letGo() {
-	if !x.held || x.settled {
+	if x.ahead == nil && (!x.held || x.settled) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), settleTimeout)
 	defer cancel()
+	if x.ahead != nil {
+		if _, answered, err := x.ahead(); !answered || err != nil {
+			return
+		}
+	}
 	x.ledger.Release(ctx, x.id)
 	x.runtime.money.freed(x.key.user.name)
 }

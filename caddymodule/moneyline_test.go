@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -124,5 +125,100 @@ func TestWaitingForMoney(t *testing.T) {
 				synctest.Wait()
 			})
 		})
+	}
+}
+
+// aheadTold is a ledger that has answered a claim ahead, or has not.
+type aheadTold struct {
+	billing.Ledger
+	payer    string
+	answered bool
+	err      error
+
+	purse
+	released []string
+}
+
+func (l *aheadTold) ahead() (string, bool, error) { return l.payer, l.answered, l.err }
+
+func (l *aheadTold) Hold(_ context.Context, c *billing.Claim) (string, error) {
+	if err := l.take(c.ID, 1); err != nil {
+		return "", err
+	}
+	return billing.PaidFromBalance, nil
+}
+
+func (l *aheadTold) Release(_ context.Context, id string) { l.released = append(l.released, id) }
+
+var errHeld = &billing.Refusal{Lack: billing.LackBalance, Held: true}
+
+// exchangeAhead is a request of alice whose claim was put to the ledger with the
+// ask for her slot.
+func exchangeAhead(t *testing.T, l *aheadTold) *exchange {
+	return &exchange{
+		gateway: &gateway{settings: &settings{holdWait: 30 * time.Second}, runtime: new(runtime)},
+		ctx:     t.Context(), id: "mine", key: &key{user: &user{name: "alice"}},
+		ledger: l, ahead: l.ahead, claim: &billing.Claim{ID: "mine", User: "alice"},
+	}
+}
+
+// TestMoneySetAsideAhead is the request's, even if others wait in line by then: they
+// may wait for this money.
+func TestMoneySetAsideAhead(t *testing.T) {
+	lacks := &billing.Refusal{Lack: billing.LackBalance}
+	for name, test := range map[string]struct {
+		ledger *aheadTold
+		others bool // wait in line, for a second
+		want   error
+		took   time.Duration
+		asked  int // by this request
+	}{
+		"met":                        {&aheadTold{payer: billing.PaidFromBalance, answered: true}, false, nil, 0, 0},
+		"met, and others wait":       {&aheadTold{payer: billing.PaidFromBalance, answered: true}, true, nil, 0, 0},
+		"refused for good":           {&aheadTold{answered: true, err: lacks}, true, lacks, 0, 0},
+		"refused for now":            {&aheadTold{answered: true, err: errHeld, purse: purse{left: 1}}, false, nil, 0, 1},
+		"refused, and others wait":   {&aheadTold{answered: true, err: errHeld, purse: purse{left: 1}}, true, nil, time.Second, 1},
+		"no answer":                  {&aheadTold{purse: purse{left: 1}}, false, nil, 0, 1},
+		"no answer, and others wait": {&aheadTold{purse: purse{left: 1}}, true, nil, time.Second, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				x := exchangeAhead(t, test.ledger)
+				if test.others {
+					go x.runtime.money.wait(t.Context(), "alice", time.Second, func() error { return errHeld })
+					synctest.Wait()
+				}
+				began := time.Now()
+				payer, err := x.setAside()
+				if !reflect.DeepEqual(err, test.want) || (err == nil) != (payer == billing.PaidFromBalance) {
+					t.Errorf("%q, %v; want %v", payer, err, test.want)
+				}
+				if took := time.Since(began); took != test.took {
+					t.Errorf("it took %v, want %v", took, test.took)
+				}
+				if test.ledger.tried != test.asked {
+					t.Errorf("the ledger was asked %d times", test.ledger.tried)
+				}
+				time.Sleep(time.Second) // for those who wait
+			})
+		})
+	}
+}
+
+// TestRequestEndsBeforeItsMoneyIsNeeded: its slot was refused, or nobody heard of it.
+func TestRequestEndsBeforeItsMoneyIsNeeded(t *testing.T) {
+	for name, test := range map[string]struct {
+		ledger *aheadTold
+		want   []string
+	}{
+		"met":     {&aheadTold{payer: billing.PaidFromBalance, answered: true}, []string{"mine"}},
+		"refused": {&aheadTold{answered: true, err: errHeld}, nil},
+		"neither": {&aheadTold{}, nil},
+	} {
+		x := exchangeAhead(t, test.ledger)
+		x.letGo()
+		if !slices.Equal(test.ledger.released, test.want) {
+			t.Errorf("%s: released %q, want %q", name, test.ledger.released, test.want)
+		}
 	}
 }

@@ -21,23 +21,24 @@ func (x *exchange) messages() {
 	if x.call.Stream {
 		x.out.keepAlive(x.keepalive, x.keepaliveAfter)
 	}
-	ctx, ask, ok := x.open()
+	ctx, ok := x.open()
 	if !ok {
 		return
 	}
+	// Both slots in one step; the account's, once it has answered.
+	defer func() {
+		x.letGo()
+		scheduler.Release(x.slot, x.lease)
+	}()
 	var err error
 	if x.slot, err = x.scheduler.Admit(ctx, x.id, x.key.user.name, x.key.user.concurrency); err != nil {
 		x.failPick(err, nil)
 		return
 	}
-	// Both slots in one step; the account's, once it has answered.
-	defer func() { scheduler.Release(x.slot, x.lease) }()
 	x.slot.OnLost(x.slotLost)
-	if !x.canPay(ask) {
-		return
+	if x.canPay() {
+		x.relay()
 	}
-	defer x.letGo()
-	x.relay()
 }
 
 // relay asks one account after the other, until one answers or none is left.

@@ -113,7 +113,7 @@ func BenchmarkDrain(b *testing.B) {
 	l.adopt()
 	stopLoops(l)
 	for range b.N {
-		if err := l.spool.keep(ledgertest.Example(newID())); err != nil {
+		if err := l.spool.keep(ledgertest.Example(newID()), true); err != nil {
 			b.Fatal(err)
 		}
 	}

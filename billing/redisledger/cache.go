@@ -22,8 +22,8 @@ type cache struct {
 	clock question
 	// waiting are the spooled records, by a hash of their ids: an outage may leave
 	// millions. Two of one hash would make Balance forget a charge until Redis has
-	// both.
-	waiting map[uint64]struct{}
+	// both. true: Redis may have it already.
+	waiting map[uint64]bool
 	seed    maphash.Seed
 	// spent is what they take from the windows of subscriptions and keys.
 	spent map[purseName]billing.USD
@@ -31,10 +31,11 @@ type cache struct {
 
 // user is what is known of one.
 type user struct {
-	told    told
-	known   bool     // told is something
-	toldAt  question // what is asked from then on is answered with nothing older
-	waiting billing.USD
+	told   told
+	known  bool     // told is something
+	toldAt question // what is asked from then on is answered with nothing older
+	// waiting is what spooled records take; unsure is of those that Redis may have.
+	waiting, unsure billing.USD
 }
 
 // question is the moment at which Redis was asked, by cache.clock.
@@ -43,7 +44,7 @@ type question uint64
 func newCache(location *time.Location) *cache {
 	return &cache{
 		users: make(map[string]*user), subscriptions: make(map[purseName]*subscription), keys: make(map[string]*limitedKey),
-		location: location, waiting: make(map[uint64]struct{}), seed: maphash.MakeSeed(),
+		location: location, waiting: make(map[uint64]bool), seed: maphash.MakeSeed(),
 		spent: make(map[purseName]billing.USD),
 	}
 }
@@ -135,8 +136,9 @@ func (c *cache) learnStanding(claim *billing.Claim, asked question, s *standing)
 	}
 }
 
-// standing is what is known of those who are to meet a claim. isKnown is false if
-// the claim can't be judged.
+// standing is what is known of those who are to meet a claim. What is held of the
+// user's balance is what may have been taken from it already. isKnown is false if the
+// claim can't be judged.
 func (c *cache) standing(claim *billing.Claim) (s standing, isKnown bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -145,6 +147,7 @@ func (c *cache) standing(claim *billing.Claim) (s standing, isKnown bool) {
 		return s, false
 	}
 	s.user.Balance = u.balance()
+	s.user.Amount, s.user.Held = s.user.Amount.Plus(u.unsure), u.unsure
 	if k := c.keys[claim.KeyID]; k != nil {
 		known := *k
 		s.key = &known
@@ -182,21 +185,40 @@ func (c *cache) count(r *billing.Record) {
 	}
 }
 
-// wait takes note of a record that is in the spool.
-func (c *cache) wait(r *billing.Record) {
+// wait takes note of a record that is in the spool; isSure tells that Redis has not
+// got it.
+func (c *cache) wait(r *billing.Record, isSure bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	id := maphash.String(c.seed, r.ID)
 	if _, twice := c.waiting[id]; twice {
 		return
 	}
-	c.waiting[id] = struct{}{}
+	c.waiting[id] = !isSure
 	c.count(r)
 	if r.Billing == billing.PaidFromBalance {
 		u := c.user(r.User)
 		u.waiting = u.waiting.Plus(r.Charged)
+		if !isSure {
+			u.unsure = u.unsure.Plus(r.Charged)
+		}
 	}
 	c.spend(r, r.Spent())
+}
+
+// doubt takes note that Redis is told of a record that waits, so that it may have it.
+func (c *cache) doubt(r *billing.Record) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	id := maphash.String(c.seed, r.ID)
+	if unsure, waiting := c.waiting[id]; !waiting || unsure {
+		return
+	}
+	c.waiting[id] = true
+	if r.Billing == billing.PaidFromBalance {
+		u := c.user(r.User)
+		u.unsure = u.unsure.Plus(r.Charged)
+	}
 }
 
 // spend adds to what waiting records take from windows. mu is held.
@@ -240,13 +262,17 @@ func (c *cache) arrived(r *billing.Record) {
 
 func (c *cache) forget(r *billing.Record) (waited bool) {
 	id := maphash.String(c.seed, r.ID)
-	if _, waited = c.waiting[id]; !waited {
+	unsure, waited := c.waiting[id]
+	if !waited {
 		return false
 	}
 	delete(c.waiting, id)
 	if r.Billing == billing.PaidFromBalance {
 		u := c.user(r.User)
 		u.waiting = u.waiting.Plus(-r.Charged)
+		if unsure {
+			u.unsure = u.unsure.Plus(-r.Charged)
+		}
 	}
 	c.spend(r, -r.Spent())
 	return true

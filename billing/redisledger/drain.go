@@ -127,6 +127,9 @@ type runScript func(ctx context.Context, c redis.Scripter, keys []string, args .
 func (l *Ledger) settleAll(ctx context.Context, records []billing.Record) []error {
 	bounded, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
+	for i := range records {
+		l.cache.doubt(&records[i])
+	}
 	asked := l.cache.ask()
 	cmds := make([]*redis.Cmd, len(records))
 	send := func(run runScript) (unknown bool) {

@@ -38,10 +38,10 @@ func (l *Ledger) hold(ctx context.Context, claim *billing.Claim) (payer string, 
 		if !before.asked {
 			return before.payer, nil
 		}
-		l.Release(ctx, claim.ID) // it was asked for, and nobody knows with what result
+		l.Release(ctx, claim.ID) // somebody asks for it just now
 	}
 	if l.down.Load() {
-		return l.holdHere(claim, errDown, false)
+		return l.holdHere(claim, errDown, nil)
 	}
 	for range mostAsks {
 		if payer, err = l.askHold(ctx, claim); err != errOvertaken {
@@ -81,59 +81,61 @@ func checkClaim(claim *billing.Claim) error {
 // HoldAhead puts a claim to Redis in somebody else's round trip: that of the next
 // redispipe.Exec under the context that it returns. Where that names a guard,
 // nothing is set aside unless the guard is there, so that a request which has to
-// wait in line for its slot keeps no money from others meanwhile. The function
-// gives what came of it, and must not be called before Exec has returned. If nobody
-// took the claim along, or it came to nothing for another reason than money, it
-// does what Hold does. If it is not called, what was set aside comes back by itself
-// within a minute, or with Release.
-func (l *Ledger) HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, func(context.Context) (payer string, err error)) {
+// wait in line for its slot keeps no money from others meanwhile.
+//
+// Once Exec has returned, the function tells what came of it, as Hold does; answered
+// is false, and nothing is set aside, if nobody took the claim along or it came to
+// nothing for another reason than money. A request that ends without having asked
+// needs Release as any other.
+func (l *Ledger) HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, func() (payer string, answered bool, err error)) {
+	if l.closed.Load() || l.down.Load() || checkClaim(claim) != nil || l.holds.find(claim.ID) != nil {
+		return ctx, func() (string, bool, error) { return "", false, nil }
+	}
 	kept := *claim
 	if claim.Terms != nil {
 		terms := *claim.Terms
 		kept.Terms = &terms
 	}
-	late := func(ctx context.Context) (string, error) { return l.Hold(ctx, &kept) }
-	if l.closed.Load() || l.down.Load() || checkClaim(claim) != nil || l.holds.find(claim.ID) != nil {
-		return ctx, late
-	}
-	var cmd *redis.Cmd
-	var h *hold
-	over := false // who asks again may do so under the context that carries this
-	asked := l.cache.ask()
-	carrying := redispipe.WithRider(ctx, func(pipe redis.Pipeliner, guard redispipe.Guard) {
-		if over {
-			return
+	var payer string
+	var err error
+	answered, over := false, false
+	carrying := redispipe.WithRider(ctx, func(pipe redis.Pipeliner, guard redispipe.Guard) func() {
+		if over { // who asks again may do so under the context that carries this
+			return nil
 		}
-		h = l.holds.ask(&kept)
+		asked := l.cache.ask()
+		h := l.holds.ask(&kept)
 		keys, args := l.holdArguments(&kept, h, guard)
-		cmd = holdScript.EvalSha(ctx, pipe, keys, args...)
+		cmd := holdScript.EvalSha(ctx, pipe, keys, args...)
+		return func() { payer, answered, err = l.answerAhead(ctx, &kept, h, asked, cmd) }
 	})
-	return carrying, func(ctx context.Context) (string, error) {
+	return carrying, func() (string, bool, error) {
 		over = true
-		if l.closed.Load() {
-			return "", billing.ErrClosed
-		}
-		if cmd == nil {
-			return late(ctx)
-		}
-		reply, err := cmd.Result()
-		if answer, _ := reply.([]any); redis.HasErrorPrefix(err, "NOSCRIPT") || len(answer) > 0 && answer[0] == "later" {
-			l.holds.end(kept.ID)
-			return late(ctx)
-		}
-		if l.note(ctx, err) != nil {
-			return late(ctx)
-		}
-		payer, err := l.answerHold(ctx, &kept, h, asked, reply, nil)
-		if err == errOvertaken {
-			return late(ctx)
-		}
-		var refusal *billing.Refusal
-		if err != nil && !errors.As(err, &refusal) {
-			err = fmt.Errorf("setting %s of %q aside: %w", kept.Amount, kept.User, err)
-		}
-		return payer, err
+		return payer, answered, err
 	}
+}
+
+// answerAhead takes in the answer to a claim that travelled with something else.
+func (l *Ledger) answerAhead(ctx context.Context, c *billing.Claim, h *hold, asked question, cmd *redis.Cmd) (payer string, answered bool, err error) {
+	reply, err := cmd.Result()
+	answer, _ := reply.([]any)
+	switch {
+	case redis.HasErrorPrefix(err, "NOSCRIPT") || len(answer) > 0 && answer[0] == "later":
+		l.holds.end(c.ID)
+		return "", false, nil
+	case l.note(ctx, err) != nil:
+		l.Release(ctx, c.ID) // it may have been met
+		return "", false, nil
+	}
+	payer, err = l.answerHold(ctx, c, h, asked, reply, nil)
+	var refusal *billing.Refusal
+	switch {
+	case err == errOvertaken:
+		return "", false, nil
+	case err != nil && !errors.As(err, &refusal):
+		err = fmt.Errorf("setting %s of %q aside: %w", c.Amount, c.User, err)
+	}
+	return payer, true, err
 }
 
 // holdArguments are hold.lua's.
@@ -164,7 +166,7 @@ func (l *Ledger) holdArguments(c *billing.Claim, h *hold, guard redispipe.Guard)
 	for _, limit := range limits {
 		args = append(args, int64(max(limit, 0)))
 	}
-	w := l.cache.waits(c)
+	w := l.waits(c)
 	return keys, append(args, int64(w.balance), int64(w.key), int64(w.subscription))
 }
 
@@ -175,7 +177,7 @@ func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, aske
 			l.Release(ctx, c.ID) // it may have been met
 			return "", err
 		}
-		return l.holdHere(c, err, true)
+		return l.holdHere(c, err, h)
 	}
 	answer, _ := reply.([]any)
 	if len(answer) == 1 && answer[0] == "stranger" {
@@ -197,11 +199,19 @@ func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, aske
 		return payer, nil
 	}
 	l.holds.end(c.ID)
-	s.lessen(l.cache.waits(c))
+	s.lessen(l.waits(c))
 	if _, refusal := s.judge(c); refusal != nil {
 		return "", refusal
 	}
 	return "", errOvertaken
+}
+
+// waits is what Redis may not know of: records in the spool, and what was set aside
+// here. A record comes to the spool before its hold ends, so it is looked for last.
+func (l *Ledger) waits(c *billing.Claim) waits {
+	w := l.holds.untoldOf(c)
+	w.add(l.cache.waits(c))
+	return w
 }
 
 // parseStanding reads what hold.lua gives of the user, the key and the
@@ -223,12 +233,12 @@ func parseStanding(answer []any, c *billing.Claim) (s standing, err error) {
 }
 
 // holdHere meets a claim, or does not, by what this process knows; why says why
-// Redis does not do it, or is not known to: asked tells that it may have.
-func (l *Ledger) holdHere(c *billing.Claim, why error, asked bool) (_ string, err error) {
-	h := l.holds.end(c.ID)
+// Redis does not do it, or is not known to: asked is what it may have met, or nil.
+func (l *Ledger) holdHere(c *billing.Claim, why error, asked *hold) (_ string, err error) {
+	l.holds.end(c.ID)
 	defer func() {
-		if err != nil && asked && h != nil {
-			l.holds.owe(*h) // Redis may have met what is refused here
+		if err != nil && asked != nil {
+			l.holds.owe(*asked) // Redis may have met what is refused here
 		}
 	}()
 	if l.spool == nil {
@@ -244,12 +254,14 @@ func (l *Ledger) holdHere(c *billing.Claim, why error, asked bool) (_ string, er
 	case refusal != nil:
 		return "", refusal
 	}
+	l.renewNow.Store(true)
 	return payer, nil
 }
 
-// meetHere meets a claim by what is known, with what this process has set aside. A
-// record goes to the spool before its hold ends, so that one of them counts.
-func (hs *holds) meetHere(c *billing.Claim, known *cache, asked bool) (payer string, refusal *billing.Refusal, isKnown bool) {
+// meetHere meets a claim by what is known, with what this process has set aside, or
+// may be about to. A record goes to the spool before its hold ends, so that one of
+// them counts.
+func (hs *holds) meetHere(c *billing.Claim, known *cache, asked *hold) (payer string, refusal *billing.Refusal, isKnown bool) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	s, isKnown := known.standing(c)
@@ -257,18 +269,24 @@ func (hs *holds) meetHere(c *billing.Claim, known *cache, asked bool) (payer str
 		return "", nil, false
 	}
 	possible := possiblePurses(c)
-	s.user.Held = hs.sums[userPurse(c.User)]
-	s.subscription.held = hs.sums[possible[0]]
+	held := func(p purseName) billing.USD { return hs.sums[p].Plus(hs.pending[p]) }
+	s.user.Held = s.user.Held.Plus(held(userPurse(c.User)))
+	s.subscription.held = held(possible[0])
 	if s.key != nil {
-		s.key.held = hs.sums[possible[1]]
+		s.key.held = held(possible[1])
 	}
 	payer, refusal = s.judge(c)
 	if refusal == nil {
+		h := &hold{id: c.ID, amount: c.Amount}
 		purses := s.purses(c, payer)
-		if asked { // Redis may know of more
+		if asked != nil { // Redis may know of more
+			h.number, h.shared, h.anew = asked.number, true, true
 			purses = possible
+		} else {
+			hs.number++
+			h.number = hs.number
 		}
-		hs.keep(&hold{id: c.ID, amount: c.Amount, shared: asked}, payer, purses)
+		hs.keep(h, payer, purses)
 	}
 	return payer, refusal, true
 }
@@ -280,6 +298,9 @@ func (l *Ledger) Release(ctx context.Context, id string) {
 	h := l.holds.end(id)
 	if h == nil || l.closed.Load() || !h.shared && !h.asked {
 		return
+	}
+	if h.asked {
+		l.holds.owe(*h) // or Redis hears of the claim after it hears of this
 	}
 	_ = l.endHolds(context.WithoutCancel(ctx), []hold{*h})
 }

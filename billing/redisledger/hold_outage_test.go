@@ -1,6 +1,7 @@
 package redisledger
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/redispipe"
 )
 
 // TestHoldInOutage: what is known here goes on being promised once.
@@ -95,10 +97,10 @@ func TestHoldCountsWhatWaits(t *testing.T) {
 	must(t, l.AddKey(ctx, billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: 900}}))
 	waits := exampleOf("w")
 	waits.Charged, waits.KeyID = 600, "k"
-	must(t, l.spool.keep(waits))
+	must(t, l.spool.keep(waits, true))
 	used := exampleOf("u")
 	used.Cost, used.Billing, used.Group = 70, billing.PaidFromSubscription, "g"
-	must(t, l.spool.keep(used))
+	must(t, l.spool.keep(used, true))
 	subscribed := claim("subscribed", 31)
 	subscribed.Terms = &billing.Terms{Group: "g", Declared: true, Limits: billing.Limits{100}}
 	keyed := claim("keyed", 301)
@@ -152,6 +154,57 @@ func TestAnswerToHoldIsLost(t *testing.T) {
 	wantHeld(t, l, 1)
 	if held := mini.HGet("{n}:key:k", "held"); held != "0" {
 		t.Errorf("Redis has %s set aside of the key, want 0", held)
+	}
+}
+
+// TestAnswerToAClaimAheadIsLost, or comes when the client has left, or Redis hears of
+// the claim after its end: nothing stays set aside.
+func TestAnswerToAClaimAheadIsLost(t *testing.T) {
+	for _, test := range []struct{ left, late bool }{{false, false}, {true, false}, {true, true}} {
+		mini := miniredis.RunT(t)
+		client := connect(t, &redis.Options{Addr: mini.Addr()})
+		l := open(t, client, Options{Namespace: "n", Spool: t.TempDir()})
+		stopLoops(l)
+		declareAlice(t, l)
+		wantMet(t, l, "known", 1)
+		must(t, l.endHolds(t.Context(), []hold{{id: "script", purses: []purseName{userPurse("alice")}}}))
+		var hear func()
+		client.AddHook(pipelineHook(func(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+			return func(ctx context.Context, cmds []redis.Cmder) error {
+				if hear != nil {
+					return next(ctx, cmds)
+				}
+				copied := copyOf(cmds)
+				hear = func() { _ = next(context.Background(), copied) }
+				if !test.late {
+					hear()
+				}
+				return fail(cmds, os.ErrDeadlineExceeded)
+			}
+		}))
+		requested, leave := context.WithCancel(t.Context())
+		defer leave()
+		ctx, ahead := l.HoldAhead(requested, claim("a", 100))
+		if test.left {
+			leave()
+		}
+		redispipe.Exec(context.WithoutCancel(ctx), client, func(pipe redis.Pipeliner) { pipe.Get(ctx, "anything") })
+		if payer, answered, err := ahead(); answered || err != nil {
+			t.Errorf("HoldAhead: %q, %v, %v", payer, answered, err)
+		}
+		if test.late {
+			hear()
+		}
+		if held := mini.HGet("{n}:user:alice", "held"); held != "101" && (test.late || !test.left) {
+			t.Errorf("%+v: Redis has %s set aside, want 101", test, held)
+		}
+		if !test.left && !l.recovered(t.Context()) {
+			t.Fatal("Redis is not taken to be back")
+		}
+		must(t, l.endHolds(t.Context(), l.holds.debts()))
+		wantHeld(t, l, 1)
+		l.Release(t.Context(), "known")
+		wantNothingRemembered(t, l)
 	}
 }
 

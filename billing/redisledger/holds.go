@@ -26,28 +26,34 @@ const (
 // hold is what a claim has set aside.
 type hold struct {
 	id     string
+	number uint64 // tells it from others of the same id
 	amount billing.USD
 	payer  string
 	purses []purseName
 	// settled: the record is in the spool, so it does not count here any more, but
 	// to others.
 	settled bool
-	// asked: since askedAt, it is not known whether the claim is met.
-	asked   bool
-	askedAt time.Time
-	// shared: Redis has it, or had. anew: it was told twice, and may have heard the
-	// second time after it heard of the end.
-	shared, anew bool
+	// asked: Redis is being asked to meet the claim.
+	asked bool
+	// shared: Redis may have it, or have had it; told: it did. anew: it was told twice,
+	// or late, and may have heard of it after it heard of the end.
+	shared, told, anew bool
 }
 
-// member is the hold's name in a purse's holds.
-func (h *hold) member() string { return strconv.FormatInt(int64(h.amount), 10) + " " + h.id }
+// member is the hold's name in a purse's holds. Where Redis is asked twice for the
+// sake of one request, what it hears late of the first is not about the second.
+func (h *hold) member() string {
+	return strconv.FormatInt(int64(h.amount), 10) + " " + h.id + " " + strconv.FormatUint(h.number, 10)
+}
 
 // holds are those of this process.
 type holds struct {
-	mu   sync.Mutex
-	byID map[string]*hold
-	sums map[purseName]billing.USD // of those that count here
+	mu     sync.Mutex
+	byID   map[string]*hold
+	number uint64 // of the last
+	// The sums: of those that count here, those of them of which Redis may not know,
+	// and those that it is being asked for.
+	sums, untold, pending map[purseName]billing.USD
 	// owed have ended, and Redis may not know it.
 	owed []debt
 }
@@ -59,15 +65,30 @@ type debt struct {
 }
 
 func newHolds() *holds {
-	return &holds{byID: make(map[string]*hold), sums: make(map[purseName]billing.USD)}
+	return &holds{
+		byID: make(map[string]*hold), sums: make(map[purseName]billing.USD),
+		untold: make(map[purseName]billing.USD), pending: make(map[purseName]billing.USD),
+	}
+}
+
+// add adds to a sum of each of the purses.
+func add(sums map[purseName]billing.USD, purses []purseName, amount billing.USD) {
+	for _, p := range purses {
+		if sums[p] = sums[p].Plus(amount); sums[p] == 0 {
+			delete(sums, p)
+		}
+	}
 }
 
 // ask notes that a claim is put to Redis.
 func (hs *holds) ask(claim *billing.Claim) *hold {
-	h := &hold{id: claim.ID, amount: claim.Amount, purses: possiblePurses(claim), asked: true, askedAt: time.Now()}
+	h := &hold{id: claim.ID, amount: claim.Amount, purses: possiblePurses(claim), asked: true}
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
+	hs.number++
+	h.number = hs.number
 	hs.byID[h.id] = h
+	add(hs.pending, h.purses, h.amount)
 	return h
 }
 
@@ -90,7 +111,8 @@ func (hs *holds) met(h *hold, payer string, purses []purseName) bool {
 	if hs.byID[h.id] != h {
 		return false
 	}
-	h.shared = true
+	hs.discount(h)
+	h.shared, h.told = true, true
 	hs.keep(h, payer, purses)
 	return true
 }
@@ -103,8 +125,9 @@ func (hs *holds) keep(h *hold, payer string, purses []purseName) {
 		return
 	}
 	hs.byID[h.id] = h
-	for _, p := range purses {
-		hs.sums[p] = hs.sums[p].Plus(h.amount)
+	add(hs.sums, purses, h.amount)
+	if !h.told {
+		add(hs.untold, purses, h.amount)
 	}
 }
 
@@ -142,14 +165,21 @@ func (hs *holds) settle(id string) {
 
 // discount takes a hold from the sums. mu is held.
 func (hs *holds) discount(h *hold) {
-	if h.asked || h.settled {
-		return
+	switch {
+	case h.asked:
+		add(hs.pending, h.purses, -h.amount)
+	case !h.settled:
+		add(hs.sums, h.purses, -h.amount)
+		hs.heard(h)
 	}
-	for _, p := range h.purses {
-		if hs.sums[p] -= h.amount; hs.sums[p] == 0 {
-			delete(hs.sums, p)
-		}
+}
+
+// heard takes a hold from the sums of which Redis may not know. mu is held.
+func (hs *holds) heard(h *hold) {
+	if !h.told && !h.settled {
+		add(hs.untold, h.purses, -h.amount)
 	}
+	h.told = true
 }
 
 // sum is what this process has set aside on a purse.
@@ -159,32 +189,43 @@ func (hs *holds) sum(p purseName) billing.USD {
 	return hs.sums[p]
 }
 
-// all are those of which Redis is to know. Claims that nobody asked about again are
-// forgotten, as they are there.
+// untoldOf is what is set aside here, and Redis may not know, of what meets a claim.
+func (hs *holds) untoldOf(claim *billing.Claim) waits {
+	possible := possiblePurses(claim)
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	return waits{balance: hs.untold[userPurse(claim.User)], subscription: hs.untold[possible[0]], key: hs.untold[possible[1]]}
+}
+
+// all are those of which Redis is to know.
 func (hs *holds) all() []hold {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	all := make([]hold, 0, len(hs.byID))
-	for id, h := range hs.byID {
-		switch {
-		case !h.asked:
+	for _, h := range hs.byID {
+		if !h.asked {
 			all = append(all, *h)
-		case time.Since(h.askedAt) > holdTTL:
-			delete(hs.byID, id)
 		}
 	}
 	return all
 }
 
-// share notes that Redis has the holds, and gives those that have ended.
-func (hs *holds) share(told []hold) (ended []hold) {
+// share notes that Redis has the holds, some of them set aside anew, and gives those
+// of the latter that have ended.
+func (hs *holds) share(told, anew []hold) (ended []hold) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	for _, t := range told {
-		if h := hs.byID[t.id]; h != nil && !h.asked {
-			h.shared, h.anew = true, true
+	for _, t := range anew {
+		if h := hs.byID[t.id]; h != nil && h.number == t.number && !h.asked {
+			h.anew = true
 		} else {
 			ended = append(ended, t)
+		}
+	}
+	for _, t := range told {
+		if h := hs.byID[t.id]; h != nil && h.number == t.number && !h.asked {
+			h.shared = true
+			hs.heard(h)
 		}
 	}
 	return ended
@@ -195,7 +236,7 @@ func (hs *holds) owe(told ...hold) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	for _, t := range told {
-		if h := hs.byID[t.id]; h == nil {
+		if h := hs.byID[t.id]; h == nil || h.number != t.number {
 			hs.owed = append(hs.owed, debt{t, time.Now()})
 		} else if !h.asked {
 			h.shared, h.anew = true, true // or it may be
@@ -231,7 +272,7 @@ func (l *Ledger) renew(ctx context.Context) error {
 		if err != nil {
 			l.holds.owe(batch...)
 		} else {
-			err = l.endHolds(ctx, l.holds.share(anew))
+			err = l.endHolds(ctx, l.holds.share(batch, anew))
 		}
 		errs = append(errs, err)
 	}

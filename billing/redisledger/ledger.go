@@ -33,7 +33,7 @@
 //	                              daily_used, weekly_used, monthly_used
 //	{namespace}:subscriptions:<user>  set of the groups of which he has a subscription or windows
 //	{namespace}:holds:user:… holds:key:… holds:subscription:…
-//	                              sorted set of what held is the sum of: amount and record ID, by when it expires, in milliseconds
+//	                              sorted set of what held is the sum of: amount, record ID and a number, by when it expires, in milliseconds
 //	{namespace}:changes           counts changes of users, keys and subscriptions
 //	{namespace}:changes:last      list of the last 1,000 of them
 //	{namespace}:days              set of the days, UTC, that have records
@@ -107,6 +107,8 @@ type Ledger struct {
 	// down: Redis did not answer a moment ago. complained: the log says so, or
 	// that it refuses records.
 	down, complained atomic.Bool
+	// upSince is when it was last found to answer again, in nanoseconds since 1970.
+	upSince atomic.Int64
 	// renewNow: Redis is to hear of all holds, some of which it may not know.
 	renewNow atomic.Bool
 
@@ -191,7 +193,10 @@ func (l *Ledger) note(ctx context.Context, err error) error {
 	}
 	var reply redis.Error
 	isOf := func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) }
-	if errors.As(err, &reply) && !slices.ContainsFunc(notServing, isOf) {
+	switch {
+	case errors.As(err, &reply) && !slices.ContainsFunc(notServing, isOf):
+		return err
+	case isTimeout(err) && time.Since(time.Unix(0, l.upSince.Load())) < l.timeout: // asked before it was found to answer
 		return err
 	}
 	if !l.down.Swap(true) {
@@ -199,6 +204,11 @@ func (l *Ledger) note(ctx context.Context, err error) error {
 		l.rouse()
 	}
 	return err
+}
+
+func isTimeout(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.As(err, &t) && t.Timeout()
 }
 
 // complain logs the first error of an outage.

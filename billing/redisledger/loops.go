@@ -70,6 +70,7 @@ func (l *Ledger) recovered(ctx context.Context) bool {
 		if err != nil {
 			return false
 		}
+		l.upSince.Store(time.Now().UnixNano())
 		l.down.Store(false)
 		l.renewNow.Store(true)
 	}

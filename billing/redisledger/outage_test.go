@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -187,6 +188,35 @@ func (pipelineHook) DialHook(next redis.DialHook) redis.DialHook          { retu
 func (pipelineHook) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 func (h pipelineHook) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return h(next)
+}
+
+// TestOldTimeoutsTellNothing: many requests wait for Redis when it falls silent, and
+// those that give up once it was found to answer again don't make it down once more.
+func TestOldTimeoutsTellNothing(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
+		l := open(t, client, Options{Namespace: "n", Timeout: time.Second})
+		stopLoops(l)
+		ctx := t.Context()
+		for _, test := range []struct {
+			after  time.Duration
+			err    error
+			isDown bool
+		}{
+			{0, os.ErrDeadlineExceeded, false},
+			{999 * time.Millisecond, context.DeadlineExceeded, false},
+			{time.Second, os.ErrDeadlineExceeded, true},
+			{0, io.EOF, true},
+		} {
+			_ = l.note(ctx, io.EOF)
+			if !l.recovered(ctx) {
+				t.Fatal("Redis is not taken to be back")
+			}
+			time.Sleep(test.after)
+			if err := l.note(ctx, test.err); err != test.err || l.down.Load() != test.isDown {
+				t.Errorf("%v, %v later: down %v", test.err, test.after, l.down.Load())
+			}
+		}
+	})
 }
 
 // loser loses the answers to one pipeline.

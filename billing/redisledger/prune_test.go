@@ -112,7 +112,7 @@ func TestPrune(t *testing.T) {
 	}
 	waiting := exampleOf("waiting")
 	waiting.Time = midnight.Add(-1)
-	must(t, l.spool.keep(waiting))
+	must(t, l.spool.keep(waiting, true))
 	settle(t, l, "new")
 	prune := func(before time.Time, want int) {
 		t.Helper()

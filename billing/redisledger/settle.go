@@ -53,7 +53,7 @@ func (l *Ledger) settle(ctx context.Context, r *billing.Record) error {
 	if l.spool == nil {
 		return fmt.Errorf("%w: not taken by Redis: %w, and there is no spool", billing.ErrUnwritable, err)
 	}
-	if spoolErr := l.spool.keep(r); spoolErr != nil {
+	if spoolErr := l.spool.keep(r, err == errDown); spoolErr != nil {
 		return fmt.Errorf("%w: not taken by Redis: %w; nor by the spool %s: %w", billing.ErrUnwritable, err, l.spool.dir, spoolErr)
 	}
 	l.holds.settle(r.ID)

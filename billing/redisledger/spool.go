@@ -92,15 +92,15 @@ func newSpool(options Options, c *cache) *spool {
 	return &spool{dir: dir, sync: options.Sync, log: options.Logger, cache: c}
 }
 
-// keep returns once the record is safe.
-func (s *spool) keep(r *billing.Record) error {
+// keep returns once the record is safe; isSure tells that Redis has not got it.
+func (s *spool) keep(r *billing.Record, isSure bool) error {
 	buffer := frames.Get().(*[]byte)
 	defer frames.Put(buffer)
 	var err error
 	if *buffer, err = journal.AppendFrame((*buffer)[:0], r); err != nil {
 		return err
 	}
-	position, err := s.append(r, *buffer)
+	position, err := s.append(r, *buffer, isSure)
 	if err == nil && s.sync {
 		err = position.Sync()
 	}
@@ -149,7 +149,7 @@ func (s *spool) tried(err error) {
 	s.failure, s.failedAt = err, time.Now()
 }
 
-func (s *spool) append(r *billing.Record, frame []byte) (journal.Position, error) {
+func (s *spool) append(r *billing.Record, frame []byte, isSure bool) (journal.Position, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.open(); err != nil {
@@ -157,7 +157,7 @@ func (s *spool) append(r *billing.Record, frame []byte) (journal.Position, error
 	}
 	position, err := s.own.journal.Current.Append(frame)
 	if err == nil {
-		s.cache.wait(r)
+		s.cache.wait(r, isSure)
 	}
 	return position, err
 }
@@ -262,7 +262,7 @@ func (s *spool) openDirectory(path string) (_ *directory, err error) {
 func (s *spool) load(d *directory) error {
 	records, cut := 0, int64(0)
 	for _, f := range []*journal.File{d.journal.Current, d.journal.Other} {
-		n, rest, err := walk(f, s.cache.wait)
+		n, rest, err := walk(f, func(r *billing.Record) { s.cache.wait(r, false) })
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", d.path, err)
 		}

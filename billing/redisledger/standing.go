@@ -40,13 +40,20 @@ type limitedKey struct {
 	limits billing.Limits
 }
 
-// waits are what records in the spool will take, where Redis does not know it.
+// waits are what records in the spool will take, and what is set aside here, where
+// Redis may not know it.
 type waits struct{ balance, key, subscription billing.USD }
 
-// lessen takes off what waits, as if it were set aside where it is not known which
-// window it is of.
+func (w *waits) add(other waits) {
+	w.balance = w.balance.Plus(other.balance)
+	w.key = w.key.Plus(other.key)
+	w.subscription = w.subscription.Plus(other.subscription)
+}
+
+// lessen takes off what waits, as if it were set aside: Redis may have it, so that it
+// counts twice until that is known.
 func (s *standing) lessen(w waits) {
-	s.user.Amount = s.user.Amount.Plus(-w.balance)
+	s.user.Held = s.user.Held.Plus(w.balance)
 	s.subscription.held = s.subscription.held.Plus(w.subscription)
 	if s.key != nil {
 		s.key.held = s.key.held.Plus(w.key)

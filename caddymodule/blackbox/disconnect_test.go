@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -122,13 +123,32 @@ func TestClientThatLeavesTheLine(t *testing.T) {
 		sticky_max_waiting 1
 	}`)
 	release := g.hold("claude-sonnet-5-5")
-	for range 5 { // each gives its place in the line back
+	inLine := func() bool { // or refused, until the gateway has noticed that the one before left
 		ctx, leave := context.WithTimeout(context.Background(), 50*time.Millisecond)
-		g.leaving(ctx, asking("claude-sonnet-5-5", false))
-		leave()
+		defer leave()
+		response, err := g.http.Do(g.request(ctx, call{body: asking("claude-sonnet-5-5", false)}))
+		if err == nil {
+			response.Body.Close()
+		}
+		return err != nil
+	}
+	for range 5 { // each gives its place in the line back
+		for tries := 0; !inLine(); tries++ {
+			if tries == 100 {
+				t.Fatal("there is no place in line")
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 	}
 	next := make(chan answer)
-	go func() { next <- g.say("claude-sonnet-5-5", false) }()
+	go func() {
+		a := g.say("claude-sonnet-5-5", false)
+		for tries := 0; a.status == http.StatusTooManyRequests && tries < 100; tries++ {
+			time.Sleep(10 * time.Millisecond)
+			a = g.say("claude-sonnet-5-5", false)
+		}
+		next <- a
+	}()
 	time.Sleep(50 * time.Millisecond)
 	release()
 	if a := <-next; a.status != 200 {

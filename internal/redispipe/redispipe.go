@@ -17,10 +17,14 @@ import (
 // nothing that could be refused.
 type Guard struct{ Key, Field string }
 
-// rider is what waits for a pipeline to take it along.
-type rider struct {
+// Rider adds its commands to a pipeline. What it returns, if anything, is called when
+// they have their results, before Exec returns.
+type Rider func(pipe redis.Pipeliner, guard Guard) (answered func())
+
+// riders are what waits for a pipeline to take it along.
+type riders struct {
 	mu    sync.Mutex
-	queue []func(redis.Pipeliner, Guard)
+	queue []Rider
 }
 
 type (
@@ -28,14 +32,13 @@ type (
 	guardKey struct{}
 )
 
-// WithRider returns a context under which the next Exec takes the commands along
-// that queue adds to its pipeline. The commands have their results once Exec
-// has returned; those that nothing took along never have one, so whoever needs
-// them asks again.
-func WithRider(ctx context.Context, queue func(redis.Pipeliner, Guard)) context.Context {
-	r := &rider{queue: []func(redis.Pipeliner, Guard){queue}}
-	if outer, ok := ctx.Value(riderKey{}).(*rider); ok {
-		r.queue = append(outer.take(), queue)
+// WithRider returns a context under which the next Exec takes a rider along. The
+// commands of one that nothing took along never have results, so whoever needs them
+// asks again.
+func WithRider(ctx context.Context, rider Rider) context.Context {
+	r := &riders{queue: []Rider{rider}}
+	if outer, ok := ctx.Value(riderKey{}).(*riders); ok {
+		r.queue = append(outer.take(), rider)
 	}
 	return context.WithValue(ctx, riderKey{}, r)
 }
@@ -51,17 +54,23 @@ func WithGuard(ctx context.Context, guard Guard) context.Context {
 func Exec(ctx context.Context, client redis.UniversalClient, queue func(redis.Pipeliner)) {
 	pipe := client.Pipeline()
 	queue(pipe)
-	if r, ok := ctx.Value(riderKey{}).(*rider); ok {
+	var answered []func()
+	if r, ok := ctx.Value(riderKey{}).(*riders); ok {
 		guard, _ := ctx.Value(guardKey{}).(Guard)
 		for _, add := range r.take() {
-			add(pipe, guard)
+			if f := add(pipe, guard); f != nil {
+				answered = append(answered, f)
+			}
 		}
 	}
 	_, _ = pipe.Exec(ctx) // the first error of those that the commands have
+	for _, f := range answered {
+		f()
+	}
 }
 
 // take returns the riders that no pipeline has taken yet.
-func (r *rider) take() []func(redis.Pipeliner, Guard) {
+func (r *riders) take() []Rider {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	taken := r.queue

@@ -15,9 +15,15 @@ func TestRiders(t *testing.T) {
 	defer client.Close()
 	ctx := context.Background()
 	var guards []Guard
-	rider := func(pipe redis.Pipeliner, guard Guard) {
-		pipe.RPush(ctx, "order", "rider")
+	answered := 0
+	rider := func(pipe redis.Pipeliner, guard Guard) func() {
+		cmd := pipe.RPush(ctx, "order", "rider")
 		guards = append(guards, guard)
+		return func() {
+			if cmd.Val() > 0 {
+				answered++
+			}
+		}
 	}
 	carrying := WithRider(WithRider(ctx, rider), rider)
 	guarded := WithGuard(carrying, Guard{"hash", "field"})
@@ -27,6 +33,9 @@ func TestRiders(t *testing.T) {
 	Exec(WithRider(ctx, rider), client, first)
 	if want := []Guard{{"hash", "field"}, {"hash", "field"}, {}}; !slices.Equal(guards, want) {
 		t.Errorf("guards %v, want %v", guards, want)
+	}
+	if answered != 3 {
+		t.Errorf("%d riders were told of their answers", answered)
 	}
 	want := []string{"first", "rider", "rider", "first", "first", "rider"}
 	if order := client.LRange(ctx, "order", 0, -1).Val(); !slices.Equal(order, want) {
@@ -41,7 +50,10 @@ func TestRunTeachesTheScript(t *testing.T) {
 	defer client.Close()
 	script := redis.NewScript("return redis.call('INCR', KEYS[1])")
 	ridden := 0
-	ctx := WithRider(context.Background(), func(pipe redis.Pipeliner, _ Guard) { ridden++ })
+	ctx := WithRider(context.Background(), func(redis.Pipeliner, Guard) func() {
+		ridden++
+		return nil
+	})
 	for i := int64(1); i <= 2; i++ {
 		if got, err := Run(ctx, client, script, []string{"n"}); err != nil || got != i {
 			t.Errorf("run %d: %v, %v", i, got, err)

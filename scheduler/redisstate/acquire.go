@@ -249,8 +249,9 @@ func (s *State) ReleaseAlong(ctx context.Context, leases ...string) (context.Con
 	s.gate.RUnlock()
 	var cmd *redis.Cmd
 	if local == nil {
-		ctx = redispipe.WithRider(ctx, func(pipe redis.Pipeliner, _ redispipe.Guard) {
+		ctx = redispipe.WithRider(ctx, func(pipe redis.Pipeliner, _ redispipe.Guard) func() {
 			cmd = releaseScript.EvalSha(ctx, pipe, s.keys, s.args(anys(leases))...)
+			return nil
 		})
 	}
 	return ctx, func() {

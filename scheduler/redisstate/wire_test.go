@@ -205,8 +205,9 @@ func TestRidersOfAnAsk(t *testing.T) {
 		var first string
 		for _, want := range []bool{true, false} {
 			var guarded *redis.BoolCmd
-			carrying := redispipe.WithRider(context.Background(), func(pipe redis.Pipeliner, guard redispipe.Guard) {
+			carrying := redispipe.WithRider(context.Background(), func(pipe redis.Pipeliner, guard redispipe.Guard) func() {
 				guarded = pipe.HExists(context.Background(), guard.Key, guard.Field)
+				return nil
 			})
 			asked := ask(user)
 			got, err := a.Acquire(carrying, asked)
@@ -222,10 +223,11 @@ func TestRidersOfAnAsk(t *testing.T) {
 				a.release(asked.Lease)
 			}
 		}
-		carrying := redispipe.WithRider(context.Background(), func(pipe redis.Pipeliner, guard redispipe.Guard) {
+		carrying := redispipe.WithRider(context.Background(), func(pipe redis.Pipeliner, guard redispipe.Guard) func() {
 			if guard != (redispipe.Guard{}) {
 				t.Errorf("a release has the guard %+v", guard)
 			}
+			return nil
 		})
 		if err := a.Release(carrying, first); err != nil {
 			t.Error(err)

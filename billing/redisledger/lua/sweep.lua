@@ -1,5 +1,5 @@
 -- A purse is what money is set aside on: a hash, whose field held is the sum, and a
--- sorted set of the holds: amount and id, by when they expire, in milliseconds.
+-- sorted set of the holds: amount, id and number, by when they expire, in milliseconds.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
