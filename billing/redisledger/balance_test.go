@@ -94,15 +94,15 @@ func TestRoundTrips(t *testing.T) {
 		wantHeld(t, l, billing.USD(100*(i+1)))
 		trips.want(t, "Balance", 1)
 	}
-	ctx, ahead := l.HoldAhead(t.Context(), claim("alone", 100))
-	if _, answered, err := ahead(); answered || err != nil {
+	_, alone := l.HoldAhead(t.Context(), claim("alone", 100))
+	if _, answered, err := alone(); answered || err != nil {
 		t.Errorf("HoldAhead, not taken along: %v, %v", answered, err)
 	}
 	trips.want(t, "HoldAhead that nobody took along", 0)
 
 	stranger := claim("stranger", 1)
 	stranger.User = "bob"
-	ctx, ahead = l.HoldAhead(t.Context(), stranger)
+	ctx, ahead := l.HoldAhead(t.Context(), stranger)
 	redispipe.Exec(ctx, client, func(pipe redis.Pipeliner) { pipe.Get(ctx, "anything") })
 	if _, answered, err := ahead(); !answered || !errors.Is(err, billing.ErrUnknownUser) {
 		t.Errorf("HoldAhead: %v, %v, want ErrUnknownUser", answered, err)
