@@ -16,17 +16,18 @@ type cache struct {
 	// subscriptions, and keys that have limits, are as Redis told last, and what was
 	// settled here since.
 	subscriptions map[purseName]*subscription
-	keys          map[string]*limitedKey
+	keys          map[purseName]*limitedKey
 	location      *time.Location
-	// clock counts what Redis has told.
+	// clock counts what Redis has told, and what was counted in windows.
 	clock question
 	// waiting are the spooled records, by a hash of their ids: an outage may leave
 	// millions. Two of one hash would make Balance forget a charge until Redis has
 	// both. true: Redis may have it already.
 	waiting map[uint64]bool
 	seed    maphash.Seed
-	// spent is what they take from the windows of subscriptions and keys.
-	spent map[purseName]billing.USD
+	// spent is what they take from the windows of subscriptions and keys; missing is
+	// of those that are not counted there, or may be counted twice if they were.
+	spent, missing map[purseName]billing.USD
 }
 
 // user is what is known of one.
@@ -43,9 +44,9 @@ type question uint64
 
 func newCache(location *time.Location) *cache {
 	return &cache{
-		users: make(map[string]*user), subscriptions: make(map[purseName]*subscription), keys: make(map[string]*limitedKey),
+		users: make(map[string]*user), subscriptions: make(map[purseName]*subscription), keys: make(map[purseName]*limitedKey),
 		location: location, waiting: make(map[uint64]bool), seed: maphash.MakeSeed(),
-		spent: make(map[purseName]billing.USD),
+		spent: make(map[purseName]billing.USD), missing: make(map[purseName]billing.USD),
 	}
 }
 
@@ -69,8 +70,10 @@ func (c *cache) learn(name string, asked question, now told) billing.Balance {
 func (c *cache) learnSettled(r *billing.Record, asked question, now told, isNew bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if waited := c.forget(r); isNew && !waited {
-		c.count(r)
+	if waited := c.forget(r, isNew); isNew && !waited {
+		for _, p := range windowed(r) {
+			c.count(p, r)
+		}
 	}
 	c.take(r.User, asked, now)
 }
@@ -124,21 +127,39 @@ func (c *cache) learnStanding(claim *billing.Claim, asked question, s *standing)
 	defer c.mu.Unlock()
 	c.take(claim.User, asked, s.user)
 	if claim.Terms != nil {
-		known := s.subscription
-		c.subscriptions[subscriptionPurse(claim.User, claim.Terms.Group)] = &known
+		now, p := s.subscription, subscriptionPurse(claim.User, claim.Terms.Group)
+		if last := c.subscriptions[p]; last != nil && last.isNewer(asked, &now.windows) {
+			now.purse = last.purse
+		} else {
+			c.miss(p, c.spent[p])
+		}
+		c.subscriptions[p] = &now
 	}
-	switch {
-	case s.key != nil:
-		known := *s.key
-		c.keys[claim.KeyID] = &known
-	case c.keys[claim.KeyID] != nil:
-		delete(c.keys, claim.KeyID)
+	p := keyPurse(claim.KeyID)
+	if s.key == nil {
+		delete(c.keys, p)
+		return
+	}
+	now := *s.key
+	if last := c.keys[p]; last != nil && last.isNewer(asked, &now.windows) {
+		now.purse = last.purse
+	} else {
+		c.miss(p, c.spent[p])
+	}
+	c.keys[p] = &now
+}
+
+// miss sets how much of what waits is not counted in a purse's windows. mu is held.
+func (c *cache) miss(p purseName, amount billing.USD) {
+	if amount > 0 {
+		c.missing[p] = amount
+	} else {
+		delete(c.missing, p)
 	}
 }
 
-// standing is what is known of those who are to meet a claim. What is held of the
-// user's balance is what may have been taken from it already. isKnown is false if the
-// claim can't be judged.
+// standing is what is known of those who are to meet a claim. What is held is what may
+// have been taken already. isKnown is false if the claim can't be judged.
 func (c *cache) standing(claim *billing.Claim) (s standing, isKnown bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -148,16 +169,20 @@ func (c *cache) standing(claim *billing.Claim) (s standing, isKnown bool) {
 	}
 	s.user.Balance = u.balance()
 	s.user.Amount, s.user.Held = s.user.Amount.Plus(u.unsure), u.unsure
-	if k := c.keys[claim.KeyID]; k != nil {
+	p := keyPurse(claim.KeyID)
+	if k := c.keys[p]; k != nil {
 		known := *k
+		known.held = c.missing[p]
 		s.key = &known
 	}
 	if claim.Terms != nil {
-		known := c.subscriptions[subscriptionPurse(claim.User, claim.Terms.Group)]
-		if known == nil {
-			return s, claim.Terms.Declared
+		p := subscriptionPurse(claim.User, claim.Terms.Group)
+		known := c.subscriptions[p]
+		if known != nil {
+			s.subscription = *known
 		}
-		s.subscription = *known
+		s.subscription.held = c.missing[p]
+		return s, known != nil || claim.Terms.Declared
 	}
 	return s, true
 }
@@ -173,16 +198,31 @@ func (c *cache) subscription(user, group string) (s subscription, known bool) {
 	return *last, true
 }
 
-// count adds what the record spent to the windows that are known. mu is held.
-func (c *cache) count(r *billing.Record) {
+// windowed are the purses of whose windows a record takes.
+func windowed(r *billing.Record) (purses []purseName) {
 	if r.Billing == billing.PaidFromSubscription {
-		if s := c.subscriptions[subscriptionPurse(r.User, r.Group)]; s != nil {
-			s.windows.Add(r.Time, r.Spent(), c.location)
-		}
+		purses = append(purses, subscriptionPurse(r.User, r.Group))
 	}
-	if k := c.keys[r.KeyID]; k != nil {
-		k.windows.Add(r.Time, r.Spent(), c.location)
+	if r.KeyID != "" {
+		purses = append(purses, keyPurse(r.KeyID))
 	}
+	return purses
+}
+
+// count adds what the record spent to a purse's windows, if they are known. mu is
+// held.
+func (c *cache) count(p purseName, r *billing.Record) {
+	var known *purse
+	if s := c.subscriptions[p]; s != nil {
+		known = &s.purse
+	} else if k := c.keys[p]; k != nil {
+		known = &k.purse
+	} else {
+		return
+	}
+	c.clock++
+	known.windows.Add(r.Time, r.Spent(), c.location)
+	known.countedAt = c.clock
 }
 
 // wait takes note of a record that is in the spool; isSure tells that Redis has not
@@ -195,7 +235,6 @@ func (c *cache) wait(r *billing.Record, isSure bool) {
 		return
 	}
 	c.waiting[id] = !isSure
-	c.count(r)
 	if r.Billing == billing.PaidFromBalance {
 		u := c.user(r.User)
 		u.waiting = u.waiting.Plus(r.Charged)
@@ -203,7 +242,14 @@ func (c *cache) wait(r *billing.Record, isSure bool) {
 			u.unsure = u.unsure.Plus(r.Charged)
 		}
 	}
-	c.spend(r, r.Spent())
+	for _, p := range windowed(r) {
+		c.spent[p] = c.spent[p].Plus(r.Spent())
+		if isSure {
+			c.count(p, r)
+		} else {
+			c.miss(p, c.missing[p].Plus(r.Spent()))
+		}
+	}
 }
 
 // doubt takes note that Redis is told of a record that waits, so that it may have it.
@@ -218,21 +264,6 @@ func (c *cache) doubt(r *billing.Record) {
 	if r.Billing == billing.PaidFromBalance {
 		u := c.user(r.User)
 		u.unsure = u.unsure.Plus(r.Charged)
-	}
-}
-
-// spend adds to what waiting records take from windows. mu is held.
-func (c *cache) spend(r *billing.Record, amount billing.USD) {
-	add := func(p purseName) {
-		if c.spent[p] = c.spent[p].Plus(amount); c.spent[p] == 0 {
-			delete(c.spent, p)
-		}
-	}
-	if r.Billing == billing.PaidFromSubscription {
-		add(subscriptionPurse(r.User, r.Group))
-	}
-	if r.KeyID != "" {
-		add(keyPurse(r.KeyID))
 	}
 }
 
@@ -257,10 +288,12 @@ func (c *cache) waits(claim *billing.Claim) (w waits) {
 func (c *cache) arrived(r *billing.Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.forget(r)
+	c.forget(r, false)
 }
 
-func (c *cache) forget(r *billing.Record) (waited bool) {
+// forget takes note that a record waits no more; isNew tells that Redis had it not
+// before. Otherwise, whether the windows have it is known when Redis tells them again.
+func (c *cache) forget(r *billing.Record, isNew bool) (waited bool) {
 	id := maphash.String(c.seed, r.ID)
 	unsure, waited := c.waiting[id]
 	if !waited {
@@ -274,7 +307,15 @@ func (c *cache) forget(r *billing.Record) (waited bool) {
 			u.unsure = u.unsure.Plus(-r.Charged)
 		}
 	}
-	c.spend(r, -r.Spent())
+	for _, p := range windowed(r) {
+		if missing := c.missing[p]; missing > 0 && isNew { // they leave in the order in which they came
+			c.count(p, r)
+			c.miss(p, missing.Plus(-r.Spent()))
+		}
+		if c.spent[p] = c.spent[p].Plus(-r.Spent()); c.spent[p] == 0 {
+			delete(c.spent, p)
+		}
+	}
 	return true
 }
 

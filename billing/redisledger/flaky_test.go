@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -85,13 +86,18 @@ func (f *flaky) heal() {
 type promises struct {
 	promised, charged atomic.Int64
 	most              int64
+	terms             *billing.Terms // nil: the balance pays
 }
 
 // try is one request: it asks for money, and gives it back or settles it.
 func (p *promises) try(t *testing.T, l *Ledger, random *rand.Rand, id string, between func()) {
 	ctx := context.Background()
 	c := claim(id, billing.USD(1+random.IntN(40)))
-	c.KeyID = "k"
+	c.KeyID, c.Terms = "k", p.terms
+	pays := billing.PaidFromBalance
+	if c.Terms != nil {
+		pays = billing.PaidFromSubscription
+	}
 	var payer string
 	var err error
 	answered := false
@@ -112,7 +118,7 @@ func (p *promises) try(t *testing.T, l *Ledger, random *rand.Rand, id string, be
 			t.Errorf("%s was refused %s for good: %v; %d of %d are charged", id, c.Least, err, p.charged.Load(), p.most)
 		}
 		return
-	case err != nil || payer != billing.PaidFromBalance:
+	case err != nil || payer != pays:
 		t.Errorf("%s: %q, %v", id, payer, err)
 		return
 	}
@@ -127,9 +133,12 @@ func (p *promises) try(t *testing.T, l *Ledger, random *rand.Rand, id string, be
 	}
 	r := exampleOf(id)
 	r.Charged, r.KeyID = billing.USD(random.Int64N(int64(c.Amount)+1)), "k"
-	r.Cost = r.Charged
 	if random.IntN(3) > 0 { // most cost little
-		r.Charged, r.Cost = 0, 0
+		r.Charged = 0
+	}
+	r.Cost = r.Charged
+	if r.Billing = pays; c.Terms != nil {
+		r.Group = c.Terms.Group
 	}
 	p.charged.Add(int64(r.Charged))
 	p.promised.Add(int64(r.Charged - c.Amount)) // what is charged stays spent
@@ -142,19 +151,34 @@ func (p *promises) try(t *testing.T, l *Ledger, random *rand.Rand, id string, be
 // claim is refused for good only if there is not enough, whatever happens later. In
 // the end, nothing is set aside any more.
 func TestNothingIsPromisedTwice(t *testing.T) {
-	for _, workers := range []int{1, 8} {
-		for n := range 15 {
+	const most, plenty = 300, 1_000_000
+	for _, bound := range []string{"balance", "key", "subscription"} {
+		for n := range 20 {
+			workers := []int{1, 8}[n%2]
 			seed := rand.Uint64()
-			t.Run(fmt.Sprintf("%d at once, %d", workers, n), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s, %d at once, %d", bound, workers, n), func(t *testing.T) {
+				p := &promises{most: most}
+				balance, limit := billing.USD(plenty), billing.USD(plenty)
+				switch bound {
+				case "balance":
+					balance = most
+				case "key":
+					limit = most
+				case "subscription":
+					p.terms = &billing.Terms{Group: "g", Declared: true, Limits: billing.Limits{billing.Weekly: most}}
+				}
 				mini := miniredis.RunT(t)
 				client := connect(t, &redis.Options{Addr: mini.Addr()})
 				l := open(t, client, Options{Namespace: "n", Spool: t.TempDir()})
 				stopLoops(l)
 				ctx := context.Background()
-				p := &promises{most: 300}
-				must(t, l.Declare(ctx, []billing.User{{Name: "alice", Balance: 300}}))
-				must(t, l.AddKey(ctx, billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: 300}}))
-				wantMet(t, l, "known", 0)
+				must(t, l.Declare(ctx, []billing.User{{Name: "alice", Balance: balance}}))
+				must(t, l.AddKey(ctx, billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: limit}}))
+				known := claim("known", 0)
+				known.KeyID, known.Terms = "k", p.terms
+				if _, err := l.Hold(ctx, known); err != nil {
+					t.Fatal(err)
+				}
 				faults := &flaky{random: rand.New(rand.NewPCG(seed, 0))}
 				client.AddHook(pipelineHook(faults.hook))
 				var tending sync.Mutex
@@ -203,11 +227,17 @@ func TestNothingIsPromisedTwice(t *testing.T) {
 				must(t, l.endHolds(ctx, l.holds.debts()))
 				wantHeld(t, l, 0)
 				wantNothingRemembered(t, l)
-				if b, err := l.Balance(ctx, "alice"); err != nil || int64(b.Amount) != p.most-p.charged.Load() {
-					t.Errorf("%s is left, %v; %d of %d were charged", b.Amount, err, p.charged.Load(), p.most)
+				spent := billing.USD(p.charged.Load())
+				if b, err := l.Balance(ctx, "alice"); err != nil || p.terms == nil && b.Amount != balance-spent {
+					t.Errorf("%s is left, %v; %s were charged of %s", b.Amount, err, spent, balance)
 				}
-				if held := mini.HGet("{n}:key:k", "held"); held != "0" && held != "" {
-					t.Errorf("%s is set aside of the key", held)
+				for _, purse := range []string{"key:k", "subscription:5:alice:g"} {
+					if held := mini.HGet("{n}:"+purse, "held"); held != "0" && held != "" {
+						t.Errorf("%s is set aside on %s", held, purse)
+					}
+				}
+				if used := mini.HGet("{n}:key:k", "daily_used"); used != strconv.FormatInt(int64(spent), 10) {
+					t.Errorf("%s is used of the key, %s were charged", used, spent)
 				}
 				if t.Failed() {
 					t.Logf("seed %d", seed)

@@ -194,7 +194,7 @@ func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, aske
 	if answer[0] == "held" {
 		payer, _ := answer[1].(string)
 		if purses := s.purses(c, payer); !l.holds.met(h, payer, purses) {
-			_ = l.endHolds(context.WithoutCancel(ctx), []hold{{id: c.ID, amount: c.Amount, purses: purses}})
+			_ = l.endHolds(context.WithoutCancel(ctx), []hold{{id: c.ID, number: h.number, amount: c.Amount, purses: purses}})
 		}
 		return payer, nil
 	}
@@ -271,9 +271,9 @@ func (hs *holds) meetHere(c *billing.Claim, known *cache, asked *hold) (payer st
 	possible := possiblePurses(c)
 	held := func(p purseName) billing.USD { return hs.sums[p].Plus(hs.pending[p]) }
 	s.user.Held = s.user.Held.Plus(held(userPurse(c.User)))
-	s.subscription.held = held(possible[0])
+	s.subscription.held = s.subscription.held.Plus(held(possible[0]))
 	if s.key != nil {
-		s.key.held = held(possible[1])
+		s.key.held = s.key.held.Plus(held(possible[1]))
 	}
 	payer, refusal = s.judge(c)
 	if refusal == nil {

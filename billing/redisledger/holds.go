@@ -87,6 +87,9 @@ func (hs *holds) ask(claim *billing.Claim) *hold {
 	defer hs.mu.Unlock()
 	hs.number++
 	h.number = hs.number
+	if before := hs.byID[h.id]; before != nil { // two ask for one request
+		hs.discount(before)
+	}
 	hs.byID[h.id] = h
 	add(hs.pending, h.purses, h.amount)
 	return h

@@ -10,6 +10,29 @@ import (
 	"github.com/sub2api/caddy-sub2api/internal/redispipe"
 )
 
+// TestClaimIsGivenUpWhileRedisIsAsked: what Redis meets then is given back at once.
+func TestClaimIsGivenUpWhileRedisIsAsked(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := connect(t, &redis.Options{Addr: mini.Addr()})
+	l := open(t, client, Options{Namespace: "n"})
+	stopLoops(l)
+	declareAlice(t, l)
+	wantMet(t, l, "a", 1)
+	l.Release(t.Context(), "a")
+	givenUp := false
+	client.AddHook(silencer(func(ctx context.Context) error {
+		if !givenUp {
+			givenUp = true
+			l.Release(ctx, "a")
+		}
+		return nil
+	}))
+	wantMet(t, l, "a", 100)
+	wantHeld(t, l, 0)
+	must(t, l.endHolds(t.Context(), l.holds.debts()))
+	wantNothingRemembered(t, l)
+}
+
 // TestSpoolDrainsWhileRedisIsAsked: a claim that Redis refuses for the sake of
 // records which have left the spool meanwhile is put to it again.
 func TestSpoolDrainsWhileRedisIsAsked(t *testing.T) {

@@ -24,6 +24,22 @@ type told struct {
 type purse struct {
 	held    billing.USD
 	windows billing.Windows
+	// countedAt is when something was counted in the windows here, by cache.clock.
+	countedAt question
+}
+
+// isNewer tells whether windows that Redis told when it was asked at a moment lack
+// something that has been counted since.
+func (p *purse) isNewer(asked question, told *billing.Windows) bool {
+	if asked >= p.countedAt {
+		return false
+	}
+	for s, w := range p.windows {
+		if now := told[s]; w.Start.After(now.Start) || w.Start.Equal(now.Start) && w.Used > now.Used {
+			return true
+		}
+	}
+	return false
 }
 
 // subscription is one that the ledger has, or the purse of one that a config
