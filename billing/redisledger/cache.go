@@ -22,12 +22,18 @@ type cache struct {
 	clock question
 	// waiting are the spooled records, by a hash of their ids: an outage may leave
 	// millions. Two of one hash would make Balance forget a charge until Redis has
-	// both. true: Redis may have it already.
-	waiting map[uint64]bool
+	// both.
+	waiting map[uint64]spooled
 	seed    maphash.Seed
 	// spent is what they take from the windows of subscriptions and keys; missing is
 	// of those that are not counted there, or may be counted twice if they were.
 	spent, missing map[purseName]billing.USD
+}
+
+// spooled is a record that waits.
+type spooled struct {
+	unsure    bool     // Redis may have it already
+	countedAt question // when it was counted in the windows that were known, 0: never
 }
 
 // user is what is known of one.
@@ -45,7 +51,7 @@ type question uint64
 func newCache(location *time.Location) *cache {
 	return &cache{
 		users: make(map[string]*user), subscriptions: make(map[purseName]*subscription), keys: make(map[purseName]*limitedKey),
-		location: location, waiting: make(map[uint64]bool), seed: maphash.MakeSeed(),
+		location: location, waiting: make(map[uint64]spooled), seed: maphash.MakeSeed(),
 		spent: make(map[purseName]billing.USD), missing: make(map[purseName]billing.USD),
 	}
 }
@@ -128,11 +134,7 @@ func (c *cache) learnStanding(claim *billing.Claim, asked question, s *standing)
 	c.take(claim.User, asked, s.user)
 	if claim.Terms != nil {
 		now, p := s.subscription, subscriptionPurse(claim.User, claim.Terms.Group)
-		if last := c.subscriptions[p]; last != nil && last.isNewer(asked, &now.windows) {
-			now.purse = last.purse
-		} else {
-			c.miss(p, c.spent[p])
-		}
+		c.takePurse(p, asked, &now.purse)
 		c.subscriptions[p] = &now
 	}
 	p := keyPurse(claim.KeyID)
@@ -141,12 +143,21 @@ func (c *cache) learnStanding(claim *billing.Claim, asked question, s *standing)
 		return
 	}
 	now := *s.key
-	if last := c.keys[p]; last != nil && last.isNewer(asked, &now.windows) {
-		now.purse = last.purse
-	} else {
-		c.miss(p, c.spent[p])
-	}
+	c.takePurse(p, asked, &now.purse)
 	c.keys[p] = &now
+}
+
+// takePurse makes what Redis told of windows what is known of them: that, or what is
+// known to be newer. Of answers that overtook each other one may be taken that lacks a
+// record; the next mends that. mu is held.
+func (c *cache) takePurse(p purseName, asked question, now *purse) {
+	if last := c.purse(p); last != nil && last.isNewer(asked, &now.windows) {
+		*now = *last
+		return
+	}
+	c.clock++
+	now.toldAt = c.clock
+	c.miss(p, c.spent[p])
 }
 
 // miss sets how much of what waits is not counted in a purse's windows. mu is held.
@@ -212,17 +223,22 @@ func windowed(r *billing.Record) (purses []purseName) {
 // count adds what the record spent to a purse's windows, if they are known. mu is
 // held.
 func (c *cache) count(p purseName, r *billing.Record) {
-	var known *purse
-	if s := c.subscriptions[p]; s != nil {
-		known = &s.purse
-	} else if k := c.keys[p]; k != nil {
-		known = &k.purse
-	} else {
-		return
+	if known := c.purse(p); known != nil {
+		c.clock++
+		known.windows.Add(r.Time, r.Spent(), c.location)
+		known.countedAt = c.clock
 	}
-	c.clock++
-	known.windows.Add(r.Time, r.Spent(), c.location)
-	known.countedAt = c.clock
+}
+
+// purse is what is known of one that has windows; nil for nothing. mu is held.
+func (c *cache) purse(p purseName) *purse {
+	if s := c.subscriptions[p]; s != nil {
+		return &s.purse
+	}
+	if k := c.keys[p]; k != nil {
+		return &k.purse
+	}
+	return nil
 }
 
 // wait takes note of a record that is in the spool; isSure tells that Redis has not
@@ -234,7 +250,12 @@ func (c *cache) wait(r *billing.Record, isSure bool) {
 	if _, twice := c.waiting[id]; twice {
 		return
 	}
-	c.waiting[id] = !isSure
+	record := spooled{unsure: !isSure}
+	if isSure {
+		c.clock++
+		record.countedAt = c.clock
+	}
+	c.waiting[id] = record
 	if r.Billing == billing.PaidFromBalance {
 		u := c.user(r.User)
 		u.waiting = u.waiting.Plus(r.Charged)
@@ -257,10 +278,12 @@ func (c *cache) doubt(r *billing.Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	id := maphash.String(c.seed, r.ID)
-	if unsure, waiting := c.waiting[id]; !waiting || unsure {
+	record, waiting := c.waiting[id]
+	if !waiting || record.unsure {
 		return
 	}
-	c.waiting[id] = true
+	record.unsure = true
+	c.waiting[id] = record
 	if r.Billing == billing.PaidFromBalance {
 		u := c.user(r.User)
 		u.unsure = u.unsure.Plus(r.Charged)
@@ -295,7 +318,7 @@ func (c *cache) arrived(r *billing.Record) {
 // before. Otherwise, whether the windows have it is known when Redis tells them again.
 func (c *cache) forget(r *billing.Record, isNew bool) (waited bool) {
 	id := maphash.String(c.seed, r.ID)
-	unsure, waited := c.waiting[id]
+	record, waited := c.waiting[id]
 	if !waited {
 		return false
 	}
@@ -303,14 +326,14 @@ func (c *cache) forget(r *billing.Record, isNew bool) (waited bool) {
 	if r.Billing == billing.PaidFromBalance {
 		u := c.user(r.User)
 		u.waiting = u.waiting.Plus(-r.Charged)
-		if unsure {
+		if record.unsure {
 			u.unsure = u.unsure.Plus(-r.Charged)
 		}
 	}
 	for _, p := range windowed(r) {
-		if missing := c.missing[p]; missing > 0 && isNew { // they leave in the order in which they came
+		if known := c.purse(p); isNew && known != nil && record.countedAt <= known.toldAt {
 			c.count(p, r)
-			c.miss(p, missing.Plus(-r.Spent()))
+			c.miss(p, c.missing[p].Plus(-r.Spent()))
 		}
 		if c.spent[p] = c.spent[p].Plus(-r.Spent()); c.spent[p] == 0 {
 			delete(c.spent, p)

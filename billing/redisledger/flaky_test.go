@@ -149,12 +149,17 @@ func (p *promises) try(t *testing.T, l *Ledger, random *rand.Rand, id string, be
 
 // TestNothingIsPromisedTwice by one process, however its round trips fail; and a
 // claim is refused for good only if there is not enough, whatever happens later. In
-// the end, nothing is set aside any more.
+// the end, nothing is set aside any more. Windows have no versions by which answers
+// that overtake each other could be told, so they are tried one request after the
+// other.
 func TestNothingIsPromisedTwice(t *testing.T) {
 	const most, plenty = 300, 1_000_000
 	for _, bound := range []string{"balance", "key", "subscription"} {
-		for n := range 20 {
-			workers := []int{1, 8}[n%2]
+		for n := range 15 {
+			workers := 1
+			if bound == "balance" && n%2 == 0 {
+				workers = 8
+			}
 			seed := rand.Uint64()
 			t.Run(fmt.Sprintf("%s, %d at once, %d", bound, workers, n), func(t *testing.T) {
 				p := &promises{most: most}

@@ -48,15 +48,21 @@ func (l *Ledger) hold(ctx context.Context, claim *billing.Claim) (payer string, 
 			return payer, err
 		}
 	}
-	return "", errors.New("more is set aside than can be counted")
+	return "", &billing.Refusal{Lack: billing.LackBalance, Held: true}
 }
 
-// mostAsks is how often Redis is asked about a claim when its answers are overtaken.
+// mostAsks is how often Redis is asked about a claim when its answers are overtaken:
+// then too much happens at once to tell, which passes.
 const mostAsks = 3
 
-// errOvertaken: Redis refused a claim for the sake of records that it was told to
-// wait in the spool, and which it had by then.
-var errOvertaken = errors.New("records have left the spool meanwhile")
+var (
+	// errOvertaken: Redis refused a claim for the sake of what it was told to wait, and
+	// which it had by then; or it met one without knowing what was set aside here
+	// meanwhile.
+	errOvertaken = errors.New("what Redis was told was overtaken")
+	// errGivenUp: the claim was released while Redis was asked.
+	errGivenUp = errors.New("the claim was given up meanwhile")
+)
 
 func (l *Ledger) askHold(ctx context.Context, claim *billing.Claim) (payer string, err error) {
 	asked := l.cache.ask()
@@ -166,8 +172,8 @@ func (l *Ledger) holdArguments(c *billing.Claim, h *hold, guard redispipe.Guard)
 	for _, limit := range limits {
 		args = append(args, int64(max(limit, 0)))
 	}
-	w := l.waits(c)
-	return keys, append(args, int64(w.balance), int64(w.key), int64(w.subscription))
+	h.waits = l.waits(c)
+	return keys, append(args, int64(h.waits.balance), int64(h.waits.key), int64(h.waits.subscription))
 }
 
 // answerHold takes in hold.lua's answer.
@@ -193,8 +199,13 @@ func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, aske
 	l.cache.learnStanding(c, asked, &s)
 	if answer[0] == "held" {
 		payer, _ := answer[1].(string)
-		if purses := s.purses(c, payer); !l.holds.met(h, payer, purses) {
+		purses := s.purses(c, payer)
+		err := l.holds.met(h, c, s, payer, purses)
+		if err != nil {
 			_ = l.endHolds(context.WithoutCancel(ctx), []hold{{id: c.ID, number: h.number, amount: c.Amount, purses: purses}})
+		}
+		if err == errOvertaken {
+			return "", err
 		}
 		return payer, nil
 	}
@@ -287,6 +298,11 @@ func (hs *holds) meetHere(c *billing.Claim, known *cache, asked *hold) (payer st
 			h.number = hs.number
 		}
 		hs.keep(h, payer, purses)
+		for _, p := range purses {
+			if hs.pending[p] > 0 {
+				hs.metHere[p] = hs.metHere[p].Plus(h.amount)
+			}
+		}
 	}
 	return payer, refusal, true
 }

@@ -110,7 +110,7 @@ func TestClaimThatNobodyAsksAbout(t *testing.T) {
 func wantNothingRemembered(t *testing.T, l *Ledger) {
 	t.Helper()
 	h := l.holds
-	if n := len(h.byID) + len(h.sums) + len(h.untold) + len(h.pending) + len(h.owed); n != 0 {
+	if n := len(h.byID) + len(h.sums) + len(h.untold) + len(h.pending) + len(h.metHere) + len(h.owed); n != 0 {
 		t.Errorf("%d things are remembered of nothing", n)
 	}
 }

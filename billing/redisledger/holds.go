@@ -33,8 +33,10 @@ type hold struct {
 	// settled: the record is in the spool, so it does not count here any more, but
 	// to others.
 	settled bool
-	// asked: Redis is being asked to meet the claim.
-	asked bool
+	// asked: Redis is being asked to meet the claim, and told what waits. before is
+	// what had been metHere then.
+	asked         bool
+	waits, before waits
 	// shared: Redis may have it, or have had it; told: it did. anew: it was told twice,
 	// or late, and may have heard of it after it heard of the end.
 	shared, told, anew bool
@@ -54,6 +56,8 @@ type holds struct {
 	// The sums: of those that count here, those of them of which Redis may not know,
 	// and those that it is being asked for.
 	sums, untold, pending map[purseName]billing.USD
+	// metHere is what has been set aside here while Redis was being asked about a purse.
+	metHere map[purseName]billing.USD
 	// owed have ended, and Redis may not know it.
 	owed []debt
 }
@@ -67,7 +71,7 @@ type debt struct {
 func newHolds() *holds {
 	return &holds{
 		byID: make(map[string]*hold), sums: make(map[purseName]billing.USD),
-		untold: make(map[purseName]billing.USD), pending: make(map[purseName]billing.USD),
+		untold: make(map[purseName]billing.USD), pending: make(map[purseName]billing.USD), metHere: make(map[purseName]billing.USD),
 	}
 }
 
@@ -92,6 +96,7 @@ func (hs *holds) ask(claim *billing.Claim) *hold {
 	}
 	hs.byID[h.id] = h
 	add(hs.pending, h.purses, h.amount)
+	h.before = of(hs.metHere, claim)
 	return h
 }
 
@@ -107,17 +112,40 @@ func (hs *holds) find(id string) *hold {
 	return &found
 }
 
-// met notes that Redis has met the claim; false if it was released meanwhile.
-func (hs *holds) met(h *hold, payer string, purses []purseName) bool {
+// met notes that Redis has met the claim, by the standing that it told. It has not,
+// for our purposes, if the claim was released meanwhile, or so much was set aside
+// here that there is not enough for both.
+func (hs *holds) met(h *hold, claim *billing.Claim, s standing, payer string, purses []purseName) error {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if hs.byID[h.id] != h {
-		return false
+		return errGivenUp
 	}
+	meanwhile := of(hs.metHere, claim)
 	hs.discount(h)
+	if meanwhile != h.before {
+		meanwhile.add(h.waits)
+		meanwhile.take(h.before)
+		s.lessen(meanwhile)
+		if _, refusal := s.judge(claim); refusal != nil {
+			delete(hs.byID, h.id)
+			return errOvertaken
+		}
+	}
 	h.shared, h.told = true, true
 	hs.keep(h, payer, purses)
-	return true
+	return nil
+}
+
+// of are the sums of what meets a claim.
+func of(sums map[purseName]billing.USD, claim *billing.Claim) (w waits) {
+	possible := possiblePurses(claim)
+	if w.key = sums[possible[1]]; claim.Terms != nil {
+		w.subscription = sums[possible[0]]
+	} else {
+		w.balance = sums[possible[0]]
+	}
+	return w
 }
 
 // keep counts a hold; one that sets nothing aside is forgotten. mu is held.
@@ -171,6 +199,11 @@ func (hs *holds) discount(h *hold) {
 	switch {
 	case h.asked:
 		add(hs.pending, h.purses, -h.amount)
+		for _, p := range h.purses {
+			if hs.pending[p] == 0 {
+				delete(hs.metHere, p)
+			}
+		}
 	case !h.settled:
 		add(hs.sums, h.purses, -h.amount)
 		hs.heard(h)
@@ -194,10 +227,9 @@ func (hs *holds) sum(p purseName) billing.USD {
 
 // untoldOf is what is set aside here, and Redis may not know, of what meets a claim.
 func (hs *holds) untoldOf(claim *billing.Claim) waits {
-	possible := possiblePurses(claim)
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	return waits{balance: hs.untold[userPurse(claim.User)], subscription: hs.untold[possible[0]], key: hs.untold[possible[1]]}
+	return of(hs.untold, claim)
 }
 
 // all are those of which Redis is to know.

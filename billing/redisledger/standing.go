@@ -24,8 +24,9 @@ type told struct {
 type purse struct {
 	held    billing.USD
 	windows billing.Windows
-	// countedAt is when something was counted in the windows here, by cache.clock.
-	countedAt question
+	// toldAt is when Redis told of the windows, countedAt when something was counted
+	// in them here since, by cache.clock.
+	toldAt, countedAt question
 }
 
 // isNewer tells whether windows that Redis told when it was asked at a moment lack
@@ -64,6 +65,10 @@ func (w *waits) add(other waits) {
 	w.balance = w.balance.Plus(other.balance)
 	w.key = w.key.Plus(other.key)
 	w.subscription = w.subscription.Plus(other.subscription)
+}
+
+func (w *waits) take(other waits) {
+	w.add(waits{-other.balance, -other.key, -other.subscription})
 }
 
 // lessen takes off what waits, as if it were set aside: Redis may have it, so that it
