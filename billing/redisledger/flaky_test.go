@@ -155,7 +155,7 @@ func (p *promises) try(t *testing.T, l *Ledger, random *rand.Rand, id string, be
 func TestNothingIsPromisedTwice(t *testing.T) {
 	const most, plenty = 300, 1_000_000
 	for _, bound := range []string{"balance", "key", "subscription"} {
-		for n := range 15 {
+		for n := range 8 {
 			workers := 1
 			if bound == "balance" && n%2 == 0 {
 				workers = 8
