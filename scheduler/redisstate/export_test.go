@@ -18,3 +18,6 @@ func (s *State) Beat() {
 		s.wakeLockers(name)
 	}
 }
+
+// Hear has the State hear a message of Redis.
+func (s *State) Hear(payload string) { s.hear(payload) }

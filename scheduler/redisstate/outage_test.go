@@ -3,6 +3,7 @@ package redisstate_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -48,6 +49,63 @@ func TestAnOutageIsServedThrough(t *testing.T) {
 		a.release(kept)
 		b.inUse("x", 2)
 		b.release(others)
+		a.release(w.lease)
+		a.inUse("x", 0)
+	})
+}
+
+// TestASlotGivenJustBeforeAnOutage, which nobody has come for yet, is the ask's.
+func TestASlotGivenJustBeforeAnOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := startNode(t, startMini(t), true)
+		c := places(1, "x")
+		before, next := a.grant("x", ask(c)), ask(c)
+		if got := a.acquire(next); got.Kind != scheduler.Queued {
+			t.Fatalf("%+v", got)
+		}
+		a.release(before)
+		synctest.Wait() // Redis gives the slot to the next
+		a.cut()
+		other := ask(c)
+		if got := a.acquire(other); got.Kind != scheduler.Queued {
+			t.Errorf("another is given the slot: %+v", got)
+		}
+		got, err := a.Await(t.Context(), next.Lease)
+		if err != nil || got.Kind != scheduler.Granted || got.Place != "x" {
+			t.Fatalf("%+v, %v", got, err)
+		}
+		a.mend()
+		time.Sleep(3 * time.Second)
+		a.inUse("x", 1)
+		a.release(other.Lease, next.Lease)
+		a.inUse("x", 0)
+	})
+}
+
+// TestASlotGivenByARedisThatWasLeft: the word of it comes when this node serves by
+// itself already.
+func TestASlotGivenByARedisThatWasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := startNode(t, startMini(t), true)
+		c := places(1, "x")
+		kept := a.grant("x", ask(c))
+		a.cut()
+		w := a.line(ask(c))
+		a.Hear(fmt.Sprintf(`{"lease":%q,"place":"x"}`, w.lease))
+		synctest.Wait()
+		select {
+		case <-w.done:
+			t.Errorf("%+v, %v", w.answer, w.err)
+		default:
+		}
+		a.mend()
+		time.Sleep(3 * time.Second)
+		a.inUse("x", 1)
+		a.release(kept)
+		if <-w.done; w.err != nil || w.answer.Place != "x" {
+			t.Errorf("%+v, %v", w.answer, w.err)
+		}
+		a.inUse("x", 1)
 		a.release(w.lease)
 		a.inUse("x", 0)
 	})

@@ -79,9 +79,30 @@ func (s *State) wait(ask *scheduler.Ask, sent time.Time, epoch int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiters[ask.Lease] = w
-	if m, ok := s.early[ask.Lease]; ok {
-		delete(s.early, ask.Lease)
-		s.deliver(w, &m.message)
+	s.deliverEarly(w)
+}
+
+// deliverEarly gives an ask its answer if that was here before. s.mu is held.
+func (s *State) deliverEarly(w *waiter) {
+	if m, ok := s.early[w.ask.Lease]; ok {
+		delete(s.early, w.ask.Lease)
+		s.take(w, &m.message)
+	}
+}
+
+// take has a message from Redis delivered, if Redis is where the ask is in line. If
+// this node serves by itself by now, Redis hears that the slot is given back. s.mu is
+// held.
+func (s *State) take(w *waiter, m *message) {
+	switch {
+	case s.local != nil:
+		if len(s.owed) < maxOwed {
+			s.owed[m.Lease] = struct{}{}
+		}
+	case w != nil && w.epoch == s.epoch:
+		s.deliver(w, m)
+	default:
+		s.early[m.Lease] = earlyAnswer{*m, s.now()}
 	}
 }
 
@@ -131,6 +152,11 @@ func (s *State) Await(ctx context.Context, lease string) (scheduler.Answer, erro
 // await waits in the State in force, whichever that is in the course of time.
 func (s *State) await(ctx context.Context, w *waiter) (scheduler.Answer, error) {
 	for {
+		select {
+		case <-w.done: // given before another State was in force, which knows of it
+			return w.answer, w.err
+		default:
+		}
 		s.gate.RLock()
 		local, epoch := s.local, s.epoch
 		s.gate.RUnlock()
@@ -179,6 +205,9 @@ func (s *State) putBack(ctx context.Context, w *waiter) (scheduler.Answer, error
 	answer, epoch, err := s.ask(ctx, &ask)
 	s.mu.Lock()
 	w.heard, w.epoch = sent, epoch
+	if err == nil && answer.Kind == scheduler.Queued {
+		s.deliverEarly(w)
+	}
 	s.mu.Unlock()
 	return answer, err
 }
@@ -234,9 +263,5 @@ func (s *State) hear(payload string) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if w := s.waiters[m.Lease]; w != nil {
-		s.deliver(w, &m)
-		return
-	}
-	s.early[m.Lease] = earlyAnswer{m, s.now()}
+	s.take(s.waiters[m.Lease], &m)
 }
