@@ -270,6 +270,23 @@ func TestHoldWithoutMemory(t *testing.T) {
 	wantHeld(t, m, 0)
 }
 
+// TestMoreIsSetAsideThanCanBeCounted, which passes: it is a refusal to wait for.
+func TestMoreIsSetAsideThanCanBeCounted(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := connect(t, &redis.Options{Addr: mini.Addr()})
+	l := open(t, client, Options{Namespace: "n"})
+	stopLoops(l)
+	declareAlice(t, l)
+	mini.HSet("{n}:user:alice", "held", "1000000000000000000")
+	c := claim("a", 1)
+	c.Least = 0
+	var refusal *billing.Refusal
+	if _, err := l.Hold(t.Context(), c); !errors.As(err, &refusal) || !refusal.Held {
+		t.Errorf("Hold: %v, want a refusal for what is set aside", err)
+	}
+	wantNothingRemembered(t, l)
+}
+
 // TestManyNodesHold: of several ledgers over one Redis, all together promise what
 // there is, while those who settle and those who die give back what they can.
 func TestManyNodesHold(t *testing.T) {
