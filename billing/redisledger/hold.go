@@ -172,7 +172,7 @@ func (l *Ledger) holdArguments(c *billing.Claim, h *hold, guard redispipe.Guard)
 	for _, limit := range limits {
 		args = append(args, int64(max(limit, 0)))
 	}
-	h.waits = l.waits(c)
+	h.waits = l.waits(h, c)
 	return keys, append(args, int64(h.waits.balance), int64(h.waits.key), int64(h.waits.subscription))
 }
 
@@ -210,17 +210,18 @@ func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, aske
 		return payer, nil
 	}
 	l.holds.end(c.ID)
-	s.lessen(l.waits(c))
+	s.lessen(l.waits(h, c))
 	if _, refusal := s.judge(c); refusal != nil {
 		return "", refusal
 	}
 	return "", errOvertaken
 }
 
-// waits is what Redis may not know of: records in the spool, and what was set aside
-// here. A record comes to the spool before its hold ends, so it is looked for last.
-func (l *Ledger) waits(c *billing.Claim) waits {
-	w := l.holds.untoldOf(c)
+// waits is what Redis may not know of while it is asked for a hold: records in the
+// spool, and what was set aside here. A record comes to the spool before its hold
+// ends, so it is looked for last.
+func (l *Ledger) waits(h *hold, c *billing.Claim) waits {
+	w := l.holds.untoldOf(h, c)
 	w.add(l.cache.waits(c))
 	return w
 }

@@ -96,7 +96,7 @@ func (hs *holds) ask(claim *billing.Claim) *hold {
 	}
 	hs.byID[h.id] = h
 	add(hs.pending, h.purses, h.amount)
-	h.before = of(hs.metHere, claim)
+	h.before = of(hs.metHere, h.purses, claim)
 	return h
 }
 
@@ -121,7 +121,7 @@ func (hs *holds) met(h *hold, claim *billing.Claim, s standing, payer string, pu
 	if hs.byID[h.id] != h {
 		return errGivenUp
 	}
-	meanwhile := of(hs.metHere, claim)
+	meanwhile := of(hs.metHere, h.purses, claim)
 	hs.discount(h)
 	if meanwhile != h.before {
 		meanwhile.add(h.waits)
@@ -137,9 +137,8 @@ func (hs *holds) met(h *hold, claim *billing.Claim, s standing, payer string, pu
 	return nil
 }
 
-// of are the sums of what meets a claim.
-func of(sums map[purseName]billing.USD, claim *billing.Claim) (w waits) {
-	possible := possiblePurses(claim)
+// of are the sums of what meets a claim; possible are its purses.
+func of(sums map[purseName]billing.USD, possible []purseName, claim *billing.Claim) (w waits) {
 	if w.key = sums[possible[1]]; claim.Terms != nil {
 		w.subscription = sums[possible[0]]
 	} else {
@@ -226,10 +225,10 @@ func (hs *holds) sum(p purseName) billing.USD {
 }
 
 // untoldOf is what is set aside here, and Redis may not know, of what meets a claim.
-func (hs *holds) untoldOf(claim *billing.Claim) waits {
+func (hs *holds) untoldOf(h *hold, claim *billing.Claim) waits {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	return of(hs.untold, claim)
+	return of(hs.untold, h.purses, claim)
 }
 
 // all are those of which Redis is to know.
