@@ -55,6 +55,11 @@ func (e *apiError) body(requestID string) []byte {
 
 // write answers with the error. It must be the first thing written.
 func (e *apiError) write(w http.ResponseWriter, requestID string) {
+	e.writeBody(w, requestID, e.body(requestID))
+}
+
+// writeBody is write with the JSON of another API.
+func (e *apiError) writeBody(w http.ResponseWriter, requestID string, body []byte) {
 	header := w.Header()
 	for name, values := range e.header {
 		header[name] = values
@@ -63,7 +68,7 @@ func (e *apiError) write(w http.ResponseWriter, requestID string) {
 	header.Set("Request-Id", requestID)
 	setRetry(header, e.retryAfter, e.final)
 	w.WriteHeader(e.status)
-	w.Write(e.body(requestID))
+	w.Write(body)
 }
 
 // event is the error as an event of a stream.

@@ -114,6 +114,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	        allow_header        <name|prefix*...>
 //	        log_upstream_errors on|off|<size>
 //	        wrong_key_limit     <number>
+//	        unserved            404|next
 //	    }
 //	    relay {
 //	        header_timeout      <duration>

@@ -185,6 +185,7 @@ func (r *Request) words() map[string]word {
 		"inject_beta":         oneValue(&r.InjectBeta, "on|off", parseOnOff),
 		"allow_header":        allowHeader,
 		"wrong_key_limit":     oneValue(&r.WrongKeyLimit, "<number>", optional(parseNumber)),
+		"unserved":            oneText(&r.Unserved, "404|next"),
 	}
 }
 

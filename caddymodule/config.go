@@ -9,8 +9,8 @@ import (
 // Handler stands between people's tools and a pool of upstream accounts: it
 // authenticates a gateway key, picks the right account, prepares the request,
 // relays the answer as it streams, counts what was used and bills it exactly
-// once. Requests to paths that are not its own go to the next handler,
-// untouched.
+// once. Paths of the providers' APIs that it does not serve are answered with
+// 404; requests to all other paths go to the next handler, untouched.
 //
 // Handlers that name the same store share one runtime: slots, session bindings
 // and the ledger.
@@ -316,6 +316,11 @@ type Request struct {
 	// How many wrong gateway keys an address may send in a minute before keys that
 	// were not right before are refused unseen; 0 is no limit. Default: 100
 	WrongKeyLimit *int `json:"wrong_key_limit,omitempty"`
+
+	// What becomes of requests to paths of the providers' APIs (`/v1/`, `/v1beta/`
+	// and their like, see the README) that are not served: `404`, an error in the
+	// form of that API, or `next`, the next handler. Default: `404`
+	Unserved string `json:"unserved,omitempty"`
 }
 
 // Relay says how an answer is relayed.

@@ -46,6 +46,7 @@ func (h *Handler) setDefaults() {
 	fill(&h.Request.InjectSystem, string(injectSystemOAuth))
 	fill(&h.Request.ThinkingBlocks, string(thinkingRetry))
 	fill(&h.Request.WrongKeyLimit, new(100))
+	fill(&h.Request.Unserved, unserved404)
 
 	fill(&h.Relay, &Relay{})
 	fill(&h.Relay.HeaderTimeout, new(caddy.Duration(3*time.Minute)))

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -120,54 +119,47 @@ func (h *Handler) Cleanup() error {
 	return leaveRuntime(h.pooled)
 }
 
-// forcePrefix is the path below which the platform is antigravity.
-const forcePrefix = "/antigravity"
-
 // ServeHTTP answers the requests whose paths are the gateway's, and hands all
 // others on.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	path, force := r.URL.Path, upstream.Platform("")
-	if rest, ok := strings.CutPrefix(path, forcePrefix); ok {
-		path, force = rest, upstream.Antigravity
-	}
-	var serve func(*exchange)
-	method := http.MethodGet
+	path := cleanPath(r.URL.Path)
+	apiPath, force := splitForce(path)
+	served := findEndpoint(r.Method, apiPath)
 	switch {
-	case path == "/v1/messages":
-		method, serve = http.MethodPost, (*exchange).messages
-	case path == "/v1/messages/count_tokens":
-		method, serve = http.MethodPost, (*exchange).countTokens
-	case path == "/v1/models":
-		serve = (*exchange).listModels
-	case isModelPath(path):
-		serve = (*exchange).oneModel
-	case path == "/v1/usage":
-		serve = (*exchange).usage
-	default:
-		return next.ServeHTTP(w, r)
+	case served != nil:
+		h.serve(w, r, served, apiPath, force)
+		return nil
+	case isAPIPath(path) && !h.gateway.passUnserved:
+		answerUnserved(w, r, path)
+		return nil
 	}
+	return next.ServeHTTP(w, r)
+}
+
+// serve answers a request to an endpoint. path is without forcePrefix, and force
+// is what that forces.
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, served *endpoint, path string, force upstream.Platform) {
 	if !h.gateway.runtime.enter() {
 		(&apiError{
 			status: http.StatusServiceUnavailable, kind: overloadedError, retryAfter: shutdownRetryAfter,
 			message: "the gateway is shutting down; try again",
 		}).write(w, newRequestID())
-		return nil
+		return
 	}
 	defer h.gateway.runtime.leave()
 	x := newExchange(h.gateway, w, r, path, force)
 	defer x.end()
-	if r.Method != method {
+	if r.Method != served.method {
 		x.fail(&apiError{
 			status: http.StatusMethodNotAllowed, kind: invalidRequestError, final: true,
-			message: "method not allowed; use " + method,
-			header:  http.Header{"Allow": {method}},
+			message: "method not allowed; use " + served.method,
+			header:  http.Header{"Allow": {served.method}},
 		})
-		return nil
+		return
 	}
 	if x.authenticate() {
-		serve(x)
+		served.serve(x)
 	}
-	return nil
 }
 
 // Interface guards

@@ -27,6 +27,9 @@ const (
 	holdOff      = "off"
 	holdEstimate = "estimate"
 	holdMax      = "max"
+
+	unserved404  = "404"
+	unservedNext = "next"
 )
 
 // contentSession says what tells the session of a request that names none.
@@ -84,6 +87,7 @@ type settings struct {
 	logErrors      int64    // bytes of an upstream error's body
 	allowHeader    []string // lower case; a trailing * matches a prefix
 	wrongKeyLimit  int      // per minute and address; 0 = no limit
+	passUnserved   bool     // API paths that are not served go to the next handler
 
 	headerTimeout     time.Duration
 	firstEventTimeout time.Duration
@@ -169,6 +173,7 @@ func (h *Handler) settings() (*settings, error) {
 		keepalive:         time.Duration(*h.Relay.Keepalive.Interval),
 
 		wrongKeyLimit: *h.Request.WrongKeyLimit,
+		passUnserved:  h.Request.Unserved == unservedNext,
 
 		defaultRate: *h.Billing.RateMultiplier,
 		hold:        h.Billing.Hold,

@@ -359,6 +359,7 @@ func (r *Request) check() error {
 		at.between("wrong_key_limit", r.WrongKeyLimit, 0, maxWrongKeys),
 		at.oneOf("inject_system", r.InjectSystem, string(injectSystemOff), string(injectSystemOAuth), string(injectSystemAll)),
 		at.oneOf("thinking_blocks", r.ThinkingBlocks, string(thinkingKeep), string(thinkingStrip), string(thinkingRetry)),
+		at.oneOf("unserved", r.Unserved, unserved404, unservedNext),
 	)
 }
 
