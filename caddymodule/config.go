@@ -81,8 +81,9 @@ type Account struct {
 	// An OAuth credential, sent as `Authorization: Bearer`.
 	OAuth *OAuth `json:"oauth,omitempty"`
 
-	// Where requests go, http or https, without a query. May hold `{env.*}` and
-	// `{file.*}` placeholders. Required for antigravity.
+	// Where requests go, http or https, without a query. A slash or `/v1` at its
+	// end makes no difference. May hold `{env.*}` and `{file.*}` placeholders.
+	// Required for antigravity.
 	// Default: the platform's own API.
 	BaseURL string `json:"base_url,omitempty"`
 

@@ -249,6 +249,36 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 	}
 }
 
+func TestBaseURLsMeanTheSameWithAndWithoutTheirEnd(t *testing.T) {
+	for text, want := range map[string]string{
+		"https://x":               "https://x",
+		"https://x/":              "https://x",
+		"https://x/v1":            "https://x",
+		"https://x/v1/":           "https://x",
+		"https://x//v1//":         "https://x",
+		"https://x:8443/api/v1/":  "https://x:8443/api",
+		"https://x/api//v1":       "https://x/api",
+		"https://x/v1/v1":         "https://x/v1", // one of them is the server's own
+		"https://x/v1/api":        "https://x/v1/api",
+		"https://x/api-v1":        "https://x/api-v1",
+		"https://x/v1beta":        "https://x/v1beta",
+		"https://x/V1":            "https://x/V1",
+		"https://v1":              "https://v1",
+		"https://v1/v1":           "https://v1",
+		"https://x/a%2Fb/v1/":     "https://x/a%2Fb",
+		"https://x/a%2Fv1":        "https://x/a%2Fv1",
+		"https://x/caf%C3%A9/v1/": "https://x/caf%C3%A9",
+	} {
+		t.Setenv("BASE_URL", text)
+		for _, written := range []string{text, "{env.BASE_URL}"} {
+			h := configured(t, strings.Replace(minimal, "api_key upstream-secret", "api_key a\nbase_url "+written, 1))
+			if got := mustSettings(t, h).accounts[0].BaseURL.String(); got != want {
+				t.Errorf("base_url %s as %s: %s, want %s", text, written, got, want)
+			}
+		}
+	}
+}
+
 func TestRelativeStoreDirBecomesAbsolute(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)

@@ -190,7 +190,9 @@ func keyIdentity(key string) (string, error) {
 	return digestPrefix + hex.EncodeToString(digest[:]), err
 }
 
-// parseBaseURL checks a resolved base_url. A trailing slash is dropped.
+// parseBaseURL checks a resolved base_url. Slashes and a /v1 at its end are
+// dropped: OpenAI's and Google's clients want a base URL with the version, and
+// Anthropic's one without, so people write either.
 func parseBaseURL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	switch {
@@ -208,7 +210,13 @@ func parseBaseURL(text string) (*url.URL, error) {
 	case u.RawQuery != "" || u.ForceQuery || strings.Contains(text, "#"):
 		return nil, fmt.Errorf("%s has a query or fragment; leave out what follows the path", u.Redacted())
 	}
-	u.Path, u.RawPath = strings.TrimRight(u.Path, "/"), strings.TrimRight(u.RawPath, "/")
+	// The escaped path, in which an encoded slash ends nothing.
+	path := strings.TrimRight(u.EscapedPath(), "/")
+	path = strings.TrimRight(strings.TrimSuffix(path, "/v1"), "/")
+	if u.RawPath != "" {
+		u.RawPath = path
+	}
+	u.Path, _ = url.PathUnescape(path) // it was unescaped before
 	return u, nil
 }
 

@@ -71,7 +71,7 @@ type Account struct {
 	// Refresh is how an OAuth access token is refreshed; nil = it is not, and
 	// Secret is what there is.
 	Refresh *Refresh
-	// BaseURL has no trailing slash; requests go to BaseURL + path.
+	// BaseURL has no trailing slash, and no /v1: requests go to BaseURL + path.
 	BaseURL *url.URL
 	// Proxy is what connections to BaseURL go through, as ParseProxy made it; nil
 	// = none. It may hold credentials.
