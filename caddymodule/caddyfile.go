@@ -98,6 +98,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	        content_session       conversation|cacheable
 //	        overload_cooldown     <duration>
 //	        rate_limit_cooldown   <duration>
+//	        error_retry           0|<duration>
 //	    }
 //	    retry {
 //	        attempts        <number>
@@ -118,6 +119,8 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //	    }
 //	    relay {
 //	        header_timeout      <duration>
+//	        answer_timeout      <duration>
+//	        stream_timeout      0|<duration>
 //	        first_event_timeout <duration>
 //	        idle_timeout        <duration>
 //	        keepalive           0|<duration> [after <duration>]

@@ -161,6 +161,7 @@ func (s *Scheduling) words() map[string]word {
 		"content_session":       oneText(&s.ContentSession, "conversation|cacheable"),
 		"overload_cooldown":     oneValue(&s.OverloadCooldown, "<duration>", optional(parseDuration)),
 		"rate_limit_cooldown":   oneValue(&s.RateLimitCooldown, "<duration>", optional(parseDuration)),
+		"error_retry":           oneValue(&s.ErrorRetry, "0|<duration>", optional(parseDuration)),
 	}
 }
 
@@ -192,6 +193,8 @@ func (r *Request) words() map[string]word {
 func (r *Relay) words() map[string]word {
 	return map[string]word{
 		"header_timeout":      oneValue(&r.HeaderTimeout, "<duration>", optional(parseDuration)),
+		"answer_timeout":      oneValue(&r.AnswerTimeout, "<duration>", optional(parseDuration)),
+		"stream_timeout":      oneValue(&r.StreamTimeout, "0|<duration>", optional(parseDuration)),
 		"first_event_timeout": oneValue(&r.FirstEventTimeout, "<duration>", optional(parseDuration)),
 		"idle_timeout":        oneValue(&r.IdleTimeout, "<duration>", optional(parseDuration)),
 		"on_disconnect":       {usage: "cancel|drain <duration>", min: 1, max: 2, read: r.readOnDisconnect},

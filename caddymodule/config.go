@@ -256,12 +256,16 @@ type Scheduling struct {
 	// for caching). Default: `conversation`
 	ContentSession string `json:"content_session,omitempty"`
 
-	// How long an overloaded account rests at first; doubles on repeats up to
-	// 10 minutes. Default: 1m
+	// How long, at most, an account comes last after 529, another 5xx or a
+	// time-out: at first 5s, doubling on repeats. Default: 1m
 	OverloadCooldown *caddy.Duration `json:"overload_cooldown,omitempty"`
 
-	// How long a limited account rests when upstream names no time. Default: 5m
+	// The same after 401, 402, 403, or a 429 without a rejected claim. Default: 5m
 	RateLimitCooldown *caddy.Duration `json:"rate_limit_cooldown,omitempty"`
+
+	// When the gateway asks an account in error again; each time that it stays in
+	// error, after twice as long, up to 6 hours. 0 is never. Default: 10m
+	ErrorRetry *caddy.Duration `json:"error_retry,omitempty"`
 }
 
 // Retry says what happens after an upstream failure.
@@ -326,11 +330,18 @@ type Request struct {
 
 // Relay says how an answer is relayed.
 type Relay struct {
-	// How long to wait for upstream's response header. Default: 3m
+	// How long to wait for the response header of a stream. Default: 3m
 	HeaderTimeout *caddy.Duration `json:"header_timeout,omitempty"`
 
+	// How long to wait for all of an answer that is not streamed. After it no other
+	// account is asked. Default: 10m
+	AnswerTimeout *caddy.Duration `json:"answer_timeout,omitempty"`
+
+	// The longest that a stream may take; 0 is no limit. Default: 2h
+	StreamTimeout *caddy.Duration `json:"stream_timeout,omitempty"`
+
 	// How long to wait from the header to the first content block; pings don't
-	// count. Default: 5m
+	// count. Default: 10m
 	FirstEventTimeout *caddy.Duration `json:"first_event_timeout,omitempty"`
 
 	// The longest silence of an upstream stream; pings count. Default: 3m

@@ -50,7 +50,9 @@ func (h *Handler) setDefaults() {
 
 	fill(&h.Relay, &Relay{})
 	fill(&h.Relay.HeaderTimeout, new(caddy.Duration(3*time.Minute)))
-	fill(&h.Relay.FirstEventTimeout, new(caddy.Duration(5*time.Minute)))
+	fill(&h.Relay.AnswerTimeout, new(caddy.Duration(10*time.Minute)))
+	fill(&h.Relay.StreamTimeout, new(caddy.Duration(2*time.Hour)))
+	fill(&h.Relay.FirstEventTimeout, new(caddy.Duration(10*time.Minute)))
 	fill(&h.Relay.IdleTimeout, new(caddy.Duration(3*time.Minute)))
 	fill(&h.Relay.OnDisconnect, &OnDisconnect{})
 	fill(&h.Relay.Keepalive, &Keepalive{})
@@ -91,6 +93,7 @@ func (s *Scheduling) setDefaults() {
 	fill(&s.ContentSession, string(sessionByConversation))
 	fill(&s.OverloadCooldown, new(caddy.Duration(time.Minute)))
 	fill(&s.RateLimitCooldown, new(caddy.Duration(5*time.Minute)))
+	fill(&s.ErrorRetry, new(caddy.Duration(10*time.Minute)))
 }
 
 // fill sets an option that has its zero value.

@@ -89,7 +89,9 @@ type settings struct {
 	wrongKeyLimit  int      // per minute and address; 0 = no limit
 	passUnserved   bool     // API paths that are not served go to the next handler
 
-	headerTimeout     time.Duration
+	headerTimeout     time.Duration // of a stream
+	answerTimeout     time.Duration // for all of an answer that is not streamed
+	streamTimeout     time.Duration // for all of a stream; 0 = no limit
 	firstEventTimeout time.Duration
 	idleTimeout       time.Duration
 	drain             time.Duration // after a client has left; 0 = cancel
@@ -167,6 +169,8 @@ func (h *Handler) settings() (*settings, error) {
 		logErrors:      h.Request.LogUpstreamErrors,
 
 		headerTimeout:     time.Duration(*h.Relay.HeaderTimeout),
+		answerTimeout:     time.Duration(*h.Relay.AnswerTimeout),
+		streamTimeout:     time.Duration(*h.Relay.StreamTimeout),
 		firstEventTimeout: time.Duration(*h.Relay.FirstEventTimeout),
 		idleTimeout:       time.Duration(*h.Relay.IdleTimeout),
 		drain:             time.Duration(h.Relay.OnDisconnect.Drain),
@@ -359,6 +363,7 @@ func (h *Handler) schedulerSettings(accounts []*upstream.Account) scheduler.Sett
 		LoadAware:           *options.LoadAware,
 		OverloadCooldown:    time.Duration(*options.OverloadCooldown),
 		RateLimitCooldown:   time.Duration(*options.RateLimitCooldown),
+		ErrorRetry:          time.Duration(*options.ErrorRetry),
 	}
 	for _, g := range h.Groups {
 		out.Groups = append(out.Groups, scheduler.Group{Name: g.Name, Platform: upstream.Platform(g.Platform), Accounts: g.Accounts})

@@ -88,7 +88,7 @@ func TestSettingsHaveTheDefaults(t *testing.T) {
 		scheduler: scheduler.Settings{
 			Accounts: []*upstream.Account{account}, StickyTTL: time.Hour, StickyMaxWaiting: 3, StickyWaitTimeout: 45 * time.Second,
 			FallbackMaxWaiting: 100, FallbackWaitTimeout: 30 * time.Second, UserExtraWaiting: 20, UserWaitTimeout: 30 * time.Second,
-			LoadAware: true, OverloadCooldown: time.Minute, RateLimitCooldown: 5 * time.Minute,
+			LoadAware: true, OverloadCooldown: time.Minute, RateLimitCooldown: 5 * time.Minute, ErrorRetry: 10 * time.Minute,
 		},
 		groups:   map[string]*group{},
 		users:    map[string]*user{"alice": alice},
@@ -98,7 +98,8 @@ func TestSettingsHaveTheDefaults(t *testing.T) {
 		},
 		contentSession: sessionByConversation, attempts: 10, delay: 3 * time.Second, maxSwitches: 10,
 		maxBody: 32 << 20, injectSystem: injectSystemOAuth, thinkingBlocks: thinkingRetry,
-		headerTimeout: 3 * time.Minute, firstEventTimeout: 5 * time.Minute, idleTimeout: 3 * time.Minute,
+		headerTimeout: 3 * time.Minute, answerTimeout: 10 * time.Minute, streamTimeout: 2 * time.Hour,
+		firstEventTimeout: 10 * time.Minute, idleTimeout: 3 * time.Minute,
 		keepalive: 15 * time.Second, keepaliveAfter: 50 * time.Second, wrongKeyLimit: 100,
 		prices: billing.BuiltIn(), defaultRate: 1_000_000_000, hold: holdEstimate, holdWait: 30 * time.Second, retention: 90 * 24 * time.Hour,
 	}
@@ -176,6 +177,7 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		load_aware off
 		sticky_max_waiting 0
 		content_session cacheable
+		error_retry 0
 	}
 	retry {
 		max_switches 0
@@ -186,11 +188,14 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		thinking_blocks keep
 		inject_beta on
 		wrong_key_limit 0
+		unserved next
 		allow_header X-My-Trace X-Team-*
 	}
 	relay {
 		keepalive 0
 		idle_timeout 20ms
+		answer_timeout 1m
+		stream_timeout 0
 	}
 	billing {
 		rate_multiplier 0.5
@@ -241,8 +246,9 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		attempts:       10, delay: 3 * time.Second,
 		maxBody: 1024, injectSystem: injectSystemOff, thinkingBlocks: thinkingKeep, injectBeta: true,
 		allowHeader:   []string{"x-my-trace", "x-team-*"},
-		headerTimeout: 3 * time.Minute, firstEventTimeout: 5 * time.Minute, idleTimeout: 20 * time.Millisecond,
-		prices: billing.BuiltIn(), defaultRate: 500_000_000, hold: holdMax, holdWait: 30 * time.Second,
+		headerTimeout: 3 * time.Minute, answerTimeout: time.Minute, firstEventTimeout: 10 * time.Minute, idleTimeout: 20 * time.Millisecond,
+		passUnserved: true,
+		prices:       billing.BuiltIn(), defaultRate: 500_000_000, hold: holdMax, holdWait: 30 * time.Second,
 	}
 	if diff := cmp.Diff(want, s, compareSettings); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)

@@ -30,7 +30,9 @@ const (
 	maxStickyTTL   = 30 * 24 * time.Hour
 	maxWait        = time.Hour
 	maxCooldown    = 24 * time.Hour
-	maxOverload    = 10 * time.Minute // what the cooldown doubles up to
+	maxOverload    = 10 * time.Minute
+	maxErrorRetry  = 6 * time.Hour // what it doubles up to
+	maxDuration    = 24 * time.Hour
 	maxKeepalive   = 10 * time.Minute
 	maxWrongKeys   = 1_000_000
 )
@@ -320,6 +322,7 @@ func (s *Scheduling) check() error {
 		at.oneOf("content_session", s.ContentSession, string(sessionByConversation), string(sessionByCacheable)),
 		at.upTo("overload_cooldown", s.OverloadCooldown, maxOverload),
 		at.upTo("rate_limit_cooldown", s.RateLimitCooldown, maxCooldown),
+		at.notOver("error_retry", s.ErrorRetry, maxErrorRetry),
 	)
 }
 
@@ -370,6 +373,8 @@ func (r *Relay) check() error {
 	at := spot{"relay", "relay"}
 	err := cmp.Or(
 		at.upTo("header_timeout", r.HeaderTimeout, maxWait),
+		at.upTo("answer_timeout", r.AnswerTimeout, maxDuration),
+		at.notOver("stream_timeout", r.StreamTimeout, maxDuration),
 		at.upTo("first_event_timeout", r.FirstEventTimeout, maxWait),
 		at.upTo("idle_timeout", r.IdleTimeout, maxWait),
 	)

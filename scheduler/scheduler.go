@@ -29,6 +29,9 @@ type Settings struct {
 	LoadAware           bool          // default true
 	OverloadCooldown    time.Duration // default 1m, doubles on repeats up to 10m
 	RateLimitCooldown   time.Duration // default 5m, when upstream names no reset
+	// ErrorRetry is when an account in error is asked again, doubling to 6h while
+	// it stays in error; default 10m, 0 = never.
+	ErrorRetry time.Duration
 }
 
 // Group ties keys to accounts.
