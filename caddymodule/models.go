@@ -92,7 +92,7 @@ func (x *exchange) listModels() {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > maxModelLimit {
 			x.fail(&apiError{
-				status: http.StatusBadRequest, kind: invalidRequestError,
+				status: http.StatusBadRequest, kind: invalidRequestError, final: true,
 				message: "limit: must be a number from 1 to " + strconv.Itoa(maxModelLimit),
 			})
 			return
@@ -130,7 +130,7 @@ func (x *exchange) listModels() {
 func (x *exchange) oneModel() {
 	id := strings.TrimPrefix(x.path, modelsPath+"/")
 	if !slices.Contains(x.modelNames(), id) {
-		x.fail(&apiError{status: http.StatusNotFound, kind: notFoundError, message: "model: " + shorten(id)})
+		x.fail(&apiError{status: http.StatusNotFound, kind: notFoundError, final: true, message: "model: " + shorten(id)})
 		return
 	}
 	x.answerJSON(modelOf(id))

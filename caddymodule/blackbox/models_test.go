@@ -80,10 +80,10 @@ func TestModelsForClients(t *testing.T) {
 		}
 	}
 	for _, query := range []string{"?limit=0", "?limit=-1", "?limit=many", "?limit=1001"} {
-		refusal{400, "invalid_request_error", false, "limit"}.check(t, g.get("/v1/models"+query))
+		refusal{400, "invalid_request_error", true, "limit"}.check(t, g.get("/v1/models"+query))
 	}
 	for _, id := range []string{"model-off", "claude-sonnet-5-5"} { // a pattern names no model
-		refusal{404, "not_found_error", false, id}.check(t, g.get("/v1/models/"+id))
+		refusal{404, "not_found_error", true, id}.check(t, g.get("/v1/models/"+id))
 	}
 	one := g.get("/v1/models/model-d")
 	want := `{"type":"model","id":"model-d","display_name":"model-d","created_at":"1970-01-01T00:00:00Z","max_input_tokens":null,"max_tokens":null,"capabilities":null,"lifecycle":null,"line":null,"deprecated_at":null,"retires_at":null}`

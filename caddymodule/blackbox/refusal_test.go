@@ -116,9 +116,12 @@ func TestRequestsThatAreRefused(t *testing.T) {
 		{"stream is a string", call{body: `{"model":"claude-sonnet-5-5","stream":"yes"}`}, invalid("stream")},
 		{"stream is a number", call{body: `{"model":"claude-sonnet-5-5","stream":1}`}, invalid("stream")},
 		{"count_tokens of no JSON", call{path: "/v1/messages/count_tokens", body: "hello"}, invalid("JSON")},
-		{"body too large", call{body: fine + strings.Repeat(" ", 1024)}, refusal{413, "request_too_large", false, "1024"}},
-		{"compressed body", call{body: fine, header: http.Header{"Content-Encoding": {"gzip"}}}, refusal{415, "invalid_request_error", false, "Content-Encoding"}},
-		{"unknown model", call{method: "GET", path: "/v1/models/gpt-5"}, refusal{404, "not_found_error", false, "gpt-5"}},
+		{"body too large", call{body: fine + strings.Repeat(" ", 1024)}, refusal{413, "request_too_large", true, "1024"}},
+		{"compressed body", call{body: fine, header: http.Header{"Content-Encoding": {"gzip"}}}, refusal{415, "invalid_request_error", true, "Content-Encoding"}},
+		{"unknown model", call{method: "GET", path: "/v1/models/gpt-5"}, refusal{404, "not_found_error", true, "gpt-5"}},
+		{"the same, forced platform", call{method: "GET", path: "/antigravity/v1/models/gpt-5"}, refusal{404, "not_found_error", true, "gpt-5"}},
+		{"page of models too large", call{method: "GET", path: "/v1/models?limit=1001"}, refusal{400, "invalid_request_error", true, "1000"}},
+		{"wrong method", call{method: "PUT"}, refusal{405, "invalid_request_error", true, "POST"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			g := *g
