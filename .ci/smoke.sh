@@ -19,6 +19,18 @@ stop_cleanly() {
 
 gone() { ! kill -0 "$1"; }
 
+# not_found_at URL fails unless paths that nobody serves are answered with 404.
+not_found_at() {
+	local path status
+	for path in / /api/hello /v1/messages/batches /v1/chat/completions; do
+		status=$(curl -sS -o "$work/not_found" -w '%{http_code}' "$1$path")
+		if [[ $status != 404 ]]; then
+			echo "$path was answered with $status: $(<"$work/not_found")"
+			return 1
+		fi
+	done
+}
+
 try_sample() {
 	local dir="$work/sample" port
 	mkdir -p "$dir/tmp"
@@ -39,6 +51,7 @@ try_sample() {
 	fi
 	curl -fsS -H 'x-api-key: sk-gateway' "http://127.0.0.1:$port/v1/models?limit=1&key=sk-gateway"
 	echo
+	not_found_at "http://127.0.0.1:$port"
 	stop_cleanly "$caddy"
 	grep -q '"/v1/models?limit=1"' "$dir/log"
 	if grep -rE 'sk-(upstream|gateway)' "$dir"; then
@@ -62,6 +75,7 @@ try_demo() {
 	bash -c "$line -sS --max-time 30" >"$dir/answer"
 	tail -n 6 "$dir/answer"
 	grep -q '^event: message_stop$' "$dir/answer"
+	not_found_at "http://127.0.0.1:$port"
 	stop_cleanly "$demo"
 	if [[ -n $(ls -A "$dir/tmp") ]]; then
 		echo "the demo left files behind: $(ls -A "$dir/tmp")"

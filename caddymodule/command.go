@@ -115,11 +115,15 @@ func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
 		Groups: []Group{{Name: "default"}},
 		Users:  []User{{Name: "demo", Balance: "5", Keys: []Key{{Key: demoKey, Groups: []string{"default"}}}}},
 	}
+	notFound := caddyhttp.StaticResponse{StatusCode: "404", Body: "not found"}
 	server := caddyhttp.Server{
 		Listen:    []string{listen},
 		AutoHTTPS: &caddyhttp.AutoHTTPSConfig{Disabled: true},
 		Routes: caddyhttp.RouteList{
-			{HandlersRaw: []json.RawMessage{caddyconfig.JSONModuleObject(handler, "handler", "sub2api", nil)}},
+			{HandlersRaw: []json.RawMessage{
+				caddyconfig.JSONModuleObject(handler, "handler", "sub2api", nil),
+				caddyconfig.JSONModuleObject(notFound, "handler", "static_response", nil),
+			}},
 		},
 	}
 	app := caddyhttp.App{
