@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/sub2api/caddy-sub2api/internal/modelname"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
@@ -102,7 +103,7 @@ func (x *exchange) listModels() {
 	names := x.modelNames()
 	list := modelList{Object: "list", Data: []model{}}
 	page := names
-	switch after, before := query.Get("after_id"), query.Get("before_id"); {
+	switch after, before := modelname.Base(query.Get("after_id")), modelname.Base(query.Get("before_id")); {
 	case after != "":
 		page = page[min(len(page), slices.Index(page, after)+1):]
 		list.HasMore = len(page) > limit
@@ -126,10 +127,11 @@ func (x *exchange) listModels() {
 	x.answerJSON(list)
 }
 
-// oneModel answers GET /v1/models/{id}.
+// oneModel answers GET /v1/models/{id}, under the id that the client wrote: "[1m]"
+// after it is no part of it.
 func (x *exchange) oneModel() {
 	id := strings.TrimPrefix(x.path, modelsPath+"/")
-	if !slices.Contains(x.modelNames(), id) {
+	if !slices.Contains(x.modelNames(), modelname.Base(id)) {
 		x.fail(&apiError{status: http.StatusNotFound, kind: notFoundError, message: "model: " + shorten(id)})
 		return
 	}

@@ -28,6 +28,7 @@ func TestModelsForClients(t *testing.T) {
 		models {
 			model-b
 			model-c other
+			model-d[1m] long
 		}
 	}
 	account acct-off {
@@ -53,14 +54,15 @@ func TestModelsForClients(t *testing.T) {
 		key sk-gateway-open open
 	}`)
 	for query, want := range map[string]string{
-		"":                           "model-a model-b model-c model-d, false",
-		"?limit=2":                   "model-a model-b, true",
-		"?limit=2&after_id=model-b":  "model-c model-d, false",
-		"?limit=1&after_id=model-b":  "model-c, true",
-		"?limit=2&before_id=model-d": "model-b model-c, true",
-		"?limit=9&before_id=model-c": "model-a model-b, false",
-		"?after_id=model-d":          ", false",
-		"?limit=1000":                "model-a model-b model-c model-d, false",
+		"":                              "model-a model-b model-c model-d, false",
+		"?limit=2":                      "model-a model-b, true",
+		"?limit=2&after_id=model-b":     "model-c model-d, false",
+		"?limit=1&after_id=model-b":     "model-c, true",
+		"?limit=1&after_id=model-b[1M]": "model-c, true",
+		"?limit=2&before_id=model-d":    "model-b model-c, true",
+		"?limit=9&before_id=model-c":    "model-a model-b, false",
+		"?after_id=model-d":             ", false",
+		"?limit=1000":                   "model-a model-b model-c model-d, false",
 	} {
 		a := g.get("/v1/models" + query)
 		list := gjson.ParseBytes(a.body)
@@ -90,6 +92,13 @@ func TestModelsForClients(t *testing.T) {
 	if diff := cmp.Diff(want, string(one.body)); diff != "" || one.status != 200 {
 		t.Errorf("%d %s", one.status, diff)
 	}
+	want = strings.Replace(want, `"id":"model-d","display_name":"model-d"`, `"id":"model-d[1M]","display_name":"model-d[1M]"`, 1)
+	for _, path := range []string{"/v1/models/model-d[1M]", "/v1/models/model-d%5B1M%5D"} {
+		if one := g.get(path); string(one.body) != want {
+			t.Errorf("%s: %d %s", path, one.status, one.body)
+		}
+	}
+	refusal{404, "not_found_error", false, "model-off"}.check(t, g.get("/v1/models/model-off[1m]"))
 	open := g.do(call{method: "GET", path: "/v1/models?limit=1000", key: "sk-gateway-open"})
 	if n := gjson.GetBytes(open.body, "data.#").Int(); n < 10 {
 		t.Errorf("built-in models: %s", open.body)
