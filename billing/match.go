@@ -39,9 +39,8 @@ func (m Match) String() string {
 // a model, or of a family for MatchFamily, or "" for MatchNone. Names are
 // looked up as they are, then without "[1m]", in any case, then without the
 // prefixes that other platforms put before them ("anthropic/", "us.anthropic."),
-// then without a platform's version
-// ("-v1:0") and with the date as the API writes it ("-20250929", not
-// "@20250929"), and then without the date.
+// then without a platform's version ("-v1:0") and with the date as the API writes it
+// ("-20250929", not "@20250929"), and then without the date.
 func (p *Prices) Match(model string) (name string, match Match) {
 	m, family, match := p.find(model)
 	switch match {
@@ -66,22 +65,16 @@ func (p *Prices) at(model string, at time.Time) *version {
 }
 
 func (p *Prices) find(model string) (m *model, family string, match Match) {
-	if m := p.models[model]; m != nil {
-		return m, "", MatchExact
-	}
-	for _, name := range [...]string{modelname.Base(model), modelname.Bare(model)} {
-		if m := p.models[name]; m != nil {
+	spellings := modelname.Spellings(model)
+	for i, name := range spellings {
+		switch m := p.models[name]; {
+		case m != nil && i < modelname.Exact:
 			return m, "", MatchExact
+		case m != nil:
+			return m, "", MatchUndated
 		}
 	}
-	name := modelname.Dated(modelname.Bare(model))
-	if m := p.models[name]; m != nil {
-		return m, "", MatchUndated
-	}
-	name = modelname.Undated(name)
-	if m := p.models[name]; m != nil {
-		return m, "", MatchUndated
-	}
+	name := spellings[len(spellings)-1]
 	if m := p.variant(name); m != nil {
 		return m, "", MatchVariant
 	}

@@ -11,6 +11,8 @@ type Prices struct {
 	models map[string]*model
 	// families are by their words: the models that are still offered.
 	families map[string][]*model
+	// limits are those that a price file names, by its names of models.
+	limits map[string]limits
 }
 
 // model is the prices of one model over time, in order of version.from.

@@ -92,6 +92,19 @@ func Undated(name string) string {
 	return name
 }
 
+// Spellings are the names under which a table may have a model, the best first: as
+// it is, without "[1m]", without what platforms put before it, then with the date
+// as the API writes it and without their version, then without the date. The first
+// Exact of them are the model's name itself.
+func Spellings(name string) [5]string {
+	bare := Bare(name)
+	dated := Dated(bare)
+	return [...]string{name, Base(name), bare, dated, Undated(dated)}
+}
+
+// Exact is how many of the Spellings leave nothing of the model's own name out.
+const Exact = 3
+
 // Date is the date at the end of a model's name, in UTC; the zero time if there is
 // none.
 func Date(name string) time.Time {
