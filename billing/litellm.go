@@ -20,7 +20,9 @@ import (
 //     prompt tokens, then with _priority or _batches, for these tiers;
 //   - search_context_cost_per_query, the price of a web search: its
 //     search_context_size_medium;
-//   - provider_specific_entry, multipliers of all token prices: us and fast.
+//   - provider_specific_entry, multipliers of all token prices: us and fast;
+//   - max_input_tokens and max_output_tokens, see Facts; they are no prices, so that
+//     what is no number is as absent.
 //
 // An entry with an input and an output price replaces the model's: its steps are
 // those of the entry. One without both amends a model that is known, and is left
@@ -53,8 +55,9 @@ func (p *Prices) Overlay(file []byte) (*Prices, error) {
 		return nil, errors.New("price file: want a JSON object of models and their prices")
 	}
 	entries := members(root)
-	out := &Prices{models: make(map[string]*model, len(p.models)+len(entries))}
+	out := &Prices{models: make(map[string]*model, len(p.models)+len(entries)), limits: make(map[string]limits)}
 	maps.Copy(out.models, p.models)
+	maps.Copy(out.limits, p.limits)
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
 		if !entries[name].IsObject() || name == "sample_spec" || name == "fallback_generalizations" {
 			continue
@@ -65,6 +68,9 @@ func (p *Prices) Overlay(file []byte) (*Prices, error) {
 		}
 		if m := p.overlaid(name, e); m != nil {
 			out.models[name] = m
+		}
+		if e.limits != (limits{}) {
+			out.limits[name] = e.limits
 		}
 	}
 	out.setFamilies()
@@ -90,6 +96,7 @@ type entry struct {
 	steps    map[int64]*stepPrices
 	us, fast Rate
 	search   USD
+	limits   limits
 }
 
 // stepPrices are by tier.

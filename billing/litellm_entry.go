@@ -34,6 +34,12 @@ func parseEntry(object gjson.Result) (*entry, error) {
 
 func (e *entry) set(name string, value gjson.Result) (err error) {
 	switch name {
+	case "max_input_tokens":
+		e.limits.input = parseLimit(value)
+		return nil
+	case "max_output_tokens":
+		e.limits.output = parseLimit(value)
+		return nil
 	case "search_context_cost_per_query":
 		if value.IsObject() {
 			const medium = "search_context_size_medium"
@@ -60,6 +66,19 @@ func (e *entry) set(name string, value gjson.Result) (err error) {
 	*kind(&e.at(above)[tier]) = USD(n)
 	return err
 }
+
+// parseLimit reads a number of tokens; 0 for anything else: it is no price, so
+// that what it says of the model is not known.
+func parseLimit(value gjson.Result) int64 {
+	if value.Type == gjson.Number && value.Num >= 1 && value.Num <= maxLimit {
+		return int64(value.Num)
+	}
+	return 0
+}
+
+// maxLimit is more tokens than any model takes, and a number that a float64 holds
+// exactly.
+const maxLimit = 1 << 40
 
 // setMember reads a member in billionths, if it is there.
 func setMember(object gjson.Result, name string, set func(int64)) error {

@@ -196,6 +196,11 @@ func TestOverlayNames(t *testing.T) {
 			"claude-sonnet-4-5":                              3,
 			"claude-haiku-4-5":                               1,
 			"claude-opus-4-8[1m]":                            6,
+			"claude-opus-4-8[1M]":                            6,
+			"openrouter/anthropic/claude-opus-5[1M]":         71,
+			"us.anthropic.claude-opus-5-v1:0[1m]":            72,
+			"anthropic/claude-haiku-4-5 [1M]":                75,
+			"claude-sonnet-4-5-20250929[1M]":                 74,
 			"bedrock/us-east-1/anthropic.claude-opus-4-8-v1": 6,
 			"claude-opus-9":                                  6, // the dearest of the family now
 			"claude-sonnet-9":                                74,

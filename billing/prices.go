@@ -8,8 +8,11 @@ import (
 // Prices is a table of model prices. It never changes once made, so it can be
 // shared freely.
 type Prices struct {
-	models   map[string]*model
-	families [len(familyWords)][]*model
+	models map[string]*model
+	// families are by their words: the models that are still offered.
+	families map[string][]*model
+	// limits are those that a price file names, by its names of models.
+	limits map[string]limits
 }
 
 // model is the prices of one model over time, in order of version.from.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/modelname"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
@@ -110,14 +111,15 @@ func gatewayKey(header http.Header) string {
 	return header.Get("X-Goog-Api-Key")
 }
 
-// mayAsk tells whether the key may ask for a model.
+// mayAsk reports whether the key may ask for a model. "[1m]" is no part of a
+// model's name.
 func (k *key) mayAsk(model string) bool {
 	if len(k.models) == 0 {
 		return true
 	}
 	for _, pattern := range k.models {
 		prefix, wild := strings.CutSuffix(pattern, "*")
-		if pattern == model || wild && strings.HasPrefix(model, prefix) {
+		if wild && strings.HasPrefix(model, prefix) || !wild && modelname.Base(pattern) == modelname.Base(model) {
 			return true
 		}
 	}

@@ -1,12 +1,15 @@
 package caddymodule
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/modelname"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
@@ -25,8 +28,8 @@ type model struct {
 	ID             string  `json:"id"`
 	DisplayName    string  `json:"display_name"`
 	CreatedAt      string  `json:"created_at"`
-	MaxInputTokens *int    `json:"max_input_tokens"`
-	MaxTokens      *int    `json:"max_tokens"`
+	MaxInputTokens *int64  `json:"max_input_tokens"`
+	MaxTokens      *int64  `json:"max_tokens"`
 	Capabilities   *string `json:"capabilities"`
 	Lifecycle      *string `json:"lifecycle"`
 	Line           *string `json:"line"`
@@ -102,7 +105,7 @@ func (x *exchange) listModels() {
 	names := x.modelNames()
 	list := modelList{Object: "list", Data: []model{}}
 	page := names
-	switch after, before := query.Get("after_id"), query.Get("before_id"); {
+	switch after, before := modelname.Base(query.Get("after_id")), modelname.Base(query.Get("before_id")); {
 	case after != "":
 		page = page[min(len(page), slices.Index(page, after)+1):]
 		list.HasMore = len(page) > limit
@@ -118,7 +121,7 @@ func (x *exchange) listModels() {
 		page = page[:min(limit, len(page))]
 	}
 	for _, name := range page {
-		list.Data = append(list.Data, modelOf(name))
+		list.Data = append(list.Data, x.modelOf(name))
 	}
 	if len(page) > 0 {
 		list.FirstID, list.LastID = &page[0], &page[len(page)-1]
@@ -126,26 +129,36 @@ func (x *exchange) listModels() {
 	x.answerJSON(list)
 }
 
-// oneModel answers GET /v1/models/{id}.
+// oneModel answers GET /v1/models/{id}, under the id that the client wrote: "[1m]"
+// after it is no part of it.
 func (x *exchange) oneModel() {
 	id := strings.TrimPrefix(x.path, modelsPath+"/")
-	if !slices.Contains(x.modelNames(), id) {
+	if !slices.Contains(x.modelNames(), modelname.Base(id)) {
 		x.fail(&apiError{status: http.StatusNotFound, kind: notFoundError, final: true, message: "model: " + shorten(id)})
 		return
 	}
-	x.answerJSON(modelOf(id))
+	x.answerJSON(x.modelOf(id))
 }
 
-// modelOf makes the entry of a model. Its date is read from its name; SDKs need
-// one, and the API itself uses the epoch where it is unknown.
-func modelOf(id string) model {
-	created := "1970-01-01T00:00:00Z"
-	if at := strings.LastIndexByte(id, '-'); at >= 0 {
-		if date := id[at+1:]; len(date) == 8 && strings.Trim(date, "0123456789") == "" {
-			created = date[:4] + "-" + date[4:6] + "-" + date[6:] + "T00:00:00Z"
-		}
+// modelOf makes the entry of a model. SDKs need a date: the epoch, as the API
+// itself has it, where none is known.
+func (x *exchange) modelOf(id string) model {
+	facts, _ := x.prices.Facts(id)
+	released := facts.Released
+	if released.IsZero() {
+		released = modelname.Date(id)
 	}
-	return model{Type: "model", ID: id, DisplayName: id, CreatedAt: created}
+	if released.IsZero() {
+		released = time.Unix(0, 0).UTC()
+	}
+	m := model{Type: "model", ID: id, DisplayName: cmp.Or(facts.DisplayName, id), CreatedAt: released.Format(time.RFC3339)}
+	if facts.MaxInputTokens > 0 {
+		m.MaxInputTokens = &facts.MaxInputTokens
+	}
+	if facts.MaxOutputTokens > 0 {
+		m.MaxTokens = &facts.MaxOutputTokens
+	}
+	return m
 }
 
 func (x *exchange) answerJSON(v any) {

@@ -20,7 +20,7 @@ func TestCandidates(t *testing.T) {
 	settings := defaults(
 		account("ant"), account("off", disabled), account("gem", on(upstream.Gemini)), account("oai", on(upstream.OpenAI)),
 		account("ag", on(upstream.Antigravity)), account("agmix", on(upstream.Antigravity), mixed),
-		account("haiku", serving("claude-haiku-*")), account("notmix", mixed, on(upstream.OpenAI)),
+		account("haiku", serving("claude-haiku-*")), account("exact", serving("claude-haiku-4-5")), account("notmix", mixed, on(upstream.OpenAI)),
 	)
 	settings.Groups = []scheduler.Group{
 		{Name: "all", Platform: upstream.Anthropic},
@@ -40,7 +40,8 @@ func TestCandidates(t *testing.T) {
 	}{
 		{"", "", sonnet, "agmix ant"},
 		{"", "", gpt, "ant"},
-		{"", "", "claude-haiku-4-5", "agmix ant haiku"},
+		{"", "", "claude-haiku-4-5[1M]", "agmix ant haiku exact"},
+		{"", "", "claude-haiku-4-5", "agmix ant haiku exact"},
 		{"all", "", sonnet, "agmix ant"},
 		{"gemini", "", gemini, "agmix gem"},
 		{"openai", "", gpt, "notmix oai"},
@@ -98,7 +99,7 @@ func TestCandidates(t *testing.T) {
 				force upstream.Platform
 				model string
 				want  string
-			}{group, "", "claude-haiku-4-5", "agmix ant haiku"})
+			}{group, "", "claude-haiku-4-5", "agmix ant haiku exact"})
 		}
 		run(t, settings)
 	})

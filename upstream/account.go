@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+
+	"github.com/sub2api/caddy-sub2api/internal/modelname"
 )
 
 // Platform names whose API an account speaks.
@@ -99,7 +101,7 @@ type Account struct {
 // HeaderField is one header to set on a request.
 type HeaderField struct{ Name, Value string }
 
-// Serves tells whether the account's models hold the client's model.
+// Serves reports whether the account's models hold the client's model.
 // Antigravity serves exactly claude-* and gemini-*.
 func (a *Account) Serves(model string) bool {
 	if a.Platform == Antigravity && !strings.HasPrefix(model, "claude-") && !strings.HasPrefix(model, "gemini-") {
@@ -124,38 +126,51 @@ type ModelRule struct {
 }
 
 // ModelMap says which models an account serves. The zero value serves every
-// model under its own name.
+// model under its own name. "[1m]" after a name, in any case, is no part of it:
+// neither of the client's nor of a rule's.
 type ModelMap []ModelRule
 
-// Resolve returns the name to send upstream for the client's model, and
-// whether the model is served at all. An exact name wins over a prefix, a
-// longer prefix over a shorter.
+// Resolve returns the name to send upstream for the client's model, as the client
+// wrote it where no rule renames it, and whether the model is served at all. An
+// exact name wins over a prefix, a longer prefix over a shorter; of two names that
+// only "[1m]" tells apart, the one written as the client's model.
 func (m ModelMap) Resolve(model string) (string, bool) {
 	if len(m) == 0 {
 		return model, true
 	}
-	best := -1
+	base := modelname.Base(model)
+	exact, prefixed := -1, -1
 	for i, rule := range m {
 		prefix, wild := strings.CutSuffix(rule.Match, "*")
 		switch {
-		case !wild && rule.Match == model:
+		case rule.Match == model && !wild:
 			return rule.name(model), true
-		case wild && strings.HasPrefix(model, prefix) && (best < 0 || len(rule.Match) > len(m[best].Match)):
-			best = i
+		case wild && strings.HasPrefix(model, prefix):
+			if prefixed < 0 || len(rule.Match) > len(m[prefixed].Match) {
+				prefixed = i
+			}
+		case !wild && modelname.Base(rule.Match) == base:
+			if exact < 0 || modelname.IsLong(rule.Match) == modelname.IsLong(model) {
+				exact = i
+			}
 		}
 	}
-	if best < 0 {
-		return "", false
+	switch {
+	case exact >= 0:
+		return m[exact].name(model), true
+	case prefixed >= 0:
+		return m[prefixed].name(model), true
 	}
-	return m[best].name(model), true
+	return "", false
 }
 
-// Names lists the exact model names, without patterns, in no set order.
+// Names lists the exact model names, without patterns and without "[1m]", in no
+// set order.
 func (m ModelMap) Names() []string {
 	var names []string
 	for _, rule := range m {
-		if !strings.HasSuffix(rule.Match, "*") && !slices.Contains(names, rule.Match) {
-			names = append(names, rule.Match)
+		if name := modelname.Base(rule.Match); !strings.HasSuffix(name, "*") && !slices.Contains(names, name) {
+			names = append(names, name)
 		}
 	}
 	return names

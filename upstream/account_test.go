@@ -1,6 +1,10 @@
 package upstream
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
 
 func TestResolve(t *testing.T) {
 	rules := ModelMap{
@@ -33,6 +37,58 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+func TestTheMarkOfALongContextIsNoPartOfAName(t *testing.T) {
+	plain := ModelMap{{Match: "claude-opus-5-5"}, {Match: "claude-haiku-5-5", Upstream: "small"}, {Match: "claude-sonnet-*", Upstream: "mid"}}
+	marked := ModelMap{{Match: "claude-opus-5-5[1m]"}, {Match: "claude-haiku-5-5[1M]", Upstream: "small"}}
+	both := ModelMap{{Match: "claude-opus-*", Upstream: "any"}, {Match: "claude-opus-5-5", Upstream: "short"}, {Match: "claude-opus-5-5[1m]", Upstream: "long"}}
+	turned := ModelMap{both[2], both[1], both[0]}
+	patterns := ModelMap{{Match: "claude-opus-*", Upstream: "short"}, {Match: "claude-opus-5-5[1m]*", Upstream: "long"}}
+	for _, test := range []struct {
+		rules ModelMap
+		model string
+		want  string // "" = not served
+	}{
+		{nil, "claude-opus-5-5[1M]", "claude-opus-5-5[1M]"},
+		// Not renamed: as the client wrote it.
+		{plain, "claude-opus-5-5[1m]", "claude-opus-5-5[1m]"},
+		{plain, "claude-opus-5-5[1M]", "claude-opus-5-5[1M]"},
+		{plain, "claude-opus-5-5 [1m]", "claude-opus-5-5 [1m]"},
+		{plain, "claude-opus-5-5[1m] ", "claude-opus-5-5[1m] "},
+		{plain, "claude-haiku-5-5[1M]", "small"},
+		{plain, "claude-sonnet-5-5[1M]", "mid"},
+		{plain, "claude-opus-5[1m]", ""},
+		{plain, "claude-opus-5-5[1m][1m]", ""},
+		{plain, "claude-opus-5-5[2m]", ""},
+		{plain, "claude-opus-5-5-20260101[1m]", ""},
+		{plain, "[1m]", ""},
+		{marked, "claude-opus-5-5", "claude-opus-5-5"},
+		{marked, "claude-opus-5-5[1M]", "claude-opus-5-5[1M]"},
+		{marked, "claude-haiku-5-5[1m]", "small"},
+		{marked, "claude-haiku-5-5", "small"},
+		// A rule for the name with the mark wins over the one without.
+		{both, "claude-opus-5-5", "short"},
+		{both, "claude-opus-5-5[1m]", "long"},
+		{both, "claude-opus-5-5[1M]", "long"},
+		{both, "claude-opus-5[1M]", "any"},
+		{turned, "claude-opus-5-5", "short"},
+		{turned, "claude-opus-5-5[1M]", "long"},
+		{turned, "claude-opus-5-5-20260101[1m]", "any"},
+		{patterns, "claude-opus-5-5", "short"},
+		{patterns, "claude-opus-5-5[1m]", "long"},
+	} {
+		got, ok := test.rules.Resolve(test.model)
+		if got != test.want || ok != (test.want != "") {
+			t.Errorf("%v, %q: got %q, %v, want %q", test.rules, test.model, got, ok, test.want)
+		}
+	}
+	if diff := cmp.Diff([]string{"claude-opus-5-5"}, turned.Names()); diff != "" {
+		t.Error(diff)
+	}
+	if n := testing.AllocsPerRun(100, func() { both.Resolve("claude-opus-5-5[1M]") }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
+
 func TestServes(t *testing.T) {
 	for _, test := range []struct {
 		account Account
@@ -44,6 +100,7 @@ func TestServes(t *testing.T) {
 		{Account{Platform: Antigravity}, "gemini-3", true},
 		{Account{Platform: Antigravity}, "gpt-9", false},
 		{Account{Platform: Antigravity, Models: ModelMap{{Match: "claude-opus-5"}}}, "gemini-3", false},
+		{Account{Platform: Antigravity, Models: ModelMap{{Match: "claude-opus-5"}}}, "claude-opus-5[1M]", true},
 	} {
 		if got := test.account.Serves(test.model); got != test.want {
 			t.Errorf("%s with %v serves %s: %v", test.account.Platform, test.account.Models, test.model, got)

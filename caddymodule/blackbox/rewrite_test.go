@@ -59,6 +59,48 @@ func TestClientsSeeTheirOwnModelName(t *testing.T) {
 	}
 }
 
+// TestTheMarkOfALongContext is what clients write after a model's name: no part of
+// it for the account's models and the price, and left alone on its way.
+func TestTheMarkOfALongContext(t *testing.T) {
+	g := serve(t, simulator.Config{}, `
+	account acct-main {
+		api_key sk-upstream-main
+		base_url SIM
+		models {
+			claude-opus-5-5
+			claude-haiku-5-5 glm-5
+		}
+	}`+alice)
+	costs := map[billing.USD]bool{}
+	for _, test := range []struct{ asked, sent string }{
+		{"claude-opus-5-5", "claude-opus-5-5"},
+		{"claude-opus-5-5[1m]", "claude-opus-5-5[1m]"},
+		{"claude-opus-5-5[1M]", "claude-opus-5-5[1M]"},
+		{"claude-haiku-5-5[1M]", "glm-5"},
+	} {
+		if a := g.say(test.asked, false); a.status != 200 || gjson.GetBytes(a.body, "model").Str != test.asked {
+			t.Errorf("%s: %d %s", test.asked, a.status, a.body)
+		}
+		if got := g.last().Model; got != test.sent {
+			t.Errorf("%s: sent %q, want %q", test.asked, got, test.sent)
+		}
+	}
+	if a := g.say("claude-opus-5[1m]", false); a.status != 400 {
+		t.Errorf("a model that no account has: %d %s", a.status, a.body)
+	}
+	for _, r := range g.records() {
+		if r.Unpriced || r.Cost == 0 {
+			t.Errorf("record %+v", r)
+		}
+		if strings.HasPrefix(r.Model, "claude-opus") {
+			costs[r.Cost] = true
+		}
+	}
+	if n := len(costs); n != 1 {
+		t.Errorf("one model has %d prices: %v", n, costs)
+	}
+}
+
 func TestThinkingThatUpstreamRefuses(t *testing.T) {
 	turn := func(g *gateway) answer {
 		request := fixture(g.t, "thinking")

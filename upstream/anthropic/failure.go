@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/sub2api/caddy-sub2api/internal/modelname"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
@@ -18,9 +19,6 @@ const shortRetryAfter = 10 * time.Second
 
 // unified is what the headers about a subscription's windows begin with.
 const unified = "Anthropic-Ratelimit-Unified-"
-
-// families are the model families that a limit may be narrowed to.
-var families = []string{"opus", "sonnet", "haiku", "fable", "mythos"}
 
 // ReadFailure makes a Failure of an answer that is not a success. fast tells
 // whether the request asked for fast mode.
@@ -142,7 +140,7 @@ func spentWindows(header http.Header) (spent []spentWindow) {
 // familyOf is the model family that a window's or claim's name ends with, ""
 // for a window of all models.
 func familyOf(window string) string {
-	for _, family := range families {
+	for _, family := range modelname.Families {
 		if strings.HasSuffix(window, "_"+family) || strings.HasSuffix(window, "-"+family) {
 			return family
 		}

@@ -1,91 +1,110 @@
 package oauth
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
 
-	"golang.org/x/oauth2"
-
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-// ask spends the refresh token at the account's token endpoint. The client's id
-// and secret go into the form: trying both ways, as the library does by itself,
-// would spend the token twice when an answer is lost.
+// ask spends the refresh token at the account's token endpoint. An answer with an
+// access token is taken, whatever else is odd in it: the refresh token is spent.
 func (t *Tokens) ask(ctx context.Context, account *upstream.Account, used *token) (*token, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	fail := func(err error) error {
+		text := hide(err.Error(), account, used)
+		return fmt.Errorf("refreshing the access token of account %s: %w", account.Name, hidden{text, err})
+	}
 	r := account.Refresh
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.TokenURL, strings.NewReader(form(r, used).Encode()))
+	if err != nil {
+		return nil, fail(err)
+	}
+	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	request.Header.Set("Accept", "application/json")
 	client := &http.Client{
 		Transport: t.config.Transport(account),
 		// A redirect would carry the token to whatever it names.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	config := oauth2.Config{
-		ClientID: r.ClientID, ClientSecret: r.ClientSecret,
-		Endpoint: oauth2.Endpoint{TokenURL: r.TokenURL, AuthStyle: oauth2.AuthStyleInParams},
-	}
-	ctx = context.WithValue(ctx, oauth2.HTTPClient, client)
-	answer, err := config.TokenSource(ctx, &oauth2.Token{RefreshToken: used.Refresh}).Token()
+	response, err := client.Do(request)
 	if err != nil {
-		return nil, explain(err, account, used)
+		return nil, fail(err)
 	}
-	if !sendable(answer.AccessToken) {
-		return nil, fmt.Errorf("refreshing the access token of account %s: the answer of %s holds an access token that can't be sent", account.Name, r.TokenURL)
+	defer response.Body.Close()
+	answer, err := readAnswer(response)
+	switch {
+	case answer.access == "" && err != nil:
+		return nil, fail(fmt.Errorf("reading the answer of %s, status %d: %w", r.TokenURL, answer.status, err))
+	case answer.access == "":
+		return nil, explain(answer, account, used)
+	case !sendable(answer.access):
+		return nil, fail(fmt.Errorf("the answer of %s holds an access token that can't be sent", r.TokenURL))
 	}
-	fresh := &token{Access: answer.AccessToken, Refresh: answer.RefreshToken}
-	if !answer.Expiry.IsZero() {
-		fresh.Expires = answer.Expiry.UTC().Truncate(time.Second)
+	fresh := &token{Access: answer.access, Refresh: cmp.Or(answer.refresh, used.Refresh)}
+	if answer.lifetime > 0 {
+		fresh.Expires = time.Now().Add(answer.lifetime).UTC().Truncate(time.Second)
 	}
 	return fresh, nil
 }
 
-// sendable tells whether a token fits into a header.
+// form is the request. The client's id and secret go into it: asking again with
+// both in a header would spend the token twice when an answer is lost.
+func form(r *upstream.Refresh, used *token) url.Values {
+	values := url.Values{"grant_type": {"refresh_token"}, "refresh_token": {used.Refresh}}
+	for name, value := range map[string]string{"client_id": r.ClientID, "client_secret": r.ClientSecret} {
+		if value != "" {
+			values.Set(name, value)
+		}
+	}
+	return values
+}
+
+// sendable reports whether a token fits into a header.
 func sendable(token string) bool {
 	return !strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
-// passing are the error codes of RFC 6749 that say nothing of the credential.
-var passing = []string{"server_error", "temporarily_unavailable", "slow_down"}
-
-// explain makes an error that shows no secret; a *RefusedError where the
-// endpoint judged the credential.
-func explain(err error, account *upstream.Account, used *token) error {
-	hide := strings.NewReplacer(pairs(used.Refresh, used.Access, account.Refresh.Token, account.Secret, account.Refresh.ClientSecret)...)
-	var answer *oauth2.RetrieveError
-	if !errors.As(err, &answer) {
-		return fmt.Errorf("refreshing the access token of account %s: %w", account.Name, hidden{hide.Replace(err.Error()), err})
-	}
-	status := answer.Response.StatusCode
-	reason := fmt.Sprintf("%s answered %d", account.Refresh.TokenURL, status)
-	for _, part := range []string{answer.ErrorCode, answer.ErrorDescription} {
-		if part != "" {
+// explain makes an error of an answer without an access token; a *RefusedError
+// where the endpoint judged the credential.
+func explain(a *answer, account *upstream.Account, used *token) error {
+	reason := fmt.Sprintf("%s answered %d", account.Refresh.TokenURL, a.status)
+	for _, part := range append(a.codes, a.description) {
+		// What is hidden is hidden before the text is cut: a cut secret isn't found.
+		if part = hide(part, account, used); part != "" {
 			reason += " " + strings.ToValidUTF8(part[:min(len(part), 200)], "")
 		}
 	}
-	reason = hide.Replace(reason)
-	judged := status == http.StatusBadRequest || status == http.StatusUnauthorized ||
-		status < 300 && answer.ErrorCode != ""
-	if judged && !slices.Contains(passing, answer.ErrorCode) {
+	if a.refused() {
 		return &RefusedError{reason}
+	}
+	if len(a.codes) == 0 {
+		reason += " without an access token"
 	}
 	return fmt.Errorf("refreshing the access token of account %s: %s", account.Name, reason)
 }
 
-// pairs are secrets and what to show in their place.
-func pairs(secrets ...string) (out []string) {
+// hide takes the account's secrets, also as a form writes them, out of a text.
+func hide(text string, account *upstream.Account, used *token) string {
+	secrets := []string{used.Refresh, used.Access, account.Refresh.Token, account.Secret, account.Refresh.ClientSecret}
+	// The longest first: one may be the beginning of another.
+	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
+	var pairs []string
 	for _, secret := range secrets {
 		if secret != "" {
-			out = append(out, secret, "[hidden]")
+			pairs = append(pairs, secret, "[hidden]", url.QueryEscape(secret), "[hidden]")
 		}
 	}
-	return out
+	return strings.NewReplacer(pairs...).Replace(text)
 }
 
 // hidden is an error with another text.
