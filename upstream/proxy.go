@@ -63,15 +63,16 @@ func validPort(port string) bool {
 
 func isSOCKS(u *url.URL) bool { return u.Scheme == schemeSOCKS5 || u.Scheme == schemeSOCKS5H }
 
-// throughProxy makes a pool's connections go through a proxy that ParseProxy
-// accepts. TLS to upstream is end to end: it verifies upstream's name.
-func throughProxy(direct *http.Transport, dialer *net.Dialer, u *url.URL) pool {
+// throughProxy makes a transport's connections go through a proxy that
+// ParseProxy accepts. TLS to upstream is end to end: it verifies upstream's
+// name.
+func throughProxy(transport *http.Transport, dialer *net.Dialer, u *url.URL) {
 	if isSOCKS(u) {
-		direct.DialContext = (&socksDialer{dialer, u}).DialContext
-		return direct
+		transport.DialContext = watched((&socksDialer{dialer, u}).DialContext)
+		return
 	}
-	direct.Proxy = http.ProxyURL(u)
-	direct.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, response *http.Response) error {
+	transport.Proxy = http.ProxyURL(u)
+	transport.OnProxyConnectResponse = func(_ context.Context, _ *url.URL, _ *http.Request, response *http.Response) error {
 		if response.StatusCode == http.StatusOK {
 			return nil
 		}
@@ -80,10 +81,24 @@ func throughProxy(direct *http.Transport, dialer *net.Dialer, u *url.URL) pool {
 	if u.Scheme == schemeHTTPS {
 		// The first hop is the proxy's. It must not agree on HTTP/2, in which
 		// net/http speaks to no proxy.
-		first := tls.Dialer{NetDialer: dialer, Config: &tls.Config{RootCAs: direct.TLSClientConfig.RootCAs}}
-		direct.DialTLSContext = first.DialContext
+		config := &tls.Config{
+			RootCAs:            transport.TLSClientConfig.RootCAs,
+			ServerName:         u.Hostname(),
+			ClientSessionCache: tls.NewLRUClientSessionCache(0),
+		}
+		transport.DialTLSContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			raw, err := transport.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			conn := tls.Client(raw, config)
+			if err := conn.HandshakeContext(ctx); err != nil {
+				raw.Close()
+				return nil, err
+			}
+			return conn, nil
+		}
 	}
-	return proxied{direct}
 }
 
 // proxyRefused is the error of a proxy that answered with that status. It does
@@ -92,33 +107,14 @@ func proxyRefused(status int) error {
 	return fmt.Errorf("it answered %d %s", status, http.StatusText(status))
 }
 
-// proxied is a pool behind an http or https proxy.
-type proxied struct{ *http.Transport }
-
-// RoundTrip implements http.RoundTripper. What only a proxy can say is no
-// answer of upstream.
-func (p proxied) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := p.Transport.RoundTrip(r)
-	if err == nil && response.StatusCode == http.StatusProxyAuthRequired {
-		response.Body.Close()
-		err = proxyRefused(response.StatusCode)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("through the account's proxy: %w", err)
-	}
-	return response, nil
-}
-
 // socksDialer makes connections through a SOCKS5 proxy (RFC 1928, RFC 1929).
 type socksDialer struct {
 	dialer *net.Dialer
 	proxy  *url.URL
 }
 
-// DialContext is that of an http.Transport.
+// DialContext is that of an http.Transport; the context bounds all of it.
 func (d *socksDialer) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
 	addresses := []string{address}
 	if d.proxy.Scheme == schemeSOCKS5 {
 		var err error
@@ -137,7 +133,7 @@ func (d *socksDialer) DialContext(ctx context.Context, network, address string) 
 	}
 	through, err := proxy.SOCKS5("tcp", net.JoinHostPort(d.proxy.Hostname(), port), auth, d.dialer)
 	if err != nil {
-		return nil, fmt.Errorf("preparing to dial through the account's proxy: %w", err)
+		return nil, err
 	}
 	var failed error
 	for _, address := range addresses {
@@ -147,7 +143,7 @@ func (d *socksDialer) DialContext(ctx context.Context, network, address string) 
 		}
 		failed = err
 	}
-	return nil, fmt.Errorf("through the account's proxy: %w", failed)
+	return nil, failed
 }
 
 // lookUp resolves the host of an address, on this machine.
