@@ -122,7 +122,7 @@ func (a *answer) whole() *upstream.Failure {
 		return anthropic.ReadError(body)
 	}
 	a.succeeded()
-	usage, _ := anthropic.ReadUsage(body)
+	usage := anthropic.ReadUsage(body, a.bounds()).Usage
 	a.record.Status = a.response.StatusCode
 	a.record.TTFTMS = time.Since(a.arrived).Milliseconds()
 	if err := a.settleLast(usage); err != nil {
@@ -139,6 +139,9 @@ func (a *answer) whole() *upstream.Failure {
 	}
 	return nil
 }
+
+// bounds is what is known of what the answer can have used.
+func (a *answer) bounds() anthropic.Bounds { return anthropic.Bounds{MaxTokens: a.call.MaxTokens} }
 
 // prefixMismatch tells Claude Code that thinking blocks were dropped.
 const prefixMismatch = "Anthropic-Thinking-Prefix-Mismatch"

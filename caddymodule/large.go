@@ -26,7 +26,7 @@ func (a *answer) large(body []byte) {
 		return
 	}
 	a.succeeded()
-	usage, known := anthropic.ReadUsage(body) // in case it comes first
+	used, known := anthropic.ReadHeadUsage(body, a.bounds()) // in case it comes first
 	var renamer *anthropic.Renamer
 	if sent := a.record.ModelSent; sent != a.call.Model {
 		renamer = &anthropic.Renamer{Sent: sent, Asked: a.call.Model}
@@ -61,13 +61,13 @@ func (a *answer) large(body []byte) {
 			panic(http.ErrAbortHandler)
 		}
 	}
-	if found, ok := anthropic.ReadTailUsage(body); ok {
-		usage, known = found, true
+	if found, ok := anthropic.ReadTailUsage(body, a.bounds()); ok {
+		used, known = found, true
 	}
 	if !known {
-		usage.Output = anthropic.EstimateTokens(relayed + int64(len(body)))
+		used = anthropic.EstimateBySize(body, relayed+int64(len(body)), a.bounds())
 	}
-	if err := a.settle(usage, !known); err != nil {
+	if err := a.settle(used.Usage, used.Estimated); err != nil {
 		a.logger.Error("an answer is cut short: its record could not be kept", "request_id", a.id, "error", err)
 		panic(http.ErrAbortHandler)
 	}
@@ -79,9 +79,8 @@ func (a *answer) large(body []byte) {
 
 // settleLarge settles a large answer that broke off, by its size alone.
 func (a *answer) settleLarge(rest []byte, relayed int64) {
-	usage, _ := anthropic.ReadTailUsage(rest)
-	usage.Output = max(usage.Output, anthropic.EstimateTokens(relayed+int64(len(rest))))
-	if err := a.settle(usage, true); err != nil {
+	used := anthropic.EstimateBySize(rest, relayed+int64(len(rest)), a.bounds())
+	if err := a.settle(used.Usage, true); err != nil {
 		a.logger.Error("the record of an answer that broke off could not be kept", "request_id", a.id, "error", err)
 	}
 }

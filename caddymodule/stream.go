@@ -122,7 +122,7 @@ func (s *stream) next() ([]byte, error) {
 	n, err := s.from.Read(s.buffer)
 	s.heard = s.clock.now()
 	s.guard.alive(s.heard)
-	s.meter.Feed(s.buffer[:n])
+	n = s.meter.Feed(s.buffer[:n], s.heard) // what comes after the answer is dropped
 	if err != nil {
 		s.meter.Finish()
 		s.over = true
@@ -147,7 +147,7 @@ func (s *stream) relay(p []byte) error {
 			s.record.Status = statusClientGone
 		}
 		if s.meter.Done() && !s.settled {
-			if err := s.settleLast(s.meter.Usage()); err != nil {
+			if err := s.settleLast(s.meter.Reading(s.heard, s.bounds()).Usage); err != nil {
 				s.logger.Error("an answer is cut short: its record could not be kept", "request_id", s.id, "error", err)
 				return errUnsettled
 			}
@@ -230,7 +230,8 @@ func (s *stream) finish(err error) {
 
 // settleBroken settles an answer that broke off, with what is known of it.
 func (s *stream) settleBroken() {
-	if err := s.settle(s.meter.EstimatedUsage(), !s.meter.Final()); err != nil {
+	used := s.meter.Reading(s.clock.now(), s.bounds())
+	if err := s.settle(used.Usage, used.Estimated); err != nil {
 		s.logger.Error("the record of an answer that broke off could not be kept", "request_id", s.id, "error", err)
 	}
 }

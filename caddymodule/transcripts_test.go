@@ -130,12 +130,9 @@ func meterInPieces(stream []byte, size int) upstream.Usage {
 	var meter anthropic.Meter
 	for len(stream) > 0 {
 		n := min(size, len(stream))
-		meter.Feed(stream[:n])
+		meter.Feed(stream[:n], 0)
 		stream = stream[n:]
 	}
 	meter.Finish()
-	if meter.Done() {
-		return meter.Usage()
-	}
-	return meter.EstimatedUsage()
+	return meter.Reading(0, anthropic.Bounds{}).Usage
 }

@@ -1,40 +1,52 @@
 package anthropic
 
 import (
-	"bytes"
-
-	"github.com/tidwall/gjson"
+	"time"
 
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/sse"
 )
 
-// Meter reads a streamed answer as its bytes pass by: what it used, whether
-// its content has begun, and how it ended. It parses the few events that carry
-// usage and skips the rest by name. The zero value is at the stream's
+// Meter reads a streamed answer as its bytes pass by: whether its content has
+// begun, where and how it ended, and what it used. It parses the few events that
+// carry usage and measures the others. The zero value is at the stream's
 // beginning.
+//
+// Nothing that it reports depends on how the stream was cut into pieces.
 type Meter struct {
 	scanner sse.Scanner
-	event   eventKind
+	event   eventKind // by the name so far
+	judged  bool      // the event at hand was too large to be empty
+	sizer   sizer
 	totals  totals
+	size    size
 
-	begun   bool
-	done    bool
-	whole   bool
-	cut     bool // the event at hand has no end
-	final   bool
-	failure *upstream.Failure
+	started  bool // a message_start has come
+	reported bool
+	content  bool // a block or a delta has come
+	opened   bool
+	begun    bool
+	done     bool
+	whole    bool
+	cut      bool // the event at hand has no end
+	final    bool // upstream has told the output's total, and nothing was written since
+	ended    bool // what comes now is no part of the answer
+	failure  *upstream.Failure
 
-	deltaBytes int64 // bytes of JSON text in the content deltas
+	inBlock bool          // a block has begun and not ended
+	heard   time.Duration // when an event that is no ping came last
+	silent  time.Duration // how long there was nothing but pings in blocks
 }
 
 type eventKind uint8
 
 const (
 	other eventKind = iota
+	pingEvent
 	messageStart
 	blockStart
 	blockDelta
+	blockStop
 	messageDelta
 	messageStop
 	streamError
@@ -46,61 +58,84 @@ const (
 	maxUsageEvent = 1 << 20 // message_start, message_delta; real ones stay under 2 kB
 	maxErrorEvent = 64 << 10
 	maxStopEvent  = 1 << 10 // real ones have 23 bytes
-	deltaPrefix   = 128     // enough for a delta's type
+	// maxEmpty is how large an event may be without content: the start of an empty
+	// block has some 150 bytes.
+	maxEmpty = 1 << 10
 )
 
-// Feed reads the next bytes of the stream.
-func (m *Meter) Feed(p []byte) {
-	for m.failure == nil { // nothing counts after an error event
-		if data, rest, ok := m.scanner.Whole(p, "content_block_delta"); ok {
-			m.countDelta(data, len(data))
-			p = rest
+// Hidden thinking is not sent, but billed: while it lasts, only pings come.
+const (
+	silentTokensPerSecond = 30
+	// minSilence is the silence that is no mere gap between two deltas.
+	minSilence = time.Second
+)
+
+// Feed reads the next bytes of the stream, which came at now, on any clock that
+// never goes back. It returns how many of them belong to the answer: all of them up
+// to the end of message_stop or of an error event, and none after it.
+//
+// Silence is measured by now. A clock that stands still while the caller is not
+// reading keeps a slow client from looking like a silent upstream.
+func (m *Meter) Feed(p []byte, now time.Duration) (n int) {
+	rest := p
+	for !m.ended {
+		if data, after, ok := m.scanner.Whole(rest, "content_block_delta"); ok {
+			m.wholeDelta(data, now)
+			rest = after
 			continue
 		}
-		n, step := m.scanner.Next(p)
-		p = p[n:]
+		n, step := m.scanner.Next(rest)
+		rest = rest[n:]
 		switch step {
 		case sse.Begin:
-			m.begin()
+			m.begin(now)
+		case sse.Part:
+			m.part(now)
 		case sse.End:
-			m.end()
+			m.end(now)
 		default:
-			return
+			return len(p)
 		}
 	}
+	rest = rest[m.scanner.RestOfEnd(rest):]
+	return len(p) - len(rest)
 }
 
-// Finish tells the meter that the stream has ended: an event without its blank
-// line counts as whole, as it does for clients, if its data is.
+// Finish says that the stream has ended: an event without its blank line counts
+// as whole, as it does for clients, if its data is.
 func (m *Meter) Finish() {
-	if m.scanner.Finish() == sse.End {
+	if !m.ended && m.scanner.Finish() == sse.End {
 		m.cut = true
-		m.end()
+		m.end(m.heard)
 	}
 }
 
-// Begun tells whether content has begun: the first content block, or a
-// message_delta where there is none. Until then nothing should reach a client.
+// Reported reports whether upstream has sent anything that may be billed: any
+// event but pings and errors.
+func (m *Meter) Reported() bool { return m.reported }
+
+// Opened reports whether a content block has begun, be it empty, or anything
+// else that ends the wait for the first content.
+func (m *Meter) Opened() bool { return m.opened }
+
+// Begun reports whether content has begun: a block that carries any, the next
+// event that is no ping after a block that began empty, a message_delta or
+// message_stop. Until then nothing should reach a client, and an error is a
+// Failure and no content. An event counts when it is whole, a large one when 1 KiB
+// of its data has come.
 func (m *Meter) Begun() bool { return m.begun }
 
-// Done tells whether message_stop has begun: nothing more will be used, and the
-// bytes that make the answer whole are about to go out.
+// Done reports whether message_stop has begun: nothing more will be used, and
+// the bytes that make the answer whole are about to go out.
 func (m *Meter) Done() bool { return m.done }
 
-// Whole tells whether message_stop has come to its end.
+// Whole reports whether message_stop has come to its end.
 func (m *Meter) Whole() bool { return m.whole }
-
-// Final tells whether upstream has told the output's total: the figures of a
-// message_delta, where before there are only those of the beginning.
-func (m *Meter) Final() bool { return m.final }
 
 // Failure is what an error event said, nil if there was none.
 func (m *Meter) Failure() *upstream.Failure { return m.failure }
 
-// Usage is what was used, as far as upstream has told.
-func (m *Meter) Usage() upstream.Usage { return m.totals.usage() }
-
-// AtBoundary tells whether the bytes so far end between two events.
+// AtBoundary reports whether the bytes so far end between two events.
 func (m *Meter) AtBoundary() bool { return m.scanner.AtBoundary() }
 
 // Seal returns what must come before an event that is put in after the bytes so
@@ -115,129 +150,26 @@ func (m *Meter) Seal() string {
 	return "\nevent: ping\n\n"
 }
 
-// EstimatedUsage is Usage for an answer that broke off: its output is the
-// larger of what upstream told and an estimate from the text that went by.
-func (m *Meter) EstimatedUsage() upstream.Usage {
-	u := m.totals.usage()
-	if !m.final {
-		u.Output = max(u.Output, m.deltaBytes/bytesPerToken)
-	}
-	return u
-}
-
-// bytesPerToken is the usual size of a token of English text or code.
-const bytesPerToken = 4
-
-func (m *Meter) begin() {
-	m.event = kindOf(m.scanner.Name())
-	switch m.event {
-	case messageStart:
-		m.scanner.Keep(maxUsageEvent)
-	case messageDelta:
-		m.begun = true
-		m.scanner.Keep(maxUsageEvent)
-	case blockStart:
-		m.begun = true
-	case blockDelta:
-		m.scanner.Keep(deltaPrefix)
-	case messageStop:
-		m.done = true
-		m.scanner.Keep(maxStopEvent)
-	case streamError:
-		m.scanner.Keep(maxErrorEvent)
-	case nameless:
-		m.scanner.Keep(maxUsageEvent)
-	}
-}
-
-func (m *Meter) end() {
-	if m.scanner.DataLen() == 0 {
-		return
-	}
-	named := m.event
-	m.event = kindOf(m.scanner.Name()) // the last name counts
-	if named == nameless {
-		if m.event == nameless {
-			kind := gjson.Get(textOf(m.scanner.Data()), "type")
-			m.event = kindOf(bytesOf(kind.Str))
-		}
-		m.begun = m.begun || m.event == blockStart || m.event == messageDelta
-		m.done = m.done || m.event == messageStop
-	}
-	if m.cut && m.event != blockDelta && !gjson.Valid(textOf(m.scanner.Data())) {
-		return // half a total is not the total
-	}
-	switch m.event {
-	case messageStop:
-		m.whole = true
-	case messageStart:
-		m.totals.read(gjson.Get(textOf(m.scanner.Data()), "message.usage"))
-	case messageDelta:
-		usage := gjson.Get(textOf(m.scanner.Data()), "usage")
-		m.totals.read(usage)
-		m.final = m.final || usage.Get("output_tokens").Type == gjson.Number
-	case blockDelta:
-		m.countDelta(m.scanner.Data(), m.scanner.DataLen())
-	case streamError:
-		m.failure = ReadError(m.scanner.Data())
-	}
-}
-
-// countDelta counts the output in a content delta by its size, without parsing
-// it: data is its beginning, or all of it.
-func (m *Meter) countDelta(data []byte, size int) {
-	data = data[:min(len(data), deltaPrefix)]
-	frame, output := deltaFrame(data)
-	if !output || size <= frame {
-		return
-	}
-	size -= frame
-	// An escape has two bytes for one of text. What is true of the beginning is
-	// taken to be true of the rest.
-	seen := max(1, len(data)-frame)
-	if escapes := bytes.Count(data, []byte{'\\'}); escapes > 0 {
-		size -= size * min(escapes, seen) / seen
-	}
-	m.deltaBytes += int64(size)
-}
-
-// deltaFrame tells by the beginning of a content delta how many of its bytes are
-// not text, and whether its text is output: signatures are none.
-func deltaFrame(data []byte) (size int, output bool) {
-	const (
-		start  = `{"type":"content_block_delta","index":0,"delta":`
-		member = `{"type":"`
-		text   = len(start + member + `text_delta","text":""}}`)
-	)
-	i := 1 + bytes.IndexByte(data[min(1, len(data)):], '{')
-	kind, ok := bytes.CutPrefix(data[i:], []byte(member))
+// Reading is what is to be billed if the answer ends now, be it whole or broken
+// off: what upstream told, and an estimate of what it did not tell. It is zero
+// while upstream has sent nothing.
+//
+// An answer is estimated unless upstream told the output's total after all
+// content. A whole answer without any content is not.
+func (m *Meter) Reading(now time.Duration, b Bounds) Reading {
 	switch {
-	case i == 0, !ok: // spelt in another way
-		return text, !bytes.Contains(data, []byte(`gnature_delta"`))
-	case bytes.HasPrefix(kind, []byte("thinking_")):
-		return len(start + member + `thinking_delta","thinking":""}}`), true
-	case bytes.HasPrefix(kind, []byte("input_json_")):
-		return len(start + member + `input_json_delta","partial_json":""}}`), true
+	case !m.reported:
+		return Reading{}
+	case m.final && m.totals.whole(), !m.content && (m.final || m.done):
+		return m.totals.told(b)
 	}
-	return text, !bytes.HasPrefix(kind, []byte("signature_"))
-}
-
-func kindOf(name []byte) eventKind {
-	switch string(name) {
-	case "content_block_delta":
-		return blockDelta
-	case "content_block_start":
-		return blockStart
-	case "message_start":
-		return messageStart
-	case "message_delta":
-		return messageDelta
-	case "message_stop":
-		return messageStop
-	case "error":
-		return streamError
-	case "":
-		return nameless
+	written := m.size
+	if m.event == blockStart || m.event == blockDelta {
+		written.add(m.sizer.size) // of the event at hand
 	}
-	return other
+	silent := m.silent
+	if !m.ended {
+		silent += m.silence(now)
+	}
+	return m.totals.estimated(written.tokens()+int64(silent*silentTokensPerSecond/time.Second), b)
 }

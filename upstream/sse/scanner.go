@@ -14,6 +14,9 @@ const (
 	// Begin: an event's name is known, or its data begins without one (the name
 	// may still follow). Call Keep now to have its data.
 	Begin
+	// Part: a part of the event's data was read; see Part. Only for events whose
+	// parts were asked for.
+	Part
 	// End: the event is complete: Name, Data and DataLen are valid until the
 	// next call of Next.
 	End
@@ -65,11 +68,21 @@ type Scanner struct {
 	keep      int
 	data      []byte
 	dataLen   int
+	parts     bool   // the event's parts were asked for
+	part      []byte // the last one
 }
 
 // Keep asks for the first n bytes of the data of the event at hand. It is
 // forgotten when the event ends.
 func (s *Scanner) Keep(n int) { s.keep = n }
+
+// Parts asks for the data of the event at hand as it is read: Next stops with
+// Part after each part of a line. It is forgotten when the event ends.
+func (s *Scanner) Parts() { s.parts = true }
+
+// Part is what Next read last of the event's data, valid as long as the bytes
+// that Next was given. The LF between two lines of data is in none.
+func (s *Scanner) Part() []byte { return s.part }
 
 // Name is the event's name, "" if it has none (yet).
 func (s *Scanner) Name() []byte { return s.name[:s.nameLen] }
@@ -118,7 +131,9 @@ func (s *Scanner) Next(p []byte) (n int, step Step) {
 				s.hasData = true
 			}
 		case inValue:
-			s.readValue(p, &n)
+			if s.readValue(p, &n) {
+				return n, Part
+			}
 		}
 		if step := s.step(); step != More {
 			return n, step
@@ -148,6 +163,20 @@ func (s *Scanner) Whole(p []byte, name string) (data, rest []byte, ok bool) {
 		return nil, nil, false
 	}
 	return data, p[start+n+2:], true
+}
+
+// RestOfEnd returns how many bytes at the front of p still belong to the blank
+// line of the event that was completed last: 1 for the LF of a CR LF whose CR
+// completed it, else 0.
+func (s *Scanner) RestOfEnd(p []byte) int {
+	if !s.afterCR || len(p) == 0 {
+		return 0
+	}
+	s.afterCR = false
+	if p[0] == '\n' {
+		return 1
+	}
+	return 0
 }
 
 // Finish tells what the end of the stream completes: End for an event whose
@@ -247,8 +276,9 @@ func (s *Scanner) fieldNamed() field {
 	return ignored
 }
 
-// readValue reads a value up to the end of its line or of p.
-func (s *Scanner) readValue(p []byte, n *int) {
+// readValue reads a value up to the end of its line or of p. It reports whether
+// that was a part of the data that was asked for.
+func (s *Scanner) readValue(p []byte, n *int) (part bool) {
 	rest := p[*n:]
 	end := bytes.IndexByte(rest, '\n')
 	line := rest
@@ -261,16 +291,19 @@ func (s *Scanner) readValue(p []byte, n *int) {
 	switch s.field {
 	case data:
 		s.add(line)
+		s.part = line
+		part = s.parts && len(line) > 0
 	case name:
 		s.nameLen += copy(s.name[s.nameLen:], line)
 	}
 	*n += len(line)
 	if end < 0 {
-		return
+		return part
 	}
 	s.afterCR = rest[end] == '\r'
 	*n++
 	s.place = atLineStart
+	return part
 }
 
 func (s *Scanner) add(b []byte) {
@@ -281,7 +314,7 @@ func (s *Scanner) add(b []byte) {
 }
 
 func (s *Scanner) reset() {
-	s.began, s.hasData, s.ended = false, false, false
+	s.began, s.hasData, s.ended, s.parts = false, false, false, false
 	s.nameLen, s.keep, s.dataLen = 0, 0, 0
 	if cap(s.data) > maxReused {
 		s.data = nil
