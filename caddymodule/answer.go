@@ -62,7 +62,9 @@ func (a *answer) body() (io.Reader, error) {
 // read reads upstream's body. With more than most bytes in it, it stops there
 // with errTooLarge.
 func (a *answer) read(most int64) (_ []byte, err error) {
-	a.guard.begin(nil, a.idleLimit())
+	if a.call.Stream { // else firstLimit holds for all of it
+		a.guard.begin(nil, a.idleLimit())
+	}
 	if a.from, err = a.body(); err != nil {
 		return nil, err
 	}
@@ -89,7 +91,9 @@ func (a *answer) read(most int64) (_ []byte, err error) {
 	}
 }
 
-func (a *answer) idleLimit() *timeout { return &timeout{"nothing", "idle_timeout", a.idleTimeout} }
+func (a *answer) idleLimit() *timeout {
+	return &timeout{what: "nothing", option: "idle_timeout", after: a.idleTimeout, silence: true}
+}
 
 // failure reads an answer that is not a success.
 func (a *answer) failure() *upstream.Failure {
@@ -98,7 +102,11 @@ func (a *answer) failure() *upstream.Failure {
 		a.settleNothing()
 		return nil
 	}
-	return anthropic.ReadFailure(a.response.StatusCode, a.response.Header, body, a.call.Fast, time.Now())
+	return anthropic.ReadFailure(a.response.StatusCode, a.response.Header, body, a.asked(), time.Now())
+}
+
+func (x *exchange) asked() anthropic.Asked {
+	return anthropic.Asked{Model: x.model(), Fast: x.call.Fast}
 }
 
 // whole relays an answer that is not a stream.
@@ -110,38 +118,64 @@ func (a *answer) whole() *upstream.Failure {
 	}
 	if err != nil {
 		if a.gone() {
-			a.settleNothing()
+			if len(body) > 0 {
+				a.settleBroken(anthropic.EstimateBySize(body, int64(len(body)), a.bounds()))
+			} else {
+				a.settleNothing()
+			}
 			return nil
 		}
 		return a.brokenOff(err)
 	}
-	switch {
-	case !gjson.ValidBytes(body): // cut short, or a proxy's page: nothing was counted
-		return a.brokenOff(errors.New("the answer is not JSON"))
-	case gjson.GetBytes(body, "type").Str == "error":
-		return anthropic.ReadError(body)
+	if f := a.notAMessage(body); f != nil {
+		return f
 	}
 	a.succeeded()
-	usage := anthropic.ReadUsage(body, a.bounds()).Usage
 	a.record.Status = a.response.StatusCode
 	a.record.TTFTMS = time.Since(a.arrived).Milliseconds()
-	if err := a.settleLast(usage); err != nil {
+	if err := a.settleLast(anthropic.ReadUsage(body, a.bounds())); err != nil {
 		a.storeFailed("recording what an answer used", err)
 		return nil
 	}
-	if sent := a.record.ModelSent; sent != a.call.Model {
-		body = (&anthropic.Renamer{Sent: sent, Asked: a.call.Model}).Body(body)
+	if renamer := a.renamer(); renamer != nil {
+		body = renamer.Body(body)
 	}
 	header := make(http.Header, 4)
 	copyHeader(header, a.response.Header, "Content-Type", prefixMismatch)
-	if !a.out.whole(a.response.StatusCode, header, body) {
-		a.fail(&apiError{kind: serverError, message: "upstream did not stream its answer"})
+	a.out.whole(a.response.StatusCode, header, body)
+	return nil
+}
+
+// notAMessage is the failure of a success that holds something else than a message:
+// an error, or what a proxy or another API says.
+func (a *answer) notAMessage(body []byte) *upstream.Failure {
+	if !gjson.ValidBytes(body) { // cut short, or a page
+		return a.brokenOff(errors.New("the answer is not JSON"))
+	}
+	kind := gjson.GetBytes(body, "type").Str
+	switch {
+	case kind == "error", kind != "message" && gjson.GetBytes(body, "error").IsObject():
+		return anthropic.ReadError(body)
+	case kind != "message" && !gjson.GetBytes(body, "content").IsArray():
+		return a.brokenOff(errors.New("the answer is not a message"))
 	}
 	return nil
 }
 
-// bounds is what is known of what the answer can have used.
-func (a *answer) bounds() anthropic.Bounds { return anthropic.Bounds{MaxTokens: a.call.MaxTokens} }
+// renamer gives the client its own name for the model back; nil where upstream was
+// sent the same.
+func (x *exchange) renamer() *anthropic.Renamer {
+	if x.record.ModelSent == x.call.Model {
+		return nil
+	}
+	return &anthropic.Renamer{Sent: x.record.ModelSent, Asked: x.call.Model}
+}
+
+// bounds are what the answer can have used.
+func (x *exchange) bounds() anthropic.Bounds {
+	facts, _ := x.prices.Facts(x.call.Model)
+	return anthropic.Bounds{Body: x.bodySize, Window: facts.MaxInputTokens, MaxTokens: x.call.MaxTokens}
+}
 
 // prefixMismatch tells Claude Code that thinking blocks were dropped.
 const prefixMismatch = "Anthropic-Thinking-Prefix-Mismatch"
@@ -157,23 +191,39 @@ func copyHeader(to, from http.Header, names ...string) {
 // brokenOff makes a Failure of an answer that began and did not end as it
 // should.
 func (a *answer) brokenOff(err error) *upstream.Failure {
-	f := &upstream.Failure{Kind: upstream.ServerFault, Err: err}
+	f := &upstream.Failure{Kind: upstream.Failed, Err: err}
 	var late *timeout
 	if errors.As(context.Cause(a.ctx), &late) {
-		f.Status, f.Err = http.StatusGatewayTimeout, late
+		f.Status, f.Late, f.Err = http.StatusGatewayTimeout, true, late
 	}
 	return f
 }
 
 // succeeded tells the scheduler that the account works.
 func (a *answer) succeeded() {
-	a.tell(a.account, scheduler.Outcome{
-		Kind:   scheduler.Success,
-		Status: a.response.StatusCode,
-		Model:  a.call.Model,
-		Fast:   a.call.Fast,
-		Window: windowReport(anthropic.ReadWindow(a.response.Header)),
-	})
+	if a.endpoint == scheduler.Messages {
+		a.runtime.questions.answered(a.account.Name, a.model())
+	}
+	a.tell(a.account, a.success(scheduler.Success))
+}
+
+// endTrial tells it so as soon as the header is there, where others wait for that.
+func (a *answer) endTrial() {
+	if a.lease.Trial {
+		a.tell(a.account, a.success(scheduler.Answered))
+	}
+}
+
+func (a *answer) success(kind scheduler.OutcomeKind) scheduler.Outcome {
+	return scheduler.Outcome{
+		Kind:     kind,
+		Status:   a.response.StatusCode,
+		Model:    a.model(),
+		Fast:     a.call.Fast,
+		Endpoint: a.endpoint,
+		Sent:     a.sent,
+		Windows:  windowReports(anthropic.ReadWindows(a.response.Header)),
+	}
 }
 
 // refuse answers with the failure of the last account: upstream's own words
@@ -184,18 +234,20 @@ func (x *exchange) refuse(f *upstream.Failure) {
 }
 
 func (x *exchange) answerFailure(f *upstream.Failure) (status int) {
-	e := &apiError{status: http.StatusBadGateway, kind: serverError, message: "the upstream service failed; try again"}
+	e := &apiError{
+		status: http.StatusBadGateway, kind: serverError, message: "the upstream service failed; try again",
+		retryAfter: f.RetryAfter, final: f.Paid,
+	}
 	switch {
-	case f.Kind == upstream.CreditGone, f.Kind == upstream.Unauthorized, f.Kind == upstream.Forbidden:
+	case f.Kind == upstream.Unauthorized, f.Kind == upstream.Denied, f.Kind == 0 && f.Status == http.StatusUnauthorized:
 		e.message, e.final = "the upstream account of this request can't be used at present", true
-	case f.Kind == upstream.Unreachable && f.Status == 0:
+	case f.Kind == upstream.Unreachable:
 		e.message = "the upstream service could not be reached; try again"
 	case f.Status == http.StatusBadRequest, f.Status == http.StatusNotFound,
 		f.Status == http.StatusRequestEntityTooLarge, f.Status == http.StatusUnprocessableEntity:
 		return x.passFailure(f)
 	case f.Status == http.StatusTooManyRequests:
 		e.status, e.kind, e.message = f.Status, rateLimitError, "the upstream rate limit is reached; try again later"
-		e.retryAfter = f.RetryAfter
 		if !f.Reset.IsZero() {
 			e.retryAfter = untilBack(f.Reset)
 		}
@@ -203,6 +255,12 @@ func (x *exchange) answerFailure(f *upstream.Failure) (status int) {
 		e.status, e.kind, e.message = f.Status, overloadedError, "the upstream service is overloaded; try again"
 	case f.Status == http.StatusGatewayTimeout:
 		e.status, e.kind, e.message = f.Status, timeoutError, "the upstream service took too long to answer; try again"
+	}
+	if f.Paid {
+		e.message = "the upstream service broke off its answer after a long time; it may have been paid for, so it was not asked for again"
+		if f.Late {
+			e.message = "the upstream service took too long to answer; the answer may have been paid for, so it was not asked for again"
+		}
 	}
 	x.fail(e)
 	return e.status
@@ -219,12 +277,16 @@ func (x *exchange) passFailure(f *upstream.Failure) (status int) {
 	if after := f.RetryAfter; after > longestRetryAfter {
 		setRetry(header, after, true)
 	}
-	if !x.out.whole(f.Status, header, f.Body) {
+	body, message := f.Body, f.Message
+	if renamer := x.renamer(); renamer != nil {
+		body, message = renamer.Error(body), string(renamer.Error([]byte(message)))
+	}
+	if !x.out.whole(f.Status, header, body) {
 		kind := f.Type
 		if kind == "" {
 			kind = invalidRequestError
 		}
-		x.fail(&apiError{kind: kind, message: f.Message})
+		x.fail(&apiError{kind: kind, message: message})
 	}
 	return f.Status
 }

@@ -6,15 +6,17 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
 
-// countTokens answers POST /v1/messages/count_tokens: one attempt, without a
-// slot, a session or a record. Its failures are the request's, not the
-// account's, but for those that say that the account can't be used.
+// countTokens answers POST /v1/messages/count_tokens: one account is asked,
+// without a slot, a session or a record.
 func (x *exchange) countTokens() {
+	x.endpoint = scheduler.CountTokens
 	if !x.readCall() {
 		return
 	}
@@ -32,9 +34,7 @@ func (x *exchange) countTokens() {
 			x.storeFailed("reading an access token", failure.Err)
 			return
 		}
-		if failure.Status == http.StatusUnauthorized || failure.Status == http.StatusTooManyRequests {
-			x.report(account, failure)
-		}
+		x.report(account, failure)
 		x.answerFailure(failure)
 	}
 }
@@ -46,7 +46,9 @@ func (x *exchange) count(account *upstream.Account, secret string) *upstream.Fai
 	defer cancel(nil)
 	guard := newWatch(cancel, x.clock)
 	defer guard.stop()
-	guard.begin(&timeout{"no response header", "header_timeout", x.headerTimeout}, nil)
+	guard.begin(&timeout{what: "no whole answer", option: "header_timeout", after: x.headerTimeout, silence: true}, nil)
+	x.record.ModelSent = x.call.Sent(account)
+	x.sent = time.Now()
 	response, err := x.runtime.transports.For(account).RoundTrip(
 		anthropic.Prepare(ctx, &x.call, account, secret, x.options(account)))
 	if err != nil {
@@ -62,10 +64,16 @@ func (x *exchange) count(account *upstream.Account, secret string) *upstream.Fai
 	case err != nil && x.gone():
 		return nil
 	case response.StatusCode/100 != 2:
-		return anthropic.ReadFailure(response.StatusCode, response.Header, body, x.call.Fast, time.Now())
+		return anthropic.ReadFailure(response.StatusCode, response.Header, body, x.asked(), time.Now())
 	case err != nil:
 		return a.brokenOff(err)
+	case !gjson.ValidBytes(body) || gjson.GetBytes(body, "input_tokens").Type != gjson.Number:
+		if gjson.GetBytes(body, "error").IsObject() {
+			return anthropic.ReadError(body)
+		}
+		return a.brokenOff(errors.New("the answer is not a count of tokens"))
 	}
+	a.succeeded()
 	header := make(http.Header, 2)
 	copyHeader(header, response.Header, "Content-Type")
 	x.out.whole(response.StatusCode, header, body)

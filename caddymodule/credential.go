@@ -47,11 +47,12 @@ func (x *exchange) noCredential(err error) *upstream.Failure {
 	}
 	var refused *oauth.RefusedError
 	if errors.As(err, &refused) {
-		return &upstream.Failure{Kind: upstream.Unauthorized, Status: http.StatusUnauthorized, Err: err}
+		// The account is in error by now: see runtime.refused.
+		return &upstream.Failure{Status: http.StatusUnauthorized, Err: err}
 	}
 	if errors.Is(err, errTokenStore) || errors.Is(err, scheduler.ErrUnavailable) {
 		// Another account may have a token; this one has done nothing wrong.
-		return &upstream.Failure{Kind: upstream.Conflict, Err: err}
+		return &upstream.Failure{Err: err}
 	}
-	return &upstream.Failure{Kind: upstream.Unreachable, Err: err}
+	return &upstream.Failure{Kind: upstream.Failed, Err: err}
 }

@@ -384,7 +384,7 @@ func TestEncryptionKeyForms(t *testing.T) {
 func TestStandingsAreDocuments(t *testing.T) {
 	d := mustOpen(t, filePlace(t.TempDir()), keyOf(1)).(*fileDocuments)
 	k := standingKeeper{d, slog.New(slog.DiscardHandler)}
-	want := map[string]scheduler.Standing{"account/main": {Error: "because", Credential: "f"}, "account/Main": {Paused: true}}
+	want := map[string]scheduler.Standing{"account/main": {Error: "because", Credential: "f"}, "account/Main": {Pause: &scheduler.Pause{By: "somebody"}}}
 	for place, standing := range want {
 		k.Save(place, standing)
 	}

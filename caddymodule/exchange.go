@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/modelname"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
@@ -43,18 +44,21 @@ type exchange struct {
 	cancel context.CancelCauseFunc
 	unhook func() bool
 
-	call    anthropic.Call
-	session string
-	strip   bool             // thinking blocks are to be left out
-	slot    *scheduler.Lease // of the user
-	lease   *scheduler.Lease // of the account asked last
-	ledger  billing.Ledger
-	claim   *billing.Claim // nil in simple mode
-	ahead   heldAhead      // nil once it was called, or if nothing was asked ahead
-	payer   string         // Record.Billing
-	held    bool           // money is, or was, set aside
-	record  billing.Record
-	settled bool
+	call     anthropic.Call
+	endpoint scheduler.Endpoint
+	bodySize int64
+	sent     time.Time // when the request last went to an account
+	session  string
+	strip    bool             // thinking blocks are to be left out
+	slot     *scheduler.Lease // of the user
+	lease    *scheduler.Lease // of the account asked last
+	ledger   billing.Ledger
+	claim    *billing.Claim // nil in simple mode
+	ahead    heldAhead      // nil once it was called, or if nothing was asked ahead
+	payer    string         // Record.Billing
+	held     bool           // money is, or was, set aside
+	record   billing.Record
+	settled  bool
 }
 
 func newExchange(g *gateway, w http.ResponseWriter, r *http.Request, path string, force upstream.Platform) *exchange {
@@ -132,7 +136,7 @@ func (x *exchange) gone() bool {
 func (x *exchange) internal(doing string, err error) {
 	x.logger.Error("a request failed inside the gateway", "doing", doing, "request_id", x.id, "error", err)
 	x.fail(&apiError{
-		status: http.StatusInternalServerError, kind: serverError, retryAfter: openRetry,
+		status: http.StatusInternalServerError, kind: serverError,
 		message: "the gateway could not process the request; its log says why, under this request_id",
 	})
 }
@@ -166,15 +170,16 @@ func (x *exchange) readCall() bool {
 				message: fmt.Sprintf("the request body is larger than %d bytes", x.maxBody),
 			})
 		} else if !x.gone() {
-			x.fail(&apiError{status: http.StatusBadRequest, kind: invalidRequestError, message: "the request body could not be read whole"})
+			x.fail(&apiError{status: http.StatusBadRequest, kind: invalidRequestError, final: true, message: "the request body could not be read whole"})
 		}
 		return false
 	}
 	request, err := anthropic.ParseRequest(body)
 	if err != nil {
-		x.fail(&apiError{status: http.StatusBadRequest, kind: invalidRequestError, message: err.Error()})
+		x.fail(&apiError{status: http.StatusBadRequest, kind: invalidRequestError, final: true, message: err.Error()})
 		return false
 	}
+	x.bodySize = int64(len(body))
 	x.call = anthropic.Call{Path: x.path, RawQuery: x.r.URL.RawQuery, Header: x.r.Header, Request: request}
 	var refusal *apiError
 	if x.group, refusal = x.chooseGroup(x.key, x.force, x.call.Model); refusal != nil {
@@ -227,15 +232,20 @@ func (x *exchange) demand() scheduler.Demand {
 		Request: x.id,
 		User:    x.key.user.name,
 		Force:   x.force,
-		Model:   x.call.Model,
+		Model:   x.model(),
 		Fast:    x.call.Fast,
 		Session: x.session,
+
+		Endpoint: x.endpoint,
 	}
 	if x.group != nil {
 		d.Group = x.group.name
 	}
 	return d
 }
+
+// model is the model that the request asks for, as accounts and marks know it.
+func (x *exchange) model() string { return modelname.Base(x.call.Model) }
 
 // options say how the request is prepared for an account.
 func (x *exchange) options(account *upstream.Account) anthropic.Options {

@@ -62,6 +62,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.pooled = runtime.key
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return fmt.Errorf("registering metrics: %w", err)
+	}
 	logger := ctx.Slogger()
 	sched, err := scheduler.New(settings.scheduler, runtime.leases, logger)
 	if err != nil {

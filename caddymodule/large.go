@@ -27,9 +27,8 @@ func (a *answer) large(body []byte) {
 	}
 	a.succeeded()
 	used, known := anthropic.ReadHeadUsage(body, a.bounds()) // in case it comes first
-	var renamer *anthropic.Renamer
-	if sent := a.record.ModelSent; sent != a.call.Model {
-		renamer = &anthropic.Renamer{Sent: sent, Asked: a.call.Model}
+	renamer := a.renamer()
+	if renamer != nil {
 		body = renamer.Body(body)
 	}
 	a.call.Drop()
@@ -67,7 +66,7 @@ func (a *answer) large(body []byte) {
 	if !known {
 		used = anthropic.EstimateBySize(body, relayed+int64(len(body)), a.bounds())
 	}
-	if err := a.settle(used.Usage, used.Estimated); err != nil {
+	if err := a.settle(used); err != nil {
 		a.logger.Error("an answer is cut short: its record could not be kept", "request_id", a.id, "error", err)
 		panic(http.ErrAbortHandler)
 	}
@@ -79,8 +78,5 @@ func (a *answer) large(body []byte) {
 
 // settleLarge settles a large answer that broke off, by its size alone.
 func (a *answer) settleLarge(rest []byte, relayed int64) {
-	used := anthropic.EstimateBySize(rest, relayed+int64(len(rest)), a.bounds())
-	if err := a.settle(used.Usage, true); err != nil {
-		a.logger.Error("the record of an answer that broke off could not be kept", "request_id", a.id, "error", err)
-	}
+	a.settleBroken(anthropic.EstimateBySize(rest, relayed+int64(len(rest)), a.bounds()))
 }

@@ -24,32 +24,34 @@ func (x *exchange) rate() billing.Rate {
 
 // settleLast settles an answer that upstream has completed. Where the slots are in
 // the same store, they are given back in the same round trip.
-func (x *exchange) settleLast(used upstream.Usage) error {
+func (x *exchange) settleLast(used anthropic.Reading) error {
 	ctx, done := scheduler.ReleaseAlong(x.ctx, x.slot, x.lease)
 	defer done()
-	return x.settleUnder(ctx, used, false)
+	return x.settleUnder(ctx, used)
 }
 
 // settle prices and keeps the request's record, once. When it returns nil, the
 // record survives the end of the process.
-func (x *exchange) settle(used upstream.Usage, estimated bool) error {
-	return x.settleUnder(x.ctx, used, estimated)
-}
+func (x *exchange) settle(used anthropic.Reading) error { return x.settleUnder(x.ctx, used) }
 
-func (x *exchange) settleUnder(ctx context.Context, used upstream.Usage, estimated bool) error {
+func (x *exchange) settleUnder(ctx context.Context, used anthropic.Reading) error {
 	r := &x.record
 	r.ID, r.Time = x.id, x.arrived.UTC()
 	r.User, r.KeyID = x.key.user.name, x.key.id
 	r.Group, r.Model = x.groupName(), x.call.Model
 	r.Session, r.Stream = x.session, x.call.Stream
-	r.Estimated, r.Billing = estimated, x.payer
+	r.Estimated, r.Billing = used.Estimated || used.Cut, x.payer
 	r.DurationMS = time.Since(x.arrived).Milliseconds()
-	model, match := r.Price(x.prices, billingUsage(used), x.rate())
+	model, match := r.Price(x.prices, billingUsage(used.Usage), x.rate())
 	if x.simple {
 		r.Charged = 0
 	}
 	if match <= billing.MatchFamily {
 		x.runtime.unpriced.warn(x.logger, model, match)
+	}
+	if used.Cut {
+		x.logger.Warn("upstream reports more tokens than an answer can have; the record has as many as are believed, and says estimated",
+			"account", r.Account, "request_id", x.id, "model", x.call.Model)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
@@ -67,8 +69,15 @@ func (x *exchange) settleUnder(ctx context.Context, used upstream.Usage, estimat
 // its client left before the answer began.
 func (x *exchange) settleNothing() {
 	x.payer = billing.PaidByNobody
-	if err := x.settle(upstream.Usage{}, false); err != nil {
+	if err := x.settle(anthropic.Reading{}); err != nil {
 		x.logger.Error("the record of a failed request could not be kept", "request_id", x.id, "error", err)
+	}
+}
+
+// settleBroken settles an answer that broke off, with what is known of it.
+func (x *exchange) settleBroken(used anthropic.Reading) {
+	if err := x.settle(used); err != nil {
+		x.logger.Error("the record of an answer that broke off could not be kept", "request_id", x.id, "error", err)
 	}
 }
 

@@ -41,11 +41,12 @@ func (x *exchange) messages() {
 	}
 }
 
-// relay asks one account after the other, until one answers or none is left.
-// Nothing has gone to the client when the next one is asked.
+// relay asks one account after the other, until one answers or none is left that
+// is worth asking. Nothing has gone to the client when the next one is asked.
 func (x *exchange) relay() {
 	demand := x.demand()
 	var last *upstream.Failure
+	var tried tries
 	for switches := 0; ; switches++ {
 		lease, err := x.scheduler.Pick(x.ctx, demand)
 		if err != nil {
@@ -54,17 +55,52 @@ func (x *exchange) relay() {
 		}
 		x.lease = lease
 		lease.OnLost(x.slotLost)
+		x.noteMove(lease)
 		if last = x.attempt(lease); last == nil {
 			return
 		}
 		lease.Release()
-		switch {
-		case !x.elsewhere(last) || switches >= x.maxSwitches:
+		demand.Exclude = append(demand.Exclude, lease.Account.Name)
+		if !x.elsewhere(last) || switches >= x.maxSwitches || tried.enough(lease, last, x.scheduler.Others(demand, last.Answer())) {
 			x.refuse(last)
 			return
 		}
-		demand.Exclude = append(demand.Exclude, lease.Account.Name)
 	}
+}
+
+const (
+	// sameAnswers is how many accounts are asked that give the same answer.
+	sameAnswers = 3
+	// lateAnswers is how many are waited for in vain.
+	lateAnswers = 2
+)
+
+// tries are the accounts that a request has asked so far.
+type tries struct {
+	late    bool           // one did not answer in time
+	answers map[string]int // how many gave the same answer
+}
+
+// enough reports whether the answer of the account that was asked last is the
+// client's: nothing better is to be had from the others. They may have shown
+// that to other requests.
+func (t *tries) enough(lease *scheduler.Lease, f *upstream.Failure, others scheduler.Others) bool {
+	if t.late {
+		return true
+	}
+	if t.answers == nil {
+		t.answers = map[string]int{}
+	}
+	t.late = f.Late
+	t.answers[f.Answer()]++
+	if lease.Own && lease.Last {
+		return false // it was asked for the session's sake, and says nothing of the others
+	}
+	most := sameAnswers
+	if f.Late {
+		most = lateAnswers
+	}
+	return max(t.answers[f.Answer()], others.Same) >= most || lease.Last && !others.Fresh
 }
 
 // attempt asks the account of a lease. nil means that the client has its
@@ -76,7 +112,7 @@ func (x *exchange) attempt(lease *scheduler.Lease) *upstream.Failure {
 		x.strip = true
 	}
 	failure := x.send(account)
-	for tries := 0; failure != nil && tries < x.attempts && sameAgain(account, failure); tries++ {
+	for tries := 0; failure != nil && tries < x.attempts && !lease.Last && sameAgain(account, failure); tries++ {
 		if !x.pause(failure) {
 			return nil
 		}
@@ -95,17 +131,18 @@ func (x *exchange) attempt(lease *scheduler.Lease) *upstream.Failure {
 	return failure
 }
 
-// elsewhere tells whether another account should be asked after a failure.
+// elsewhere reports whether another account should be asked after a failure.
 func (x *exchange) elsewhere(f *upstream.Failure) bool {
 	return f.Elsewhere() || x.failoverOn400 && anthropic.AboutFeature(f)
 }
 
-// sameAgain tells whether the same account may answer the next time: a 403 that
+// sameAgain reports whether the same account may answer the next time: a 403 that
 // a token gets for a moment, or a status that the operator does not count as
 // the account's own. What upstream has judged about the request stays judged.
 func sameAgain(account *upstream.Account, f *upstream.Failure) bool {
 	switch {
-	case f.Err != nil || f.Kind == upstream.Refused:
+	case f.Err != nil, f.Kind == upstream.Refused, f.Paid, f.Header.Get("X-Should-Retry") == "false",
+		f.Status == http.StatusBadRequest, f.Status == http.StatusNotFound:
 		return false
 	case account.Bearer():
 		return f.Status == http.StatusForbidden
@@ -140,6 +177,11 @@ func (x *exchange) send(account *upstream.Account) *upstream.Failure {
 	return x.withCredential(account, x.sendOnce)
 }
 
+// mayBePaid is how long upstream may have worked on an answer that is not
+// streamed before the request is not sent again when it breaks off: the account
+// may have to pay for it.
+const mayBePaid = 30 * time.Second
+
 func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.Failure {
 	if !x.slot.Held() || !x.lease.Held() {
 		x.slotLost()
@@ -154,11 +196,12 @@ func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.
 	defer unlink()
 	guard := newWatch(cancel, x.clock)
 	defer guard.stop()
-	guard.begin(&timeout{"no response header", "header_timeout", x.headerTimeout}, nil)
+	guard.begin(x.firstLimit(), nil)
 
 	x.record.Attempts++
 	x.record.Account, x.record.Platform = account.Name, string(account.Platform)
 	x.record.ModelSent = x.call.Sent(account)
+	x.sent = time.Now()
 	response, err := x.runtime.transports.For(account).RoundTrip(
 		anthropic.Prepare(ctx, &x.call, account, secret, x.options(account)))
 	if err != nil {
@@ -166,52 +209,97 @@ func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.
 			x.settleNothing()
 			return nil
 		}
-		return unreachable(ctx, err)
+		return x.mayHavePaid(unreachable(ctx, err))
 	}
 	defer response.Body.Close()
 	x.record.UpstreamRequestID = response.Header.Get("Request-Id")
 	a := &answer{exchange: x, account: account, response: response, ctx: ctx, cancel: cancel, unlink: unlink, guard: guard}
 	switch {
 	case response.StatusCode/100 != 2:
-		return a.failure()
-	case isEventStream(response.Header):
+		return x.mayHavePaid(a.failure())
+	case x.call.Stream != isEventStream(response.Header):
+		return x.mayHavePaid(a.brokenOff(errors.New("the answer is " + response.Header.Get("Content-Type") + ", which was not asked for")))
+	case x.call.Stream:
+		a.endTrial()
+		x.out.answering()
 		return a.stream()
 	}
-	return a.whole()
+	a.endTrial()
+	return x.mayHavePaid(a.whole())
+}
+
+// firstLimit is how long an account may take: for the header of a stream, or for
+// all of another answer.
+func (x *exchange) firstLimit() *timeout {
+	if x.call.Stream {
+		return &timeout{what: "no response header", option: "header_timeout", after: x.headerTimeout, silence: true}
+	}
+	return &timeout{what: "no whole answer", option: "answer_timeout", after: x.answerTimeout, silence: true}
+}
+
+// mayHavePaid marks the failure of an answer that is not streamed and that
+// upstream may have worked on for too long to be asked for again.
+func (x *exchange) mayHavePaid(f *upstream.Failure) *upstream.Failure {
+	if f == nil || x.call.Stream || f.Kind == upstream.Unreachable {
+		return f
+	}
+	noAnswer := f.Err != nil || f.Type == "" && (f.Status >= 500 || f.Status == http.StatusRequestTimeout)
+	f.Paid = f.Late || noAnswer && time.Since(x.sent) > mayBePaid
+	return f
 }
 
 // unreachable makes a Failure of a request that got no answer.
 func unreachable(ctx context.Context, err error) *upstream.Failure {
-	f := &upstream.Failure{Kind: upstream.Unreachable, Err: err}
 	var late *timeout
 	if errors.As(context.Cause(ctx), &late) {
-		f.Status, f.Err = http.StatusGatewayTimeout, late
+		return &upstream.Failure{Kind: upstream.Failed, Status: http.StatusGatewayTimeout, Late: true, Err: late}
 	}
-	return f
+	var connect *upstream.ConnectError
+	if errors.As(err, &connect) {
+		return &upstream.Failure{Kind: upstream.Unreachable, Err: err}
+	}
+	return &upstream.Failure{Kind: upstream.Failed, Err: err}
 }
 
-// report tells the scheduler what a failure means for the account.
+// report tells the scheduler what a failure means for the account, and has the
+// account asked by the gateway itself where it may be in error.
 func (x *exchange) report(account *upstream.Account, f *upstream.Failure) {
-	outcome := scheduler.Outcome{
-		Kind:       outcomes[f.Kind],
-		Status:     f.Status,
-		Model:      x.call.Model,
-		Reset:      f.Reset,
-		RetryAfter: f.RetryAfter,
-		Family:     f.Family,
-		Fast:       f.Fast,
-		Reason:     f.Error(),
-		Window:     windowReport(f.Window),
-	}
 	if x.logErrors > 0 && len(f.Body) > 0 {
 		x.logger.Warn("upstream error", "account", account.Name, "request_id", x.id, "status", f.Status,
 			"body", strings.ToValidUTF8(string(f.Body[:min(int64(len(f.Body)), x.logErrors)]), ""))
 	}
+	outcome := x.outcome(f)
 	if outcome.Kind == 0 {
 		return
 	}
 	x.logger.Warn("an account failed a request", "account", account.Name, "request_id", x.id, "error", f)
+	outcome.Served = x.runtime.questions.served(account.Name)
 	x.tell(account, outcome)
+	if outcome.Kind == scheduler.Denied && x.scheduler.Counts(account.Name, &outcome) {
+		x.runtime.questions.ask(x.gateway, account, x.model())
+	}
+}
+
+// outcome is what a failure of the request means to the scheduler.
+func (x *exchange) outcome(f *upstream.Failure) scheduler.Outcome {
+	o := outcomeOf(f)
+	o.Model, o.Fast, o.Endpoint, o.Sent = x.model(), x.call.Fast, x.endpoint, x.sent
+	return o
+}
+
+func outcomeOf(f *upstream.Failure) scheduler.Outcome {
+	o := scheduler.Outcome{
+		Kind:       outcomes[f.Kind],
+		Answer:     f.Answer(),
+		RetryAfter: f.RetryAfter,
+		RetryNow:   f.RetryNow,
+		Reason:     f.Error(),
+		Windows:    windowReports(f.Windows),
+	}
+	if f.Err == nil {
+		o.Status = f.Status
+	}
+	return o
 }
 
 func (x *exchange) tell(account *upstream.Account, outcome scheduler.Outcome) {
@@ -224,19 +312,25 @@ func (x *exchange) tell(account *upstream.Account, outcome scheduler.Outcome) {
 
 // outcomes are the failures that say something of the account.
 var outcomes = map[upstream.FailureKind]scheduler.OutcomeKind{
-	upstream.Unauthorized: scheduler.Unauthorized,
-	upstream.Forbidden:    scheduler.Forbidden,
-	upstream.RateLimited:  scheduler.RateLimited,
-	upstream.Burst:        scheduler.Burst,
+	upstream.Unauthorized: scheduler.Denied,
+	upstream.Denied:       scheduler.Denied,
+	upstream.Limited:      scheduler.Limited,
 	upstream.SpendLimit:   scheduler.SpendLimit,
-	upstream.CreditGone:   scheduler.CreditGone,
-	upstream.Overloaded:   scheduler.Overloaded,
-	upstream.ServerFault:  scheduler.ServerFault,
-	upstream.Unreachable:  scheduler.ServerFault,
+	upstream.Throttled:    scheduler.Throttled,
+	upstream.Failed:       scheduler.Failed,
+	upstream.Absent:       scheduler.Absent,
+	upstream.Unreachable:  scheduler.Unreachable,
 }
 
-func windowReport(w *upstream.Window) *scheduler.WindowReport {
-	return (*scheduler.WindowReport)(w)
+func windowReports(windows []upstream.Window) []scheduler.WindowReport {
+	if windows == nil {
+		return nil
+	}
+	reports := make([]scheduler.WindowReport, len(windows))
+	for i, w := range windows {
+		reports[i] = scheduler.WindowReport(w)
+	}
+	return reports
 }
 
 // failPick answers a request that got no slot: with the failure of the last
@@ -260,19 +354,35 @@ func (x *exchange) failPick(err error, last *upstream.Failure) {
 			message: "too many requests are in flight; try again",
 		})
 	case errors.As(err, &out):
-		x.fail(&apiError{
-			status: http.StatusServiceUnavailable, kind: overloadedError,
-			message: "every account that serves this model is out for now; try again", retryAfter: untilBack(out.Until),
-		})
+		x.fail(allOut(out.Until))
 	default:
 		x.internal("choosing an account", err)
 	}
 }
 
-// untilBack is the retry-after for a time; one that is not known is a minute.
-func untilBack(at time.Time) time.Duration {
-	if at.IsZero() {
-		return time.Minute
+// allOut is the refusal while every account is out, until the soonest is back or
+// asked whether it is; zero = none will be by itself.
+func allOut(until time.Time) *apiError {
+	e := &apiError{status: http.StatusServiceUnavailable, kind: overloadedError}
+	if until.IsZero() {
+		e.final = true
+		e.message = "every account that serves this model is out, until the operator of this gateway acts"
+		return e
 	}
-	return max(time.Second, time.Until(at))
+	e.retryAfter = untilBack(until)
+	e.message = "every account that serves this model is out for now; try again"
+	return e
+}
+
+// untilBack is the retry-after for a time.
+func untilBack(at time.Time) time.Duration { return max(time.Second, time.Until(at)) }
+
+// noteMove logs and counts that a session has left its account: what is in the
+// prompt cache there, and thinking that is bound to the account, is lost to it.
+func (x *exchange) noteMove(lease *scheduler.Lease) {
+	if !lease.Moved {
+		return
+	}
+	sessionMoves.WithLabelValues(x.groupName()).Inc()
+	x.logger.Info("a session moved to another account", "account", lease.Account.Name, "request_id", x.id, "session", x.session)
 }

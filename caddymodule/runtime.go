@@ -44,6 +44,8 @@ type runtime struct {
 	unpriced warnedModels
 	money    moneyLine
 	visitors visitors
+	// questions are those that the gateway asks accounts itself.
+	questions questions
 
 	mu      sync.Mutex
 	changed sync.Cond // active fell to 0, or dropped changed
@@ -106,6 +108,7 @@ func adoptRuntime(key string, named storage) *runtime {
 	}
 	rt := &runtime{key: key, storage: named, closed: make(chan struct{})}
 	rt.changed.L = &rt.mu
+	rt.questions.rt = rt
 	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
 	logger := slog.New(&rt.logs)
 	rt.store.backend = named.backend(logger)

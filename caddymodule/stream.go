@@ -37,30 +37,28 @@ func (a *answer) stream() *upstream.Failure {
 	}
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
-	s := &stream{answer: a, from: from, buffer: buffer[:]}
-	if sent := a.record.ModelSent; sent != a.call.Model {
-		s.renamer = &anthropic.Renamer{Sent: sent, Asked: a.call.Model}
+	s := &stream{answer: a, from: from, buffer: buffer[:], renamer: a.renamer()}
+	if a.streamTimeout > 0 {
+		a.guard.bound(&timeout{what: "no end of the answer", option: "stream_timeout", after: a.streamTimeout})
 	}
-	a.guard.begin(&timeout{"no content", "first_event_timeout", a.firstEventTimeout}, a.idleLimit())
-	held, failure := s.awaitContent()
+	a.guard.begin(&timeout{what: "no content", option: "first_event_timeout", after: a.firstEventTimeout, silence: true}, a.idleLimit())
+	rest, failure := s.awaitContent()
 	switch {
 	case failure != nil && a.gone():
-		a.settleNothing()
+		if s.meter.Reported() { // it was kept back, and is paid for all the same
+			a.settleBroken(s.reading())
+		} else {
+			a.settleNothing()
+		}
 		return nil
 	case failure != nil:
 		return failure
 	}
 	// From here on the answer is this account's, whatever comes.
-	a.guard.begin(nil, a.idleLimit())
-	a.record.TTFTMS = time.Since(a.arrived).Milliseconds()
-	a.call.Drop()
-	a.succeeded()
-	a.record.Status = 200
-	a.out.header(prefixMismatch, a.response.Header.Get(prefixMismatch))
 	if a.drain > 0 {
 		defer s.outliveClient()()
 	}
-	s.finish(s.relay(held))
+	s.finish(s.relay(rest))
 	return nil
 }
 
@@ -72,7 +70,7 @@ func (s *stream) outliveClient() func() {
 	s.lease.OnLost(func() { s.cancel(errSlotLost) })
 	unwatch := context.AfterFunc(s.exchange.ctx, func() {
 		if s.clientLeft() {
-			s.guard.begin(&timeout{"no end of the answer", "on_disconnect drain", s.drain}, s.idleLimit())
+			s.guard.begin(&timeout{what: "no end of the answer", option: "on_disconnect drain", after: s.drain}, s.idleLimit())
 		}
 	})
 	return func() {
@@ -84,51 +82,123 @@ func (s *stream) outliveClient() func() {
 // stream is an event stream on its way.
 type stream struct {
 	*answer
-	from    io.Reader
-	buffer  []byte
-	meter   anthropic.Meter
-	renamer *anthropic.Renamer // nil where the model is not renamed
-	renamed []byte
-	heard   time.Duration // when the last bytes came, on the clock
-	ending  bool          // the answer is whole, and the stream's end is awaited
-	over    bool          // nothing more comes
-	left    bool          // the client is gone, and the stream is drained
+	from     io.Reader
+	buffer   []byte
+	meter    anthropic.Meter
+	renamer  *anthropic.Renamer // nil where the model is not renamed
+	renamed  []byte
+	heard    time.Duration // when the last bytes came, on the clock
+	listened time.Duration // how long upstream was listened to, all in all
+	ending   bool          // the answer is whole, and the stream's end is awaited
+	over     bool          // nothing more comes
+	left     bool          // the client is gone, and the stream is drained
+
+	// Until the content has begun, the goroutine that reads and a timer share what
+	// is kept back.
+	mu      sync.Mutex
+	held    []byte
+	between bool // held ends between two events
+	begun   bool
+	failed  bool
 }
 
-// awaitContent reads until the content begins and returns all that came.
-func (s *stream) awaitContent() ([]byte, *upstream.Failure) {
-	var held []byte
-	for !s.meter.Begun() {
+// emptyHold is how long a block that began empty is kept back: an upstream that is
+// overloaded says so at once, and hidden thinking says nothing for minutes.
+const emptyHold = 2 * time.Second
+
+// awaitContent reads until the content has begun, and returns what of it has not
+// gone out yet.
+func (s *stream) awaitContent() (rest []byte, failure *upstream.Failure) {
+	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+	}()
+	for {
 		p, err := s.next()
-		held = append(held, p...)
-		switch {
-		case s.meter.Begun():
-		case s.meter.Failure() != nil:
-			return nil, s.meter.Failure()
-		case err == io.EOF:
-			return nil, s.brokenOff(errors.New("the stream ended before its content"))
-		case err != nil:
-			return nil, s.brokenOff(err)
-		case len(held) > maxHeld:
-			return nil, s.brokenOff(fmt.Errorf("the stream's content did not begin within %d bytes", maxHeld))
+		rest, failure, done := s.keepBack(p, err)
+		if done {
+			return rest, failure
+		}
+		if timer == nil && s.meter.Opened() {
+			s.guard.begin(nil, s.idleLimit())
+			timer = time.AfterFunc(emptyHold, s.letGo)
 		}
 	}
-	return held, nil
 }
 
-// next reads once, and has the meter look at what came. The meter goes first:
-// what completes an answer must be on record before it goes out.
+// keepBack keeps back what was read, unless the content has begun, or never will.
+func (s *stream) keepBack(p []byte, err error) (rest []byte, failure *upstream.Failure, done bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.begun {
+		return p, nil, true
+	}
+	s.held = append(s.held, p...)
+	s.between = s.meter.AtBoundary()
+	switch {
+	case s.meter.Begun():
+		s.begin()
+		return s.held, nil, true
+	case s.meter.Failure() != nil:
+		failure = s.meter.Failure()
+	case err == io.EOF:
+		failure = s.brokenOff(errors.New("the stream ended before its content"))
+	case err != nil:
+		failure = s.brokenOff(err)
+	case len(s.held) > maxHeld:
+		failure = s.brokenOff(fmt.Errorf("the stream's content did not begin within %d bytes", maxHeld))
+	}
+	s.failed = failure != nil
+	return nil, failure, s.failed
+}
+
+// letGo ends the wait for the first content of a block that began empty.
+func (s *stream) letGo() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.begun || s.failed {
+		return
+	}
+	s.begin()
+	held := s.held
+	if s.renamer != nil {
+		held = s.renamer.Stream(nil, held)
+	}
+	s.out.write(held, s.between, s.clock.now()) // where it fails, the next one does
+}
+
+// begin makes the answer this account's. s.mu is held.
+func (s *stream) begin() {
+	s.begun = true
+	s.guard.begin(nil, s.idleLimit())
+	s.record.TTFTMS = time.Since(s.arrived).Milliseconds()
+	s.call.Drop()
+	s.succeeded()
+	s.record.Status = http.StatusOK
+	s.out.header(prefixMismatch, s.response.Header.Get(prefixMismatch))
+}
+
+// next reads once, and has the meter look at what came; it returns what belongs to
+// the answer. The meter goes first: what completes an answer must be on record
+// before it goes out.
 func (s *stream) next() ([]byte, error) {
+	before := s.clock.now()
 	n, err := s.from.Read(s.buffer)
 	s.heard = s.clock.now()
+	s.listened += s.heard - before
 	s.guard.alive(s.heard)
-	n = s.meter.Feed(s.buffer[:n], s.heard) // what comes after the answer is dropped
+	n = s.meter.Feed(s.buffer[:n], s.listened)
 	if err != nil {
 		s.meter.Finish()
 		s.over = true
 	}
 	return s.buffer[:n], err
 }
+
+// reading is what the answer has used, if it ends now.
+func (s *stream) reading() anthropic.Reading { return s.meter.Reading(s.listened, s.bounds()) }
 
 // How a relayed stream ended.
 var (
@@ -147,7 +217,7 @@ func (s *stream) relay(p []byte) error {
 			s.record.Status = statusClientGone
 		}
 		if s.meter.Done() && !s.settled {
-			if err := s.settleLast(s.meter.Reading(s.heard, s.bounds()).Usage); err != nil {
+			if err := s.settleLast(s.reading()); err != nil {
 				s.logger.Error("an answer is cut short: its record could not be kept", "request_id", s.id, "error", err)
 				return errUnsettled
 			}
@@ -203,7 +273,9 @@ func (s *stream) finish(err error) {
 		// Upstream's own error event has gone out as it is. It ends the answer: a
 		// client that leaves upon it has left nothing.
 		ours = nil
-		failure.Kind = upstream.ServerFault
+		if failure.Kind != upstream.Refused {
+			failure.Kind = upstream.Failed
+		}
 	case errors.As(context.Cause(s.ctx), &late):
 		ours.kind, ours.message = timeoutError, "the upstream service fell silent in the middle of its answer"
 		failure = s.brokenOff(late)
@@ -221,17 +293,9 @@ func (s *stream) finish(err error) {
 		s.report(s.account, failure)
 	}
 	if !s.settled {
-		s.settleBroken()
+		s.settleBroken(s.reading())
 	}
 	if ours != nil {
 		s.out.fail(ours, s.meter.Seal())
-	}
-}
-
-// settleBroken settles an answer that broke off, with what is known of it.
-func (s *stream) settleBroken() {
-	used := s.meter.Reading(s.clock.now(), s.bounds())
-	if err := s.settle(used.Usage, used.Estimated); err != nil {
-		s.logger.Error("the record of an answer that broke off could not be kept", "request_id", s.id, "error", err)
 	}
 }

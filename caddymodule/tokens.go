@@ -34,6 +34,7 @@ func (rt *runtime) workInBackground() {
 		rt.background.Go(func() { rt.tokens.Run(rt.ctx) })
 		rt.background.Go(func() { rt.identities.Run(rt.ctx) })
 		rt.background.Go(func() { rt.forgetOldRecords(rt.ctx) })
+		rt.background.Go(func() { rt.questions.lookAfterErrors(rt.ctx) })
 	})
 }
 
@@ -82,7 +83,7 @@ func (rt *runtime) refused(account *upstream.Account, reason string) {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), settleTimeout)
-		_, err := g.scheduler.Report(ctx, account.Name, scheduler.Outcome{Kind: scheduler.Unauthorized, Reason: reason})
+		err := g.scheduler.Fail(ctx, account.Name, reason, true)
 		cancel()
 		if err != nil {
 			g.logger.Error("an account's state could not be kept", "account", account.Name, "error", err)

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,7 +14,13 @@ type timeout struct {
 	what   string // what did not come
 	option string // the option that sets the limit
 	after  time.Duration
+	// silence: upstream was to be heard, so that its connection may be dead.
+	silence bool
 }
+
+// Timeout reports whether the connection is to be suspected; see
+// upstream.Transports.
+func (t *timeout) Timeout() bool { return t.silence }
 
 func (t *timeout) Error() string {
 	return fmt.Sprintf("upstream sent %s within %s (%s)", t.what, t.after, t.option)
@@ -33,6 +40,8 @@ type watch struct {
 	until time.Duration // end of the phase, on the clock
 	phase *timeout      // limit on the phase; nil = none
 	idle  *timeout      // limit on silence; nil = none
+	end   time.Duration // of all phases from here on, on the clock
+	total *timeout      // limit on them; nil = none
 }
 
 // clock counts from the arrival of a request.
@@ -61,13 +70,25 @@ func (w *watch) begin(phase, idle *timeout) {
 	w.set(now)
 }
 
+// bound limits all that is to come; nil is no limit.
+func (w *watch) bound(total *timeout) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.ended || total == nil {
+		return
+	}
+	now := w.clock.now()
+	w.total, w.end = total, now+total.after
+	w.set(now)
+}
+
 // alive tells that upstream was heard at that time.
 func (w *watch) alive(now time.Duration) { w.heard.Store(int64(now)) }
 
 func (w *watch) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.ended, w.phase, w.idle = true, nil, nil
+	w.ended, w.phase, w.idle, w.total = true, nil, nil, nil
 	if w.timer != nil {
 		w.timer.Stop()
 	}
@@ -78,6 +99,8 @@ func (w *watch) onTimer() {
 	defer w.mu.Unlock()
 	now := w.clock.now()
 	switch {
+	case w.total != nil && now >= w.end:
+		w.cancel(w.total)
 	case w.phase != nil && now >= w.until:
 		w.cancel(w.phase)
 	case w.idle != nil && now >= w.silentUntil():
@@ -92,15 +115,17 @@ func (w *watch) silentUntil() time.Duration { return time.Duration(w.heard.Load(
 
 // set makes the timer fire at the next limit.
 func (w *watch) set(now time.Duration) {
-	var next time.Duration
-	switch {
-	case w.phase != nil && w.idle != nil:
-		next = min(w.until, w.silentUntil())
-	case w.phase != nil:
+	next := time.Duration(math.MaxInt64)
+	if w.phase != nil {
 		next = w.until
-	case w.idle != nil:
-		next = w.silentUntil()
-	default:
+	}
+	if w.idle != nil {
+		next = min(next, w.silentUntil())
+	}
+	if w.total != nil {
+		next = min(next, w.end)
+	}
+	if next == math.MaxInt64 {
 		return
 	}
 	if w.timer == nil {

@@ -8,8 +8,8 @@ import (
 )
 
 func TestWatch(t *testing.T) {
-	phase := &timeout{"no content", "first_event_timeout", 10 * time.Second}
-	idle := &timeout{"nothing", "idle_timeout", 3 * time.Second}
+	phase := &timeout{what: "no content", option: "first_event_timeout", after: 10 * time.Second}
+	idle := &timeout{what: "nothing", option: "idle_timeout", after: 3 * time.Second}
 	for _, test := range []struct {
 		name        string
 		phase, idle *timeout

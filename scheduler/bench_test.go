@@ -37,7 +37,9 @@ func BenchmarkPick(b *testing.B) {
 				}
 				if name == "half out" {
 					for _, a := range settings.Accounts[:accounts/2] {
-						if _, err := s.Report(ctx, a.Name, scheduler.Outcome{Kind: scheduler.RateLimited, RetryAfter: time.Hour}); err != nil {
+						if _, err := s.Report(ctx, a.Name, scheduler.Outcome{
+							Kind: scheduler.Limited, Status: 429, RetryAfter: time.Hour, Windows: []scheduler.WindowReport{{Name: "5h", Status: "rejected"}},
+						}); err != nil {
 							b.Fatal(err)
 						}
 					}

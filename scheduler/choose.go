@@ -12,8 +12,9 @@ import (
 var turn atomic.Uint64
 
 // Choose names an account for a request that takes no slot and binds no
-// session, as count_tokens does: one of those with the lowest priority number
-// that are not out, in turns. It never waits.
+// session, as count_tokens does: of those that are not out and don't come last,
+// one of those with the lowest priority number, in turns; else of those that come
+// last the one that is back first. It never waits.
 //
 // Errors: ErrNoAccount, *OutError.
 func (s *Scheduler) Choose(d Demand) (*upstream.Account, error) {
@@ -24,25 +25,35 @@ func (s *Scheduler) Choose(d Demand) (*upstream.Account, error) {
 	places := candidates.Places
 	now := time.Now()
 	var soonest time.Time
-	usable := func(p *Place) bool {
-		standing := s.state.Standing(p.Name)
-		use, until := standing.Usable(now, d.Model, d.Fast)
-		if use == Barred && !until.IsZero() && (soonest.IsZero() || until.Before(soonest)) {
-			soonest = until
-		}
-		return use != Barred
-	}
+	var best, spot Spot
+	var chosen *Place
 	// From a place that moves on with every call, the first of the best.
-	var best *Place
 	first := turn.Add(1)
 	for i := range places {
 		p := &places[(first+uint64(i))%uint64(len(places))]
-		if (best == nil || p.Priority < best.Priority) && usable(p) {
-			best = p
+		standing := s.state.Standing(p.Name)
+		v := standing.Judge(now, d.Model, d.Fast, d.Endpoint)
+		if v.Use == Barred {
+			if !v.Until.IsZero() && (soonest.IsZero() || v.Until.Before(soonest)) {
+				soonest = v.Until
+			}
+			continue
+		}
+		spot = Spot{Last: LastOf(v), Priority: p.Priority}
+		if chosen == nil || Better(&spot, &best, true) {
+			chosen, best = p, spot
 		}
 	}
-	if best == nil {
+	if chosen == nil {
 		return nil, &OutError{Until: soonest}
 	}
-	return s.catalog.byPlace[best.Name], nil
+	return s.catalog.byPlace[chosen.Name], nil
+}
+
+// LastOf is Spot.Last for what a Standing says.
+func LastOf(v Verdict) int64 {
+	if v.Last.IsZero() {
+		return 0
+	}
+	return v.Last.UnixNano()
 }

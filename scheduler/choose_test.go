@@ -21,7 +21,7 @@ func TestChoose(t *testing.T) {
 			t.Helper()
 			names := map[string]int{}
 			for range 30 {
-				a, err := r.Choose(scheduler.Demand{Model: "m"})
+				a, err := r.Choose(scheduler.Demand{Model: "m", Endpoint: scheduler.CountTokens})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -32,8 +32,22 @@ func TestChoose(t *testing.T) {
 		if names := chosen(); names["a"] < 10 || names["b"] < 10 || names["spare"] > 0 {
 			t.Errorf("two accounts of one priority and a spare one: %v", names)
 		}
+		r.report("a", scheduler.Outcome{Kind: scheduler.Throttled, Status: 429, Model: "m", Sent: time.Now()})
+		if names := chosen(); names["a"] < 10 {
+			t.Errorf("with a last for messages: %v", names)
+		}
+		r.report("a", scheduler.Outcome{Kind: scheduler.Throttled, Status: 429, Model: "m", Endpoint: scheduler.CountTokens, Sent: time.Now()})
+		if names := chosen(); names["b"] != 30 {
+			t.Errorf("with a last for count_tokens: %v", names)
+		}
+		r.report("b", retryAfter(scheduler.Outcome{Kind: scheduler.Throttled, Status: 429, Model: "m", Endpoint: scheduler.CountTokens, Sent: time.Now()}, time.Second))
+		r.report("spare", scheduler.Outcome{Kind: scheduler.Unreachable})
+		if names := chosen(); names["b"] != 30 {
+			t.Errorf("with all last, and b back first: %v", names)
+		}
+		time.Sleep(10 * time.Second)
 		limit := func(name string, d time.Duration) {
-			if _, err := r.Report(ctx, name, scheduler.Outcome{Kind: scheduler.Burst, Status: 429, RetryAfter: d}); err != nil {
+			if _, err := r.Report(ctx, name, rejected(d)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -47,7 +61,7 @@ func TestChoose(t *testing.T) {
 		}
 		limit("spare", 3*time.Minute)
 		var out *scheduler.OutError
-		if _, err := r.Choose(scheduler.Demand{Model: "m"}); !errors.As(err, &out) || time.Until(out.Until) > time.Minute {
+		if _, err := r.Choose(scheduler.Demand{Model: "m", Endpoint: scheduler.CountTokens}); !errors.As(err, &out) || time.Until(out.Until) > time.Minute {
 			t.Errorf("with all limited: %v, want the soonest reset", err)
 		}
 		if _, err := r.Choose(scheduler.Demand{Model: "m", Force: upstream.Gemini}); !errors.Is(err, scheduler.ErrNoAccount) {

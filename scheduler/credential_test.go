@@ -34,7 +34,7 @@ func (r *rig) start(s *scheduler.Scheduler) {
 
 func (r *rig) refuse(s *scheduler.Scheduler, name string) {
 	r.Helper()
-	if _, err := s.Report(context.Background(), name, scheduler.Outcome{Kind: scheduler.Unauthorized, Status: 401}); err != nil {
+	if err := s.Fail(context.Background(), name, "401", false); err != nil {
 		r.Fatal(err)
 	}
 }
@@ -67,18 +67,19 @@ func TestErrorsLastUntilTheCredentialChanges(t *testing.T) {
 }
 
 func TestTheOperatorsResetKeepsTheCredential(t *testing.T) {
-	st := scheduler.Standing{Error: "401", Credential: "f", Forbidden: 2}
+	st := scheduler.Standing{Error: "401", Credential: "f", ErrorTimes: 2}
 	st.Reset()
 	if want := (scheduler.Standing{Credential: "f"}); !st.Equal(&want) {
 		t.Errorf("after a reset: %+v", st)
 	}
-	st = scheduler.Standing{Error: "401", Credential: "f", Forbidden: 2, Paused: true}
+	pause := &scheduler.Pause{By: "me"}
+	st = scheduler.Standing{Error: "401", Credential: "f", ErrorTimes: 2, Pause: pause}
 	st.Adopt("f")
 	if st.Error == "" {
 		t.Error("an error did not outlive its own credential")
 	}
 	st.Adopt("g")
-	if want := (scheduler.Standing{Credential: "g", Paused: true}); !st.Equal(&want) {
+	if want := (scheduler.Standing{Credential: "g", Pause: pause}); !st.Equal(&want) {
 		t.Errorf("with a new credential: %+v", st)
 	}
 }

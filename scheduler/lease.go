@@ -25,6 +25,9 @@ type Lease struct {
 	Account *upstream.Account
 	// Moved: the session was with another account before.
 	Moved bool
+	// Own: the account is the session's. Last: it comes last for this request.
+	// Trial: it was limited, and this request tries it.
+	Own, Last, Trial bool
 	// Marks of the session.
 	Marks Marks
 	// Waited is the time in line.

@@ -99,10 +99,15 @@ func TestReport(t *testing.T) {
 			word, _, _ := st.State(time.Now())
 			return word
 		}
-		if r.report("a", scheduler.Outcome{Kind: scheduler.Success, Status: 200}) {
+		if !r.report("a", scheduler.Outcome{Kind: scheduler.Success, Status: 200, Model: "m"}) {
+			t.Error("the first model that is served was not noted")
+		}
+		if r.report("a", scheduler.Outcome{Kind: scheduler.Success, Status: 200, Model: "m"}) {
 			t.Error("a success changed something")
 		}
-		if !r.report("a", scheduler.Outcome{Kind: scheduler.RateLimited, Status: 429, Reason: "window spent"}) || state("a") != scheduler.StateRateLimited {
+		spent := rejected(0)
+		spent.Reason = "window spent"
+		if !r.report("a", spent) || state("a") != scheduler.StateRateLimited {
 			t.Errorf("after 429: %s", state("a"))
 		}
 		for _, want := range []string{"level=WARN", "account=a", "state=rate_limited", `reason="window spent"`, "until="} {
@@ -115,7 +120,7 @@ func TestReport(t *testing.T) {
 		if lease, err := r.Pick(timeout(t, time.Second), r.demand(exclude("picky"))); err == nil {
 			t.Errorf("on trial, and a second request went to %s", lease.Account.Name)
 		}
-		if !r.report("a", scheduler.Outcome{Kind: scheduler.Success, Status: 200}) {
+		if !r.report("a", scheduler.Outcome{Kind: scheduler.Answered, Status: 200, Sent: time.Now()}) {
 			t.Error("the end of the trial changed nothing")
 		}
 		r.pick("a", exclude("picky"))
@@ -124,19 +129,19 @@ func TestReport(t *testing.T) {
 			t.Errorf("the log lacks the return:\n%s", &r.log)
 		}
 
-		for _, o := range []scheduler.Outcome{{Kind: scheduler.Overloaded, Status: 529}, {Kind: scheduler.CreditGone, Status: 402}, {Kind: scheduler.Forbidden, Status: 403}} {
-			if r.report("picky", o) || state("picky") != scheduler.StateActive {
+		for _, o := range []scheduler.Outcome{{Kind: scheduler.Failed, Status: 529, Model: "m"}, {Kind: scheduler.Denied, Status: 402, Model: "m"}, {Kind: scheduler.Absent, Status: 404, Model: "m"}} {
+			if r.report("picky", o) || r.Counts("picky", &o) || state("picky") != scheduler.StateActive {
 				t.Errorf("status %d is not on the list, and yet %s", o.Status, state("picky"))
 			}
 		}
-		if !r.report("picky", scheduler.Outcome{Kind: scheduler.ServerFault}) {
+		if !r.report("picky", scheduler.Outcome{Kind: scheduler.Unreachable}) || state("picky") != scheduler.StateOverloaded {
 			t.Error("a connection failure has no status to be on a list")
 		}
-		if !r.report("picky", scheduler.Outcome{Kind: scheduler.Unauthorized, Status: 401}) || state("picky") != scheduler.StateError {
-			t.Errorf("after 401: %s", state("picky"))
+		if !r.report("picky", scheduler.Outcome{Kind: scheduler.Denied, Status: 401, Model: "m"}) {
+			t.Error("401 is on the list")
 		}
 		r.state.Close()
-		if _, err := r.Report(context.Background(), "a", scheduler.Outcome{Kind: scheduler.Overloaded}); !errors.Is(err, scheduler.ErrClosed) {
+		if _, err := r.Report(context.Background(), "a", scheduler.Outcome{Kind: scheduler.Failed, Model: "m"}); !errors.Is(err, scheduler.ErrClosed) {
 			t.Errorf("got %v", err)
 		}
 	})

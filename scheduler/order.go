@@ -4,6 +4,8 @@ import "cmp"
 
 // Spot is what the order of accounts looks at.
 type Spot struct {
+	// Last is until when the account comes last, on any scale; 0 = it does not.
+	Last int64
 	// Priority: lower is tried first.
 	Priority int
 	// InUse and Waiting over Limit are the load. A Limit of 0 is no limit, and
@@ -16,10 +18,14 @@ type Spot struct {
 	UnusedFirst bool
 }
 
-// Better tells whether a is to be tried before b: lower priority, then lower
-// load (unless ignoreLoad), then less recently used, never used first. False
-// for equals, so that the first of a list stays first.
+// Better reports whether a is to be tried before b: those that don't come last,
+// and of those that do, the one that is back first; then lower priority, then
+// lower load (unless ignoreLoad), then less recently used, never used first.
+// False for equals, so that the first of a list stays first.
 func Better(a, b *Spot, ignoreLoad bool) bool {
+	if a.Last != b.Last {
+		return a.Last < b.Last
+	}
 	if a.Priority != b.Priority {
 		return a.Priority < b.Priority
 	}

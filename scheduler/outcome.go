@@ -1,129 +1,136 @@
 package scheduler
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
 )
 
-// Cooldowns are how long accounts stay out where upstream does not say.
+// Cooldowns are how long, at most, a failure puts an account last: the first
+// time for 5 s, doubling while it repeats.
 type Cooldowns struct {
 	RateLimit time.Duration
-	// Overload doubles on repeats, up to 10 min.
-	Overload time.Duration
+	Overload  time.Duration
+	// ErrorRetry is when an account in error is asked again, doubling to 6 h;
+	// 0 = never.
+	ErrorRetry time.Duration
 }
 
 const (
-	maxOverload = 10 * time.Minute
+	firstDemotion = 5 * time.Second
+	// absentLasts is for a model that the account has not got.
+	absentLasts = 10 * time.Minute
+	// unreachableMost bounds the time for an account that can't be connected to.
+	unreachableMost = 10 * time.Minute
+	errorRetryMost  = 6 * time.Hour
 
-	// faultsToTrip server faults in a row within faultSpan take an account out
-	// for firstTrip, doubling up to maxOverload.
-	faultsToTrip = 5
-	faultSpan    = time.Minute
-	firstTrip    = 30 * time.Second
-
-	forbiddenToError = 3
-	windowLength     = 5 * time.Hour
-
-	// A reset further off than a month is a mistake of upstream's.
-	maxLimit = 31 * 24 * time.Hour
+	// A reset further off is a mistake of upstream's: its longest window has
+	// seven days.
+	maxLimit = 8 * 24 * time.Hour
 	// What clients choose must not fill the document.
-	maxNarrowLimits = 32
-	maxModelName    = 256
-	maxReason       = 400
+	maxDemotions = 32
+	maxModelName = 256
+	maxWindows   = 16
+	maxReason    = 400
 )
 
 // Apply changes the standing by what an attempt came to. Limits in force are
-// never shortened by a failure, and answers to requests that were under way
-// when a limit began don't make it grow.
+// never shortened by a failure, answers to requests that were under way when a
+// demotion began don't make it grow, and only the answer to a request that was
+// sent after a mark clears it.
 func (s *Standing) Apply(o Outcome, now time.Time, c Cooldowns) {
 	o.Reason = shorten(o.Reason)
-	now = now.UTC().Round(0) // without the monotonic clock, which a store can't keep
+	now = plainTime(now)
 	s.tidy(now)
+	s.setWindows(&o, now)
+	s.endTrials(&o, now)
+	if o.Served != "" && len(o.Served) <= maxModelName {
+		s.Served = o.Served
+	}
 	switch o.Kind {
 	case Success:
-		s.succeed(&o, now)
-	case Unauthorized:
-		s.fail("credential refused", o.Reason)
-	case CreditGone:
-		s.fail("credit used up or organisation on hold", o.Reason)
-	case Forbidden:
-		if s.Forbidden++; s.Forbidden >= forbiddenToError {
-			s.fail("forbidden three times in a row", o.Reason)
-		} else if len(o.Model) <= maxModelName {
-			s.limit(Limit{Kind: LimitForbidden, Model: o.Model, Until: now.Add(c.RateLimit), Reason: o.Reason}, now)
-		}
-	case RateLimited:
-		s.limit(Limit{Kind: LimitRate, Family: o.Family, Fast: o.Fast, Until: resetOf(&o, now, c), Reason: o.Reason}, now)
-		if o.Window != nil {
-			s.setWindow(o.Window, o.Reset, now)
-		}
-	case Burst:
-		o.Reset = time.Time{}
-		s.limit(Limit{Kind: LimitBurst, Family: o.Family, Fast: o.Fast, Until: resetOf(&o, now, c), Reason: o.Reason}, now)
+		s.succeed(&o)
+	case Limited:
+		s.limitClaims(&o, now, c)
 	case SpendLimit:
-		year, month, _ := now.UTC().Date()
-		s.limit(Limit{Kind: LimitSpend, Until: time.Date(year, month+1, 1, 0, 0, 0, 0, time.UTC), Reason: o.Reason}, now)
-	case Overloaded:
-		if !s.inForce(LimitOverload, now) {
-			s.Overloads++
-			s.limit(Limit{Kind: LimitOverload, Until: now.Add(doubled(c.Overload, s.Overloads)), Reason: o.Reason}, now)
-		}
-	case ServerFault:
-		s.serverFault(&o, now)
+		year, month, _ := now.Date()
+		s.limit(Limit{
+			Claim: ClaimSpend, Until: time.Date(year, month+1, 1, 0, 0, 0, 0, time.UTC), Since: now, Reason: o.Reason,
+		}, now)
+	case Denied:
+		s.demote(&o, Demotion{Model: o.Model, Endpoint: o.Endpoint, AnySpeed: true}, now, firstDemotion, c.RateLimit)
+	case Throttled:
+		s.demote(&o, Demotion{Model: o.Model, Endpoint: o.Endpoint, Fast: o.Fast}, now, firstDemotion, c.RateLimit)
+	case Failed:
+		s.demote(&o, Demotion{Model: o.Model, Endpoint: o.Endpoint, Fast: o.Fast}, now, firstDemotion, c.Overload)
+	case Absent:
+		s.demote(&o, Demotion{Model: o.Model, Endpoint: o.Endpoint, AnySpeed: true}, now, absentLasts, absentLasts)
+	case Unreachable:
+		s.demote(&o, Demotion{}, now, firstDemotion, unreachableMost)
 	}
 }
 
-func (s *Standing) succeed(o *Outcome, now time.Time) {
-	s.Forbidden, s.Faults, s.Trips = 0, nil, 0
-	allowed := o.Window != nil && o.Window.Status == "allowed"
+// succeed clears what the request shows to be over.
+func (s *Standing) succeed(o *Outcome) {
+	s.Demotions = slices.DeleteFunc(slices.Clone(s.Demotions), func(d Demotion) bool {
+		return d.Since.Before(o.Sent) && d.covers(o.Model, o.Fast, o.Endpoint)
+	})
+	if s.Served == "" && o.Endpoint == Messages && len(o.Model) <= maxModelName {
+		s.Served = o.Model
+	}
+	if s.Error != "" && s.ErrorSince.Before(o.Sent) {
+		s.recover()
+	}
+}
+
+// endTrials drops the limits that have passed, now that upstream has answered a
+// request that they were about, and those whose claim it says is allowed again.
+// An answer that rejects one again makes a new limit.
+func (s *Standing) endTrials(o *Outcome, now time.Time) {
+	if o.Status == 0 {
+		return
+	}
 	s.dropLimits(func(l *Limit) bool {
-		if !l.covers(o.Model, o.Fast) {
+		if !l.Since.Before(o.Sent) {
 			return false
 		}
-		return !now.Before(l.Until) || l.Kind == LimitFaults || l.Kind == LimitRate && allowed
+		if !now.Before(l.Until) {
+			return l.covers(o.Model, o.Fast)
+		}
+		return slices.ContainsFunc(o.Windows, func(w WindowReport) bool {
+			return w.Name == l.Claim && (w.Status == "allowed" || w.Status == "allowed_warning")
+		})
 	})
-	if !s.inForce(LimitOverload, now) {
-		s.Overloads = 0
-	}
-	if o.Window == nil {
-		return
-	}
-	s.setWindow(o.Window, time.Time{}, now)
-	if o.Window.Status == "rejected" && !o.Window.Overage && now.Before(s.Window.End) {
-		s.limit(Limit{Kind: LimitRate, Until: s.Window.End, Reason: "the five-hour window is used up"}, now)
+}
+
+// limitClaims takes the account out for what upstream rejects.
+func (s *Standing) limitClaims(o *Outcome, now time.Time, c Cooldowns) {
+	for i := range o.Windows {
+		w := &o.Windows[i]
+		if w.Status != "rejected" || w.Overage {
+			continue
+		}
+		until := w.Reset
+		if until.IsZero() {
+			until = now.Add(cmp.Or(o.RetryAfter, c.RateLimit))
+		}
+		s.limitClaim(w, until, o.Reason, now)
 	}
 }
 
-func (s *Standing) serverFault(o *Outcome, now time.Time) {
-	if s.inForce(LimitFaults, now) {
-		return
+func (s *Standing) limitClaim(w *WindowReport, until time.Time, reason string, now time.Time) {
+	if latest := now.Add(maxLimit); until.After(latest) {
+		until = latest
 	}
-	s.Faults = slices.DeleteFunc(slices.Clone(s.Faults), func(t time.Time) bool { return now.Sub(t) > faultSpan })
-	s.Faults = append(s.Faults, now)
-	onTrial := slices.ContainsFunc(s.Limits, func(l Limit) bool { return l.Kind == LimitFaults })
-	if len(s.Faults) < faultsToTrip && !onTrial {
-		return
-	}
-	s.Faults = nil
-	s.Trips++
-	s.limit(Limit{Kind: LimitFaults, Until: now.Add(doubled(firstTrip, s.Trips)), Reason: o.Reason}, now)
-}
-
-// fail puts the account in error; the first reason stays.
-func (s *Standing) fail(what, reason string) {
-	if s.Error != "" {
-		return
-	}
-	s.Error = what
-	if reason != "" {
-		s.Error += ": " + reason
+	if until.After(now) {
+		s.limit(Limit{Claim: w.Name, Family: w.Family, Fast: w.Name == ClaimFast, Since: now, Until: until, Reason: reason}, now)
 	}
 }
 
 // limit adds l, or lengthens the limit of the same scope.
 func (s *Standing) limit(l Limit, now time.Time) {
-	l.Until = l.Until.UTC()
+	l.Until = plainTime(l.Until)
 	limits := slices.Clone(s.Limits)
 	i := slices.IndexFunc(limits, func(old Limit) bool { return old.scope() == l.scope() })
 	switch {
@@ -131,35 +138,71 @@ func (s *Standing) limit(l Limit, now time.Time) {
 		limits = append(limits, l)
 	case !now.Before(limits[i].Until) || l.Until.After(limits[i].Until):
 		limits[i] = l
+	default:
+		limits[i].Since = l.Since // an older `allowed` does not end it
 	}
 	s.Limits = limits
-	s.capNarrow()
 }
 
-// tidy drops narrow limits that are over by far: nobody asked for that for an
-// hour, so there is no crowd for a trial to hold back.
+// demote puts what d names last: for upstream's retry-after, else for the first
+// time, doubling while it repeats, up to the most.
+func (s *Standing) demote(o *Outcome, d Demotion, now time.Time, first, most time.Duration) {
+	if o.RetryNow || len(d.Model) > maxModelName || d.Model == "" && o.Kind != Unreachable {
+		return
+	}
+	first = min(first, most)
+	d.Since, d.Times, d.Answer, d.Reason = now, 1, o.Answer, o.Reason
+	demotions := slices.Clone(s.Demotions)
+	i := slices.IndexFunc(demotions, func(old Demotion) bool { return old.scope() == d.scope() })
+	if i >= 0 && now.Sub(demotions[i].Until) <= most {
+		if !demotions[i].Since.Before(o.Sent) {
+			return
+		}
+		d.Times = demotions[i].Times + 1
+	}
+	lasts := doubled(first, d.Times, most)
+	if o.RetryAfter > 0 {
+		lasts = min(o.RetryAfter, most)
+	}
+	d.Until = now.Add(lasts)
+	if i >= 0 {
+		demotions[i] = d
+	} else {
+		demotions = append(demotions, d)
+	}
+	s.Demotions = demotions
+	s.capDemotions()
+}
+
+// tidy drops demotions that are over by far, and limits of part of the account
+// that nobody asked for for an hour: there is no crowd for a trial to hold back.
 func (s *Standing) tidy(now time.Time) {
 	s.dropLimits(func(l *Limit) bool { return !l.whole() && now.Sub(l.Until) > time.Hour })
+	over := func(d Demotion) bool { return now.Sub(d.Until) > unreachableMost }
+	if slices.ContainsFunc(s.Demotions, over) {
+		s.Demotions = slices.DeleteFunc(slices.Clone(s.Demotions), over)
+	}
 }
 
-// capNarrow drops the narrow limit that ends first when there are too many.
-func (s *Standing) capNarrow() {
-	narrow, first := 0, -1
-	for i := range s.Limits {
-		if s.Limits[i].whole() {
-			continue
+// capDemotions drops the demotion of a model that ends first when there are too
+// many.
+func (s *Standing) capDemotions() {
+	for len(s.Demotions) > maxDemotions {
+		first := -1
+		for i := range s.Demotions {
+			d := &s.Demotions[i]
+			if !d.everything() && (first < 0 || d.Until.Before(s.Demotions[first].Until)) {
+				first = i
+			}
 		}
-		narrow++
-		if first < 0 || s.Limits[i].Until.Before(s.Limits[first].Until) {
-			first = i
-		}
-	}
-	if narrow > maxNarrowLimits {
-		s.Limits = slices.Delete(s.Limits, first, first+1)
+		s.Demotions = slices.Delete(s.Demotions, first, first+1)
 	}
 }
 
 func (s *Standing) dropLimits(drop func(*Limit) bool) {
+	if !slices.ContainsFunc(s.Limits, func(l Limit) bool { return drop(&l) }) {
+		return
+	}
 	var kept []Limit
 	for i := range s.Limits {
 		if !drop(&s.Limits[i]) {
@@ -169,57 +212,103 @@ func (s *Standing) dropLimits(drop func(*Limit) bool) {
 	s.Limits = kept
 }
 
-func (s *Standing) inForce(kind LimitKind, now time.Time) bool {
-	return slices.ContainsFunc(s.Limits, func(l Limit) bool { return l.Kind == kind && now.Before(l.Until) })
+// setWindows takes over what upstream said of its windows. One of unknown end
+// that has expired starts at this hour.
+func (s *Standing) setWindows(o *Outcome, now time.Time) {
+	cloned := false
+	for i := range o.Windows {
+		r := &o.Windows[i]
+		length := windowLength(r.Name)
+		if length == 0 {
+			continue // no window
+		}
+		if !cloned {
+			s.Windows, cloned = slices.Clone(s.Windows), true
+		}
+		at := slices.IndexFunc(s.Windows, func(w Window) bool { return w.Name == r.Name })
+		if at < 0 {
+			if len(s.Windows) >= maxWindows {
+				continue
+			}
+			at = len(s.Windows)
+			s.Windows = append(s.Windows, Window{Name: r.Name, Utilization: -1})
+			slices.SortFunc(s.Windows, func(a, b Window) int { return strings.Compare(a.Name, b.Name) })
+			at = slices.IndexFunc(s.Windows, func(w Window) bool { return w.Name == r.Name })
+		}
+		s.Windows[at].take(r, length, now)
+		if o.Kind == Success && r.Status == "rejected" && !r.Overage {
+			s.limitClaim(r, s.Windows[at].End, "the "+r.Name+" window is used up", now)
+		}
+	}
 }
 
-// setWindow takes over what upstream said. A window of unknown end that has
-// expired starts at this hour. claimed is the end that a 429 claimed, if the
-// report names none.
-func (s *Standing) setWindow(r *WindowReport, claimed, now time.Time) {
-	end := r.Reset
-	if end.IsZero() {
-		end = claimed
-	}
-	w := s.Window
+func (w *Window) take(r *WindowReport, length time.Duration, now time.Time) {
+	end := w.End
 	switch {
-	case !end.IsZero() && end.Sub(now) < maxLimit:
-		w.End = end.UTC()
-		w.Start = w.End.Add(-windowLength)
+	case !r.Reset.IsZero() && r.Reset.Sub(now) < max(maxLimit, length):
+		w.End = plainTime(r.Reset)
+		w.Start = w.End.Add(-length)
 	case !now.Before(w.End):
-		w.Start = now.UTC().Truncate(time.Hour)
-		w.End = w.Start.Add(windowLength)
+		w.Start = now.Truncate(time.Hour)
+		w.End = w.Start.Add(length)
 	}
 	w.Status = r.Status
 	// A hundredth more or less is not worth a write to the store.
-	if d := r.Utilization - w.Utilization; d >= 0.01 || d <= -0.01 || !w.End.Equal(s.Window.End) {
+	if d := r.Utilization - w.Utilization; d >= 0.01 || d <= -0.01 || !w.End.Equal(end) {
 		w.Utilization = r.Utilization
 	}
-	s.Window = w
 }
 
-// resetOf is when a rate limit ends: as upstream says, as its retry-after says,
-// or after the cooldown.
-func resetOf(o *Outcome, now time.Time, c Cooldowns) time.Time {
-	for _, t := range []time.Time{o.Reset, now.Add(o.RetryAfter)} {
-		if t.After(now) {
-			if latest := now.Add(maxLimit); t.After(latest) {
-				return latest
-			}
-			return t
-		}
+// MayAsk reports whether the gateway may ask the account a question of its own,
+// which it does every 30 s at most, and takes note that it does.
+func (s *Standing) MayAsk(now time.Time) bool {
+	if s.Pause != nil || now.Sub(s.Asked) < questionEvery && !now.Before(s.Asked) {
+		return false
 	}
-	return now.Add(c.RateLimit)
+	s.Asked = plainTime(now)
+	return true
 }
+
+const questionEvery = 30 * time.Second
+
+// Fail puts the account in error: it gave the gateway's own question the answer
+// that requests got. Of an account in error already it sets when it is asked
+// again. byRefresh: it was the token endpoint that refused.
+func (s *Standing) Fail(reason string, byRefresh bool, now time.Time, c Cooldowns) {
+	now = plainTime(now)
+	if s.Error == "" {
+		s.ErrorSince, s.ErrorTimes = now, 0
+	}
+	s.Error, s.ByRefresh = shorten(reason), byRefresh
+	s.ErrorTimes++
+	s.ErrorNext = time.Time{}
+	if c.ErrorRetry > 0 {
+		s.ErrorNext = now.Add(doubled(c.ErrorRetry, s.ErrorTimes, max(c.ErrorRetry, errorRetryMost)))
+	}
+}
+
+// Postpone sets when an account in error is asked again that gave no answer which
+// says anything of it.
+func (s *Standing) Postpone(now time.Time, c Cooldowns) {
+	if s.Error != "" && c.ErrorRetry > 0 {
+		s.ErrorNext = plainTime(now).Add(doubled(c.ErrorRetry, max(1, s.ErrorTimes), max(c.ErrorRetry, errorRetryMost)))
+	}
+}
+
+func (s *Standing) recover() {
+	s.Error, s.ErrorSince, s.ErrorNext, s.ErrorTimes, s.ByRefresh = "", time.Time{}, time.Time{}, 0, false
+}
+
+// plainTime is a time as a store keeps it: UTC, without the monotonic clock.
+func plainTime(t time.Time) time.Time { return t.UTC().Round(0) }
 
 // doubled is d for the first time and twice as much for each further one, up to
-// maxOverload (or d, if that is more).
-func doubled(d time.Duration, times int) time.Duration {
-	limit := max(d, maxOverload)
-	for ; times > 1 && d < limit; times-- {
+// the most.
+func doubled(d time.Duration, times int, most time.Duration) time.Duration {
+	for ; times > 1 && d < most; times-- {
 		d *= 2
 	}
-	return min(d, limit)
+	return min(d, most)
 }
 
 // shorten cuts a reason to maxReason bytes, at a rune's border.
@@ -228,4 +317,33 @@ func shorten(reason string) string {
 		return reason
 	}
 	return strings.ToValidUTF8(reason[:maxReason], "") + "…"
+}
+
+// Merge adds what another process has learnt of the same account, while the two
+// did not hear of each other: what keeps it out or puts it last.
+func (s *Standing) Merge(learnt *Standing, now time.Time) {
+	if s.Credential != learnt.Credential {
+		return
+	}
+	if s.Error == "" && learnt.Error != "" {
+		s.Error, s.ErrorSince, s.ErrorNext = learnt.Error, learnt.ErrorSince, learnt.ErrorNext
+		s.ErrorTimes, s.ByRefresh = learnt.ErrorTimes, learnt.ByRefresh
+	}
+	if s.Pause == nil && learnt.Pause != nil {
+		pause := *learnt.Pause
+		s.Pause = &pause
+	}
+	for _, l := range learnt.Limits {
+		if now.Before(l.Until) {
+			s.limit(l, now)
+		}
+	}
+	s.Demotions = slices.Clone(s.Demotions)
+	for _, d := range learnt.Demotions {
+		same := func(old Demotion) bool { return old.scope() == d.scope() }
+		if now.Before(d.Until) && !slices.ContainsFunc(s.Demotions, same) {
+			s.Demotions = append(s.Demotions, d)
+		}
+	}
+	s.capDemotions()
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,8 @@ type Scheduler struct {
 	state    State
 	leases   *Leases
 	logger   *slog.Logger
+
+	successes successes
 }
 
 // New returns a Scheduler over the State of leases, which outlives it: a new
@@ -93,6 +96,7 @@ func (s *Scheduler) Pick(ctx context.Context, d Demand) (*Lease, error) {
 		Candidates:       candidates,
 		Model:            d.Model,
 		Fast:             d.Fast,
+		Endpoint:         d.Endpoint,
 		User:             d.User,
 		Session:          sessionKey(&d),
 		BindTTL:          s.settings.StickyTTL,
@@ -127,6 +131,34 @@ func (s *Scheduler) Pick(ctx context.Context, d Demand) (*Lease, error) {
 	}
 	lease.Account = s.catalog.byPlace[answer.Place]
 	lease.Moved, lease.Marks = answer.Moved, answer.Marks
+	lease.Own, lease.Last, lease.Trial = answer.Own, answer.Last, answer.Trial
+	return lease, nil
+}
+
+// PickForQuestion takes a slot at an account, whatever its standing, for a
+// question of the gateway's own; it waits for it at most for that long.
+//
+// Errors: ErrFull, context.Cause(ctx), or the State's. With an error nothing is
+// held.
+func (s *Scheduler) PickForQuestion(ctx context.Context, request string, account *upstream.Account, wait time.Duration) (*Lease, error) {
+	place := AccountPlace(account.Name)
+	ask := &Ask{
+		TTL:        leaseTTL,
+		Candidates: &Candidates{Pool: place, Places: []Place{{Name: place, Limit: account.Concurrency}}},
+		Question:   true,
+		MaxWaiting: math.MaxInt32,
+	}
+	lease := &Lease{Account: account}
+	answer, err := s.acquire(ctx, request, ask, lease)
+	if err == nil && answer.Kind == Queued {
+		answer, err = s.await(ctx, ask, wait, lease)
+	}
+	switch {
+	case errors.Is(err, errWaitedOut), err == nil && answer.Kind != Granted:
+		return nil, fmt.Errorf("waited %v for a slot of account %s: %w", wait, account.Name, ErrFull)
+	case err != nil:
+		return nil, err
+	}
 	return lease, nil
 }
 

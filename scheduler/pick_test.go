@@ -185,7 +185,7 @@ func TestSticky(t *testing.T) {
 
 		t.Log("moves at once when the account fails while it is waited for")
 		held = r.pick("b", session("s"))
-		time.AfterFunc(time.Second, func() { r.report("b", scheduler.Outcome{Kind: scheduler.Unauthorized}) })
+		time.AfterFunc(time.Second, func() { r.report("b", rejected(time.Hour)) })
 		if moved := r.pick("a", session("s")); moved.Waited != time.Second || !moved.Moved {
 			t.Errorf("waited %v, moved %v", moved.Waited, moved.Moved)
 		}
@@ -240,14 +240,16 @@ func TestPickErrors(t *testing.T) {
 		time.Sleep(time.Minute)
 
 		t.Log("all out")
-		r.report("a", scheduler.Outcome{Kind: scheduler.RateLimited, RetryAfter: time.Hour})
+		r.report("a", rejected(time.Hour))
 		until := time.Now().Add(time.Hour)
 		var out *scheduler.OutError
 		if _, err := r.Pick(ctx, r.demand(exclude("b"))); !errors.As(err, &out) || !out.Until.Equal(until) ||
 			!strings.Contains(err.Error(), until.UTC().Format(time.RFC3339)) {
 			t.Errorf("got %v, want out until %v", err, until)
 		}
-		r.report("b", scheduler.Outcome{Kind: scheduler.Unauthorized})
+		if err := r.Fail(ctx, "b", "401", false); err != nil {
+			t.Fatal(err)
+		}
 		if _, err := r.Pick(ctx, r.demand(exclude("a"))); !errors.As(err, &out) || !out.Until.IsZero() ||
 			!strings.Contains(err.Error(), "none will be back by itself") {
 			t.Errorf("got %v, want out for good", err)

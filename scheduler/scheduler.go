@@ -27,11 +27,9 @@ type Settings struct {
 	UserExtraWaiting    int           // default 20
 	UserWaitTimeout     time.Duration // default 30s
 	LoadAware           bool          // default true
-	OverloadCooldown    time.Duration // default 1m, doubles on repeats up to 10m
-	RateLimitCooldown   time.Duration // default 5m, when upstream names no reset
-	// ErrorRetry is when an account in error is asked again, doubling to 6h while
-	// it stays in error; default 10m, 0 = never.
-	ErrorRetry time.Duration
+	OverloadCooldown    time.Duration // default 1m; see Cooldowns
+	RateLimitCooldown   time.Duration // default 5m; see Cooldowns
+	ErrorRetry          time.Duration // default 10m; see Cooldowns
 }
 
 // Group ties keys to accounts.
@@ -55,6 +53,8 @@ type Demand struct {
 	Force upstream.Platform
 	Model string
 	Fast  bool
+	// Endpoint is what is asked of the account.
+	Endpoint Endpoint
 	// Session is the conversation, "" for none; Pick scopes it by group.
 	Session string
 	// Exclude names the accounts that already failed for this request.
@@ -64,32 +64,35 @@ type Demand struct {
 // OutcomeKind says what upstream's answer means for the account's standing.
 type OutcomeKind uint8
 
-// What can come of a request. The comments give the effect.
+// What can come of a request. The comments give the effect. "Last" is for the
+// request's model, speed and endpoint, for 5 s, doubling while it repeats up to
+// the cooldown, or for upstream's retry-after.
 const (
-	// Success: clears strikes, probes, rate limits (where Window says allowed).
-	// Window says rejected without Overage: limited to the window's end.
+	// Success (2xx, and its content has begun): clears what was marked for the
+	// request's model, speed and endpoint, and an error. A window that is rejected
+	// without overage limits the account to the window's end.
 	Success OutcomeKind = iota + 1
-	// Unauthorized (401): in error.
-	Unauthorized
-	// Forbidden (403): out for this model for RateLimitCooldown; the third in a
-	// row, with no success between: in error.
-	Forbidden
-	// RateLimited (429 of a spent window): limited until Reset, else for
-	// RetryAfter, else for RateLimitCooldown; Family or Fast narrow it.
-	RateLimited
-	// Burst (429 without a spent window): limited for RetryAfter, else for
-	// RateLimitCooldown; no window is touched.
-	Burst
-	// SpendLimit: limited to the end of the month, UTC.
+	// Answered: upstream's header is there, which ends a trial.
+	Answered
+	// Limited (429 with rejected claims): out for each of the Windows that is
+	// rejected, until its Reset, else for RetryAfter, else for RateLimitCooldown.
+	Limited
+	// SpendLimit: out to the end of the month, UTC.
 	SpendLimit
-	// CreditGone (402; 400 about credit or hold): in error.
-	CreditGone
-	// Overloaded (529): out for OverloadCooldown, doubling on repeats to 10 min
-	// until a success.
-	Overloaded
-	// ServerFault (other 5xx, connection failures): 5 in a row within 60 s: out
-	// for 30 s, doubling to 10 min, cleared by a success.
-	ServerFault
+	// Denied (401, 402, 403, or words about credit or organisation): last for the
+	// model at any speed, up to RateLimitCooldown. The gateway asks the account
+	// itself whether it is in error.
+	Denied
+	// Throttled (429 without a rejected claim): last, up to RateLimitCooldown.
+	Throttled
+	// Failed (529, other 5xx, 408, 409, no answer in time, a connection that
+	// broke): last, up to OverloadCooldown.
+	Failed
+	// Absent (404 of type not_found_error): last for the model, 10 min.
+	Absent
+	// Unreachable (no connection could be made): last for everything, its sessions
+	// too, up to 10 min.
+	Unreachable
 )
 
 // Outcome is what one attempt at an account came to.
@@ -99,27 +102,33 @@ type Outcome struct {
 	// in a stream included; 0 = none (connection failures). An account's
 	// ErrorCodes are about it.
 	Status int
+	// Answer is what two failures have in common that are the same one: status
+	// and error type.
+	Answer string
 	// Model is the client's model.
-	Model string
-	// Reset is when the limit ends; zero = upstream did not say.
-	Reset time.Time
-	// RetryAfter is upstream's retry-after; 0 = none.
+	Model    string
+	Fast     bool
+	Endpoint Endpoint
+	// Sent is when the request was sent.
+	Sent time.Time
+	// RetryAfter is upstream's retry-after; 0 = none. RetryNow: it was zero or past.
 	RetryAfter time.Duration
-	// Family, where not "", is the one model family that is limited, as in a
-	// model's name: "opus", "sonnet".
-	Family string
-	// Fast: only fast-mode requests are limited; of a Success: the request was
-	// in fast mode.
-	Fast bool
+	RetryNow   bool
 	// Reason is shown to the operator. It holds no secret.
 	Reason string
-	// Window is what upstream said of the five-hour window; nil = nothing.
-	Window *WindowReport
+	// Windows are what upstream said of its windows and other claims.
+	Windows []WindowReport
+	// Served is a model that the account has answered for; "" = none is known.
+	Served string
 }
 
-// WindowReport is what upstream's headers said of the account's five-hour
-// window.
+// WindowReport is what upstream's headers said of one claim: a window of the
+// account, or one of ClaimUnified and ClaimFast.
 type WindowReport struct {
+	// Name is the window's (5h, 7d_opus, …) or the claim's.
+	Name string
+	// Family is the one model family that it is about; "" = all models.
+	Family string
 	// Status is "allowed", "allowed_warning" or "rejected".
 	Status string
 	// Reset is the window's end; zero = not said.
@@ -146,7 +155,8 @@ var (
 
 // OutError says that accounts there are, but all are out.
 type OutError struct {
-	// Until is the soonest time that one is back; zero = not by itself.
+	// Until is the soonest time that one is back, or asked whether it is; zero =
+	// not by itself.
 	Until time.Time
 }
 

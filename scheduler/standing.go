@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -9,122 +10,197 @@ import (
 // Standing is what is remembered of an account: whether it may be used, and
 // what happened lately. A small document; the zero value is an account in good
 // standing. Its methods never write to memory that a copy shares.
+//
+// An account is out only on its own words (Limits), on the answer to the
+// gateway's own question (Error), or when the operator says so (Pause). Whatever
+// else goes wrong only puts it last (Demotions): no user's request can take it
+// from the others.
 type Standing struct {
 	// Error is why the account is in error; "" = it is not.
 	Error string `json:"error,omitempty"`
+	// ErrorSince is when it came into error, ErrorNext when the gateway asks it
+	// again (zero = never), ErrorTimes how often it has been refused.
+	ErrorSince time.Time `json:"error_since,omitzero"`
+	ErrorNext  time.Time `json:"error_next,omitzero"`
+	ErrorTimes int       `json:"error_times,omitempty"`
+	// ByRefresh: the token endpoint refused the refresh token, so that a refresh,
+	// and not a message, tells whether the error has ended.
+	ByRefresh bool `json:"by_refresh,omitempty"`
+	// Asked is when the gateway last asked the account a question of its own.
+	Asked time.Time `json:"asked,omitzero"`
+	// Served is a model that the account has answered for; "" = none is known.
+	Served string `json:"served,omitempty"`
+
 	// Credential is the fingerprint of the account's credential in the config
-	// that started last; "" = not known. An error is one of that credential.
+	// that started last; "" = not known. All but a pause is about that one.
 	Credential string `json:"credential,omitempty"`
-	// Paused by the operator.
-	Paused bool `json:"paused,omitempty"`
+	// Pause is the operator's word that the account gets no new requests; nil =
+	// there is none.
+	Pause *Pause `json:"pause,omitempty"`
 	// Limits keep (part of) the account out, each until its time has passed, and
-	// after that on trial: one request at a time until one succeeds.
+	// after that on trial: one request at a time until upstream has answered one.
 	Limits []Limit `json:"limits,omitempty"`
-	// Forbidden counts 403s in a row.
-	Forbidden int `json:"forbidden,omitempty"`
-	// Faults are the times of the server faults in a row within the last 60 s.
-	Faults []time.Time `json:"faults,omitempty"`
-	// Overloads counts 529s since the last success, Trips how often the faults
-	// took the account out since then.
-	Overloads int `json:"overloads,omitempty"`
-	Trips     int `json:"trips,omitempty"`
-	// Window is the five-hour window.
-	Window Window `json:"window,omitzero"`
+	// Demotions put (part of) the account last.
+	Demotions []Demotion `json:"demotions,omitempty"`
+	// Windows are what upstream last said of its windows, by name.
+	Windows []Window `json:"windows,omitempty"`
+}
+
+// Pause is by whom and when an account was paused.
+type Pause struct {
+	By string    `json:"by,omitempty"`
+	At time.Time `json:"at"`
 }
 
 // Limit keeps an account, or what it narrows it to, out for some time.
 type Limit struct {
-	Kind LimitKind `json:"kind"`
-	// Model, Family and Fast narrow the limit to one model, to models with
-	// Family in their name, to fast-mode requests. All unset: the whole account.
-	Model  string    `json:"model,omitempty"`
+	// Claim is what upstream rejects: the name of a window (Window.Name), or one
+	// of ClaimUnified, ClaimFast and ClaimSpend.
+	Claim string `json:"claim"`
+	// Family and Fast narrow the limit to models with Family in their name, and to
+	// fast-mode requests. Both unset: the whole account.
 	Family string    `json:"family,omitempty"`
 	Fast   bool      `json:"fast,omitempty"`
+	Since  time.Time `json:"since,omitzero"`
 	Until  time.Time `json:"until"`
 	Reason string    `json:"reason,omitempty"`
 }
 
-// LimitKind tells why there is a limit.
-type LimitKind string
-
-// The kinds of limit. To the operator bursts and spend limits are rate limits,
-// and faults an overload.
+// The claims that are no windows.
 const (
-	LimitRate      LimitKind = "rate_limited" // a spent window; one that is allowed again ends it
-	LimitBurst     LimitKind = "burst"
-	LimitSpend     LimitKind = "spend_limit"
-	LimitOverload  LimitKind = "overloaded"
-	LimitFaults    LimitKind = "faults" // any success ends it
-	LimitForbidden LimitKind = "forbidden"
+	ClaimUnified = "unified" // upstream did not say which window it is
+	ClaimFast    = "fast"    // fast mode's own limit
+	ClaimSpend   = "spend"   // a spend limit, until the month's end
 )
 
-// Window is an account's five-hour window, as upstream last told.
+// Endpoint is what of an account's API a request asks.
+type Endpoint string
+
+// The endpoints.
+const (
+	Messages    Endpoint = "" // POST /v1/messages
+	CountTokens Endpoint = "count_tokens"
+)
+
+// Demotion puts an account last for what it names.
+type Demotion struct {
+	// Model, Endpoint and, unless AnySpeed, Fast are what it is about. Without a
+	// Model it is about everything, sessions of the account included: no
+	// connection could be made.
+	Model    string    `json:"model,omitempty"`
+	Endpoint Endpoint  `json:"endpoint,omitempty"`
+	AnySpeed bool      `json:"any_speed,omitempty"`
+	Fast     bool      `json:"fast,omitempty"`
+	Since    time.Time `json:"since"`
+	Until    time.Time `json:"until"`
+	// Times is how often in a row it was found; each doubles the time.
+	Times int `json:"times"`
+	// Answer is what upstream answered, as Outcome.Answer.
+	Answer string `json:"answer,omitempty"`
+	Reason string `json:"reason,omitempty"`
+}
+
+// Window is one of an account's windows, as upstream last told.
 type Window struct {
-	Start time.Time `json:"start"`
-	End   time.Time `json:"end"`
+	// Name is upstream's own: 5h, 7d, 7d_opus, …
+	Name  string    `json:"name"`
+	Start time.Time `json:"start,omitzero"` // zero = not known
+	End   time.Time `json:"end,omitzero"`
 	// Status is "allowed", "allowed_warning" or "rejected".
 	Status string `json:"status"`
 	// Utilization is the spent fraction, exact to 1 %; negative = not said.
 	Utilization float64 `json:"utilization"`
 }
 
-// Use tells whether an account may serve a request.
+// Use says whether an account may serve a request.
 type Use uint8
 
 const (
 	// Barred: not now.
 	Barred Use = iota
-	// Probe: if no other probe is in flight at the account (see Trials).
+	// Probe: if no other trial is under way at the account (see Trials).
 	Probe
 	// Open: yes.
 	Open
 )
 
-// Usable tells whether the account may serve a request for a model, in fast
-// mode or not, and if it is barred, until when: zero = until someone acts.
-func (s *Standing) Usable(now time.Time, model string, fast bool) (Use, time.Time) {
-	if s.Error != "" || s.Paused {
-		return Barred, time.Time{}
+// Verdict is what a Standing says to a request.
+type Verdict struct {
+	Use Use
+	// Until is, of a barred one, until when; zero = until someone acts.
+	Until time.Time
+	// Last: the account comes after all others until then; zero = it does not.
+	Last time.Time
+	// Everyone: it comes last for its own sessions too.
+	Everyone bool
+}
+
+// Judge returns whether the account may serve a request for a model, in fast
+// mode or not.
+func (s *Standing) Judge(now time.Time, model string, fast bool, endpoint Endpoint) Verdict {
+	switch {
+	case s.Pause != nil:
+		return Verdict{Use: Barred}
+	case s.Error != "":
+		return Verdict{Use: Barred, Until: s.ErrorNext}
 	}
-	use := Open
-	var until time.Time
+	v := Verdict{Use: Open}
 	for i := range s.Limits {
 		l := &s.Limits[i]
-		if !l.covers(model, fast) {
-			continue
-		}
-		if now.Before(l.Until) {
-			use = Barred
-			if l.Until.After(until) {
-				until = l.Until
+		switch {
+		case !l.covers(model, fast):
+		case now.Before(l.Until):
+			v.Use = Barred
+			if l.Until.After(v.Until) {
+				v.Until = l.Until
 			}
-		} else if use == Open {
-			use = Probe
+		case v.Use == Open:
+			v.Use = Probe
 		}
 	}
-	return use, until
+	for i := range s.Demotions {
+		d := &s.Demotions[i]
+		if now.Before(d.Until) && d.covers(model, fast, endpoint) {
+			if d.Until.After(v.Last) {
+				v.Last = d.Until
+			}
+			v.Everyone = v.Everyone || d.everything()
+		}
+	}
+	return v
 }
 
-// Clear tells whether Usable is Open for every request.
-func (s *Standing) Clear() bool {
-	return s.Error == "" && !s.Paused && len(s.Limits) == 0
+// Clear reports whether Judge says Open, and not last, to every request.
+func (s *Standing) Clear(now time.Time) bool {
+	return s.Error == "" && s.Pause == nil && len(s.Limits) == 0 &&
+		!slices.ContainsFunc(s.Demotions, func(d Demotion) bool { return now.Before(d.Until) })
 }
 
-// NextChange is the soonest time after now at which Usable changes by itself;
+// NextChange is the soonest time after now at which Judge changes by itself;
 // zero = never.
 func (s *Standing) NextChange(now time.Time) time.Time {
 	var next time.Time
-	for i := range s.Limits {
-		if until := s.Limits[i].Until; now.Before(until) && (next.IsZero() || until.Before(next)) {
+	consider := func(until time.Time) {
+		if now.Before(until) && (next.IsZero() || until.Before(next)) {
 			next = until
 		}
+	}
+	for i := range s.Limits {
+		consider(s.Limits[i].Until)
+	}
+	for i := range s.Demotions {
+		consider(s.Demotions[i].Until)
 	}
 	return next
 }
 
-// Trials counts the limits that have passed, of which no request has succeeded
-// since. When a change makes them fewer, a trial is over: the probe in flight no
-// longer keeps others from probing.
+// TrialLasts is how long a trial keeps others from trying: upstream's header
+// ends it sooner.
+const TrialLasts = 10 * time.Second
+
+// Trials counts the limits that have passed, since which upstream has answered
+// no request. When a change makes them fewer, a trial is over: the request that
+// is on trial no longer keeps others away.
 func (s *Standing) Trials(now time.Time) int {
 	n := 0
 	for i := range s.Limits {
@@ -136,42 +212,61 @@ func (s *Standing) Trials(now time.Time) int {
 }
 
 // Reset puts the account back into good standing, as the operator demands. A
-// pause, the credential, and what is known of the window, stay.
+// pause, the credential, and what is known of the windows, stay.
 func (s *Standing) Reset() {
-	*s = Standing{Paused: s.Paused, Credential: s.Credential, Window: s.Window}
+	*s = Standing{Pause: s.Pause, Credential: s.Credential, Windows: s.Windows, Served: s.Served}
 }
 
-// Adopt takes note of the credential that the config has now. An error, and the
-// strikes towards one, don't outlive the credential that they were about.
+// Adopt takes note of the credential that the config has now. What was known of
+// another one is forgotten, but for a pause.
 func (s *Standing) Adopt(fingerprint string) {
-	if s.Credential != fingerprint {
-		s.Credential, s.Error, s.Forbidden = fingerprint, "", 0
+	if s.Credential != "" && s.Credential != fingerprint {
+		*s = Standing{Pause: s.Pause}
 	}
+	s.Credential = fingerprint
 }
 
 // Clone returns a copy that shares nothing with s.
 func (s *Standing) Clone() Standing {
 	c := *s
 	c.Limits = slices.Clone(s.Limits)
-	c.Faults = slices.Clone(s.Faults)
+	c.Demotions = slices.Clone(s.Demotions)
+	c.Windows = slices.Clone(s.Windows)
+	if s.Pause != nil {
+		pause := *s.Pause
+		c.Pause = &pause
+	}
 	return c
 }
 
-// Equal tells whether nothing differs.
+// Equal reports whether nothing differs.
 func (s *Standing) Equal(t *Standing) bool {
-	return s.Error == t.Error && s.Credential == t.Credential && s.Paused == t.Paused && s.Forbidden == t.Forbidden &&
-		s.Overloads == t.Overloads && s.Trips == t.Trips && s.Window.equal(&t.Window) &&
-		sameLimits(s, t) && slices.EqualFunc(s.Faults, t.Faults, time.Time.Equal)
+	return s.Error == t.Error && s.ErrorSince.Equal(t.ErrorSince) && s.ErrorNext.Equal(t.ErrorNext) &&
+		s.ErrorTimes == t.ErrorTimes && s.ByRefresh == t.ByRefresh && s.Asked.Equal(t.Asked) && s.Served == t.Served &&
+		s.Credential == t.Credential && samePause(s.Pause, t.Pause) && sameLimits(s, t) &&
+		slices.EqualFunc(s.Demotions, t.Demotions, Demotion.equal) && slices.EqualFunc(s.Windows, t.Windows, Window.equal)
+}
+
+func samePause(a, b *Pause) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.By == b.By && a.At.Equal(b.At)
 }
 
 func sameLimits(s, t *Standing) bool {
 	return slices.EqualFunc(s.Limits, t.Limits, func(a, b Limit) bool {
-		return a.scope() == b.scope() && a.Reason == b.Reason && a.Until.Equal(b.Until)
+		return a.scope() == b.scope() && a.Reason == b.Reason && a.Until.Equal(b.Until) && a.Since.Equal(b.Since)
 	})
 }
 
-func (w *Window) equal(v *Window) bool {
-	return w.Start.Equal(v.Start) && w.End.Equal(v.End) && w.Status == v.Status && w.Utilization == v.Utilization
+func (d Demotion) equal(e Demotion) bool {
+	return d.scope() == e.scope() && d.Since.Equal(e.Since) && d.Until.Equal(e.Until) &&
+		d.Times == e.Times && d.Answer == e.Answer && d.Reason == e.Reason
+}
+
+func (w Window) equal(v Window) bool {
+	return w.Name == v.Name && w.Start.Equal(v.Start) && w.End.Equal(v.End) && w.Status == v.Status && w.Utilization == v.Utilization
 }
 
 // The words for an account's state, as the operator sees them. A disabled
@@ -186,64 +281,108 @@ const (
 
 // State says how the account stands as a whole: a word, until when (zero = until
 // someone acts, or active), and why. An account of which only some models or
-// fast mode are out is active, and why names them.
+// fast mode are out is active, and Marks names them.
 func (s *Standing) State(now time.Time) (word string, until time.Time, why string) {
-	if s.Paused {
-		return StateDisabled, time.Time{}, "paused by the operator"
-	}
-	if s.Error != "" {
+	switch {
+	case s.Pause != nil:
+		why = "paused at " + stamp(s.Pause.At)
+		if s.Pause.By != "" {
+			why = "paused by " + s.Pause.By + " at " + stamp(s.Pause.At)
+		}
+		return StateDisabled, time.Time{}, why
+	case s.Error != "":
 		return StateError, time.Time{}, s.Error
 	}
 	word = StateActive
-	var parts []string
 	for i := range s.Limits {
-		l := &s.Limits[i]
-		switch {
-		case !now.Before(l.Until):
-		case !l.whole():
-			parts = append(parts, l.describe())
-		case l.Until.After(until):
-			word, until, why = l.Kind.state(), l.Until, l.Reason
+		if l := &s.Limits[i]; l.whole() && now.Before(l.Until) && l.Until.After(until) {
+			word, until, why = StateRateLimited, l.Until, l.Reason
 		}
 	}
 	if word == StateActive {
-		why = strings.Join(parts, "; ")
+		for i := range s.Demotions {
+			if d := &s.Demotions[i]; d.everything() && now.Before(d.Until) {
+				word, until, why = StateOverloaded, d.Until, d.Reason
+			}
+		}
 	}
 	return word, until, why
 }
 
-func (k LimitKind) state() string {
-	switch k {
-	case LimitOverload, LimitFaults:
-		return StateOverloaded
-	}
-	return StateRateLimited
+// Mark is part of an account that is out or comes last, for the operator.
+type Mark struct {
+	// Scope names the part: "opus (out)", "claude-x, count_tokens (last)".
+	Scope  string
+	Reason string
+	Until  time.Time
 }
 
-func (l *Limit) whole() bool { return l.Model == "" && l.Family == "" && !l.Fast }
+// Marks lists what is out or comes last now, what ends last first.
+func (s *Standing) Marks(now time.Time) (marks []Mark) {
+	for i := range s.Limits {
+		if l := &s.Limits[i]; now.Before(l.Until) {
+			marks = append(marks, Mark{l.describe(), l.Reason, l.Until})
+		}
+	}
+	for i := range s.Demotions {
+		if d := &s.Demotions[i]; now.Before(d.Until) {
+			marks = append(marks, Mark{d.describe(), d.Reason, d.Until})
+		}
+	}
+	slices.SortStableFunc(marks, func(a, b Mark) int { return b.Until.Compare(a.Until) })
+	return marks
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+func (l *Limit) whole() bool { return l.Family == "" && !l.Fast }
 
 func (l *Limit) covers(model string, fast bool) bool {
-	return (!l.Fast || fast) && (l.Model == "" || l.Model == model) &&
-		(l.Family == "" || strings.Contains(model, l.Family))
+	return (!l.Fast || fast) && (l.Family == "" || strings.Contains(model, l.Family))
 }
 
-// describe names what is out and until when: "opus rate_limited until …".
 func (l *Limit) describe() string {
-	what := l.Model + l.Family
+	what := cmp.Or(l.Family, "account")
 	if l.Fast {
-		what = strings.TrimSpace(what + " fast mode")
+		what = strings.TrimSpace(l.Family + " fast mode")
 	}
-	text := what + " " + string(l.Kind) + " until " + l.Until.UTC().Format(time.RFC3339)
-	if l.Reason != "" {
-		text += ": " + l.Reason
-	}
-	return text
+	return what + " out (" + l.Claim + ")"
 }
 
 type limitScope struct {
-	kind          LimitKind
-	model, family string
+	claim, family string
 	fast          bool
 }
 
-func (l *Limit) scope() limitScope { return limitScope{l.Kind, l.Model, l.Family, l.Fast} }
+func (l *Limit) scope() limitScope { return limitScope{l.Claim, l.Family, l.Fast} }
+
+func (d *Demotion) everything() bool { return d.Model == "" }
+
+func (d *Demotion) covers(model string, fast bool, endpoint Endpoint) bool {
+	return d.everything() || d.Model == model && d.Endpoint == endpoint && (d.AnySpeed || d.Fast == fast)
+}
+
+func (d *Demotion) describe() string {
+	if d.everything() {
+		return "account last"
+	}
+	what := d.Model
+	if d.Endpoint != Messages {
+		what += " " + string(d.Endpoint)
+	}
+	if d.Fast && !d.AnySpeed {
+		what += " fast mode"
+	}
+	return what + " last"
+}
+
+type demotionScope struct {
+	model    string
+	endpoint Endpoint
+	anySpeed bool
+	fast     bool
+}
+
+func (d *Demotion) scope() demotionScope {
+	return demotionScope{d.Model, d.Endpoint, d.AnySpeed, d.Fast && !d.AnySpeed}
+}

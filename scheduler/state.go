@@ -16,14 +16,15 @@ import (
 type State interface {
 	// Acquire takes a slot for the ask, or a place in line, in one step. Usable
 	// candidates are those whose Standing lets them serve the ask
-	// (Standing.Usable) and that are not excluded; none: Out. A usable candidate
-	// is free if it has a slot left and, where Usable says Probe, no other probe
-	// is in flight there.
+	// (Standing.Judge) and that are not excluded; none: Out. A usable candidate
+	// is free if it has a slot left and, where Judge says Probe, no other trial
+	// is under way there: one that was granted less than TrialLasts ago, is held
+	// still, and that no Change has ended (Standing.Trials).
 	//
-	//  1. If the ask's session is bound to a usable candidate and Unstick is
-	//     false, that one is tried: granted, and the binding renewed. Not free:
-	//     with fewer than StickyMaxWaiting in its line, Queued on it alone (Sticky
-	//     is set in the answer); else step 2.
+	//  1. If the ask's session is bound to a usable candidate that does not come
+	//     last for Everyone, and Unstick is false, that one is tried: granted, and
+	//     the binding renewed. Not free: with fewer than StickyMaxWaiting in its
+	//     line, Queued on it alone (Sticky is set in the answer); else step 2.
 	//  2. Of the usable candidates that are free, the best by Better is granted,
 	//     and the session bound to it.
 	//  3. None free: Queued, for the first slot that any usable candidate frees,
@@ -102,9 +103,13 @@ type Ask struct {
 	Candidates *Candidates
 	// Exclude names places that must not serve this ask: few, usually none.
 	Exclude []string
-	// Demand is what Standing.Usable is asked.
-	Model string
-	Fast  bool
+	// Model, Fast and Endpoint are what Standing.Judge is asked.
+	Model    string
+	Fast     bool
+	Endpoint Endpoint
+	// Question is one of the gateway itself, which goes to the account whatever its
+	// standing.
+	Question bool
 	// User is whose ask it is, for taking turns in line; "" is a user too.
 	User string
 	// Session, scoped by the caller, is what to bind; "" = nothing.
@@ -170,7 +175,13 @@ type Answer struct {
 	Sticky bool
 	// Moved: the session was bound to another place before.
 	Moved bool
-	// Marks of the session. Moved and Marks are set when Granted.
+	// Own: the place was tried because the session is bound to it.
+	Own bool
+	// Last: the place comes last for this ask (Verdict.Last).
+	Last bool
+	// Trial: the account was limited, and this is the request that tries it.
+	Trial bool
+	// Marks of the session. All five are set when Granted.
 	Marks Marks
 	// Until is the soonest time at which a candidate becomes usable again; zero
 	// where none will by itself. With Out alone.

@@ -6,35 +6,32 @@ import (
 	"time"
 )
 
-// FailureKind says what a failure means for the account.
+// FailureKind says what a failure means for the account; 0 = nothing.
 type FailureKind uint8
 
 const (
-	// Refused: upstream judged the request, not the account (400, 404, 413, 422
-	// and statuses that say nothing of the account): another account would say
-	// the same.
+	// Refused: upstream judged the request, not the account (400, 413, 422 and
+	// statuses that say nothing of the account): another account would say the
+	// same.
 	Refused FailureKind = iota + 1
 	// Unauthorized: the credential is not accepted (401).
 	Unauthorized
-	// Forbidden: 403.
-	Forbidden
-	// RateLimited: a window of the account is spent (429).
-	RateLimited
-	// Burst: throttled for a moment, no window is spent (429).
-	Burst
+	// Denied: 402, 403, or a 400 with words about credit or organisation.
+	Denied
+	// Limited: claims of the account are rejected, such as a window that is spent
+	// (429).
+	Limited
 	// SpendLimit: a spend limit was reached; it ends with the month, UTC (429).
 	SpendLimit
-	// CreditGone: no credit, or the organisation is on hold (402, some 400).
-	CreditGone
-	// Overloaded: 529.
-	Overloaded
-	// ServerFault: other 5xx, and answers that break off or make no sense.
-	ServerFault
-	// Unreachable: no answer: connection, TLS or proxy failed, or header_timeout
-	// passed.
+	// Throttled: 429 without a rejected claim.
+	Throttled
+	// Failed: 529, other 5xx, 408, 409, no answer in time, and answers that break
+	// off or make no sense.
+	Failed
+	// Absent: the account has not got the model (404 of type not_found_error).
+	Absent
+	// Unreachable: no connection could be made: refused, TLS, proxy.
 	Unreachable
-	// Conflict: 408 or 409, which another account may not have.
-	Conflict
 )
 
 // Failure is an answer that was not a success, or the lack of one. It is an
@@ -49,22 +46,30 @@ type Failure struct {
 	// Header and Body are upstream's answer as it came; nil without one.
 	Header http.Header
 	Body   []byte
-	// RetryAfter is upstream's retry-after; 0 = none.
+	// RetryAfter is upstream's retry-after; 0 = none. RetryNow: it was zero or past.
 	RetryAfter time.Duration
-	// Reset is when the account's limit ends; zero = not said.
+	RetryNow   bool
+	// Windows are what was said of the account's windows and other claims.
+	Windows []Window
+	// Reset is when the rejected claims that the request is about end; zero = not
+	// said.
 	Reset time.Time
-	// Family is the one model family that is limited; "" = all models.
-	Family string
-	// Fast: only fast-mode requests are limited.
-	Fast bool
-	// Window is what was said of the five-hour window; nil = nothing.
-	Window *Window
+	// Late: upstream did not answer in time.
+	Late bool
+	// Paid: upstream may have worked on the request for so long that it is paid, so
+	// it is sent nowhere else.
+	Paid bool
 	// Err is the failure of the connection; nil where there was an answer.
 	Err error
 }
 
-// Window is what upstream's headers said of an account's five-hour window.
+// Window is what upstream's headers said of one claim of an account: of a window,
+// of all of them, or of fast mode.
 type Window struct {
+	// Name is the window's own (5h, 7d, 7d_opus, …), ClaimUnified or ClaimFast.
+	Name string
+	// Family is the one model family that it is about; "" = all models.
+	Family string
 	// Status is "allowed", "allowed_warning" or "rejected".
 	Status string
 	// Reset is the window's end; zero = not said.
@@ -74,6 +79,12 @@ type Window struct {
 	// Overage: the window is rejected and requests are served from overage.
 	Overage bool
 }
+
+// The claims that are no windows.
+const (
+	ClaimUnified = "unified" // upstream does not say which window it is
+	ClaimFast    = "fast"    // fast mode's own limit
+)
 
 func (f *Failure) Error() string {
 	switch {
@@ -88,5 +99,19 @@ func (f *Failure) Error() string {
 // Unwrap gives the failure of the connection.
 func (f *Failure) Unwrap() error { return f.Err }
 
-// Elsewhere tells whether another account should be tried.
-func (f *Failure) Elsewhere() bool { return f.Kind != Refused }
+// Answer is what two failures have in common that are the same answer: status and
+// error type, or the lack of an answer.
+func (f *Failure) Answer() string {
+	switch {
+	case f.Late:
+		return "late"
+	case f.Kind == Unreachable:
+		return "no connection"
+	case f.Err != nil:
+		return "broken off"
+	}
+	return fmt.Sprintf("%d %.100s", f.Status, f.Type)
+}
+
+// Elsewhere reports whether another account should be tried.
+func (f *Failure) Elsewhere() bool { return f.Kind != Refused && !f.Paid }

@@ -99,7 +99,7 @@ func (d *driver) step() {
 			_ = d.s.Release(ctx, rapid.SampledFrom(d.leases).Draw(t, "lease"))
 		}
 	case "limit":
-		limit := scheduler.Limit{Kind: scheduler.LimitRate, Model: models.Draw(t, "limited"), Until: time.Now().Add(30 * time.Second)}
+		limit := scheduler.Limit{Claim: "5h", Family: models.Draw(t, "limited"), Until: time.Now().Add(30 * time.Second)}
 		_, _ = d.s.Change(ctx, place, func(st *scheduler.Standing) { st.Limits = append(st.Limits, limit) })
 	case "reset":
 		_, _ = d.s.Change(ctx, place, (*scheduler.Standing).Reset)

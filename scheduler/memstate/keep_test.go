@@ -54,7 +54,7 @@ func change(t *testing.T, s *memstate.State, place string, f func(*scheduler.Sta
 func TestStandingsAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(time.Hour).UTC()
-		limited := scheduler.Standing{Limits: []scheduler.Limit{{Kind: scheduler.LimitRate, Until: until}}}
+		limited := scheduler.Standing{Limits: []scheduler.Limit{{Claim: "5h", Until: until}}}
 		d := &drawer{t: t, slow: time.Second, kept: map[string]scheduler.Standing{
 			"account/a": {Error: "401"}, "account/b": {Error: "old"}, "account/c": limited,
 		}}

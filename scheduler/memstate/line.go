@@ -15,7 +15,9 @@ type wait struct {
 	ask scheduler.Ask
 	set *set
 	// only is the one place that is waited for; nil = any of the set's.
-	only          *member
+	only *member
+	// sticky: it is the place of the ask's session.
+	sticky        bool
 	pool          *pool
 	rank, arrival int64
 	awaited       bool
@@ -54,7 +56,7 @@ func (w *wait) turn() scheduler.Turn {
 // queue puts an ask in line, counted as waiting at m and, if it is sticky,
 // waiting for m alone.
 func (s *State) queue(ask *scheduler.Ask, set *set, m *member, sticky bool, now time.Time) scheduler.Answer {
-	w := &wait{ask: *ask, set: set, done: make(chan struct{})}
+	w := &wait{ask: *ask, set: set, sticky: sticky, done: make(chan struct{})}
 	w.ask.Exclude = slices.Clone(ask.Exclude)
 	if sticky || len(set.members) == 1 {
 		w.only = m
@@ -144,26 +146,27 @@ func (s *State) serve(p *place) {
 	}
 	now := time.Now()
 	for {
-		l, m, use := s.next(p, now)
+		l, m, v := s.next(p, now)
 		if l == nil {
 			return
 		}
 		w := l.wait
 		w.pool.served = max(w.pool.served, w.rank)
 		s.leave(l, true)
-		answer := s.grant(l, &w.ask, m, use, now)
+		answer := s.grant(l, &w.ask, m, v, now)
+		answer.Own = w.sticky
 		w.end(answer, nil)
 	}
 }
 
 // next finds the first ask in line that the place can take now.
-func (s *State) next(p *place, now time.Time) (first *lease, m *member, use scheduler.Use) {
+func (s *State) next(p *place, now time.Time) (first *lease, m *member, v scheduler.Verdict) {
 	for _, l := range p.line {
 		if first != nil && !l.wait.turn().Before(first.wait.turn()) {
 			continue
 		}
-		if u, _ := p.usable(&l.wait.ask, now); u != scheduler.Barred && l.wait.only.free(u) {
-			first, m, use = l, l.wait.only, u
+		if u := p.judge(&l.wait.ask, now); u.Use != scheduler.Barred && l.wait.only.free(u.Use) {
+			first, m, v = l, l.wait.only, u
 		}
 	}
 	for _, set := range s.active {
@@ -175,13 +178,13 @@ func (s *State) next(p *place, now time.Time) (first *lease, m *member, use sche
 			if first != nil && !l.wait.turn().Before(first.wait.turn()) {
 				break
 			}
-			if u, _ := p.usable(&l.wait.ask, now); u != scheduler.Barred && at.free(u) {
-				first, m, use = l, at, u
+			if u := p.judge(&l.wait.ask, now); u.Use != scheduler.Barred && at.free(u.Use) {
+				first, m, v = l, at, u
 				break
 			}
 		}
 	}
-	return first, m, use
+	return first, m, v
 }
 
 // expel answers Out to the asks that the place's standing has left without a
@@ -191,8 +194,8 @@ func (s *State) expel(p *place, now time.Time) {
 		return
 	}
 	for _, l := range slices.Clone(p.line) {
-		if use, until := p.usable(&l.wait.ask, now); use == scheduler.Barred {
-			s.out(l, until)
+		if v := p.judge(&l.wait.ask, now); v.Use == scheduler.Barred {
+			s.out(l, v.Until)
 		}
 	}
 	for _, set := range slices.Clone(s.active) {
@@ -202,7 +205,7 @@ func (s *State) expel(p *place, now time.Time) {
 		var like *scheduler.Ask // an ask that is served still
 		for _, l := range slices.Clone(set.line) {
 			ask := &l.wait.ask
-			if like != nil && len(ask.Exclude) == 0 && ask.Model == like.Model && ask.Fast == like.Fast {
+			if like != nil && len(ask.Exclude) == 0 && ask.Model == like.Model && ask.Fast == like.Fast && !ask.Question {
 				continue
 			}
 			if ok, until := set.serves(ask, now); !ok {

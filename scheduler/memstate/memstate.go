@@ -62,7 +62,7 @@ type place struct {
 	name           string
 	inUse, waiting int
 	lastUsed       int64
-	// clear says that standing bars nobody.
+	// clear: standing bars nobody, and puts the place last for nobody.
 	clear bool
 	// probe is the lease on trial; nil = none.
 	probe *lease
@@ -73,8 +73,10 @@ type back struct {
 	standing scheduler.Standing
 	// line holds the asks that wait for this place alone, in no set order.
 	line []*lease
-	// alarm rings when the standing changes by itself.
+	// alarm rings when the standing changes by itself, and trial when a trial no
+	// longer keeps others away.
 	alarm alarm
+	trial trial
 }
 
 // lease is a slot, or a place in line.
@@ -108,11 +110,13 @@ func (s *State) Acquire(ctx context.Context, ask *scheduler.Ask) (scheduler.Answ
 	}
 	now := time.Now()
 	if m := s.bound(ask, set, now); m != nil && !ask.Unstick {
-		use, _ := m.place.usable(ask, now)
+		v := m.place.judge(ask, now)
 		switch {
-		case use == scheduler.Barred:
-		case m.free(use):
-			return s.grantNew(ask, m, use, now), nil
+		case v.Use == scheduler.Barred, v.Everyone:
+		case m.free(v.Use):
+			answer := s.grantNew(ask, m, v, now)
+			answer.Own = true
+			return answer, nil
 		case m.place.waiting < ask.StickyMaxWaiting:
 			return s.queue(ask, set, m, true, now), nil
 		}
@@ -120,7 +124,7 @@ func (s *State) Acquire(ctx context.Context, ask *scheduler.Ask) (scheduler.Answ
 	v := set.scan(ask, now)
 	switch {
 	case v.free != nil:
-		return s.grantNew(ask, v.free, v.use, now), nil
+		return s.grantNew(ask, v.free, v.standing, now), nil
 	case v.queue != nil:
 		return s.queue(ask, set, v.queue, false, now), nil
 	case v.usable:
@@ -129,25 +133,29 @@ func (s *State) Acquire(ctx context.Context, ask *scheduler.Ask) (scheduler.Answ
 	return scheduler.Answer{Kind: scheduler.Out, Until: v.until}, nil
 }
 
-func (s *State) grantNew(ask *scheduler.Ask, m *member, use scheduler.Use, now time.Time) scheduler.Answer {
+func (s *State) grantNew(ask *scheduler.Ask, m *member, v scheduler.Verdict, now time.Time) scheduler.Answer {
 	l := &lease{id: ask.Lease}
 	s.leases[l.id] = l
-	return s.grant(l, ask, m, use, now)
+	return s.grant(l, ask, m, v, now)
 }
 
 // grant gives the lease a slot at m and binds the ask's session to it.
-func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, use scheduler.Use, now time.Time) scheduler.Answer {
+func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, v scheduler.Verdict, now time.Time) scheduler.Answer {
 	p, at := m.place, s.instant(now)
 	s.lastGrant = max(s.lastGrant+1, int64(at)+1)
 	p.lastUsed = s.lastGrant
 	p.inUse++
 	l.place = p
-	if use == scheduler.Probe {
+	if v.Use == scheduler.Probe {
 		p.probe = l
+		p.trial.place = p
+		s.alarms.set(&p.trial.alarm, &p.trial, at+instant(scheduler.TrialLasts), at)
 	}
 	l.expires = at + instant(ask.TTL)
 	s.alarms.set(&l.alarm, l, l.expires, at)
-	answer := scheduler.Answer{Kind: scheduler.Granted, Place: p.name}
+	answer := scheduler.Answer{
+		Kind: scheduler.Granted, Place: p.name, Last: !v.Last.IsZero(), Trial: v.Use == scheduler.Probe,
+	}
 	if ask.Session != "" {
 		answer.Moved, answer.Marks = s.bind(ask.Session, p, ask.BindTTL, at)
 	}
@@ -251,7 +259,7 @@ func (s *State) setStanding(p *place, standing scheduler.Standing, now time.Time
 	if standing.Trials(now) < p.standing.Trials(now) {
 		p.probe = nil
 	}
-	p.standing, p.clear = standing, standing.Clear()
+	p.standing, p.clear = standing, standing.Clear(now)
 	p.schedule(s, now)
 	s.expel(p, now)
 	s.serve(p)
@@ -270,8 +278,21 @@ func (p *place) schedule(s *State, now time.Time) {
 }
 
 func (p *place) ring(s *State, _ instant) {
-	p.schedule(s, time.Now())
+	now := time.Now()
+	p.clear = p.standing.Clear(now)
+	p.schedule(s, now)
 	s.serve(p)
+}
+
+// trial is the time for which the place's probe keeps others away.
+type trial struct {
+	place *place
+	alarm alarm
+}
+
+func (t *trial) ring(s *State, _ instant) {
+	t.place.probe = nil
+	s.serve(t.place)
 }
 
 // Standing implements scheduler.State.

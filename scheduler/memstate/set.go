@@ -67,15 +67,15 @@ func (set *set) find(p *place) *member {
 	return nil
 }
 
-// usable tells whether the place's standing, and the ask, let it serve the ask.
-func (p *place) usable(ask *scheduler.Ask, now time.Time) (scheduler.Use, time.Time) {
+// judge returns what the place's standing, and the ask, say of its serving it.
+func (p *place) judge(ask *scheduler.Ask, now time.Time) scheduler.Verdict {
 	if len(ask.Exclude) > 0 && slices.Contains(ask.Exclude, p.name) {
-		return scheduler.Barred, time.Time{}
+		return scheduler.Verdict{Use: scheduler.Barred}
 	}
-	if p.clear {
-		return scheduler.Open, time.Time{}
+	if p.clear || ask.Question {
+		return scheduler.Verdict{Use: scheduler.Open}
 	}
-	return p.standing.Usable(now, ask.Model, ask.Fast)
+	return p.standing.Judge(now, ask.Model, ask.Fast, ask.Endpoint)
 }
 
 // hasSlot tells whether fewer slots than there are are in use.
@@ -88,11 +88,11 @@ func (m *member) free(use scheduler.Use) bool {
 
 // verdict is what a look at all candidates came to.
 type verdict struct {
-	free   *member // the best free one
-	use    scheduler.Use
-	queue  *member // if none is free: the best one with room in its line
-	usable bool
-	until  time.Time // if none is usable: the soonest time that one is
+	free     *member // the best free one
+	standing scheduler.Verdict
+	queue    *member // if none is free: the best one with room in its line
+	usable   bool
+	until    time.Time // if none is usable: the soonest time that one is
 }
 
 func (set *set) scan(ask *scheduler.Ask, now time.Time) verdict {
@@ -101,26 +101,26 @@ func (set *set) scan(ask *scheduler.Ask, now time.Time) verdict {
 	for i := range set.members {
 		m := &set.members[i]
 		p := m.place
-		use := scheduler.Open
+		judged := scheduler.Verdict{Use: scheduler.Open}
 		if !p.clear || len(ask.Exclude) > 0 {
-			var until time.Time
-			if use, until = p.usable(ask, now); use == scheduler.Barred {
-				v.until = sooner(v.until, until)
+			if judged = p.judge(ask, now); judged.Use == scheduler.Barred {
+				v.until = sooner(v.until, judged.Until)
 				continue
 			}
 		}
 		v.usable = true
-		free := m.free(use)
+		free := m.free(judged.Use)
 		if !free && (v.free != nil || p.waiting >= ask.MaxWaiting) {
 			continue
 		}
 		// Field by field: a literal would be built aside and copied, at twice the
 		// cost of the whole loop.
+		spot.Last = scheduler.LastOf(judged)
 		spot.Priority, spot.Limit, spot.UnusedFirst = m.priority, m.limit, m.unusedFirst
 		spot.InUse, spot.Waiting, spot.LastUsed = p.inUse, p.waiting, p.lastUsed
 		switch {
 		case free && (v.free == nil || scheduler.Better(&spot, &best, ask.IgnoreLoad)):
-			v.free, v.use, best = m, use, spot
+			v.free, v.standing, best = m, judged, spot
 		case !free && (v.queue == nil || scheduler.Better(&spot, &best, ask.IgnoreLoad)):
 			v.queue, best = m, spot
 		}
@@ -132,11 +132,11 @@ func (set *set) scan(ask *scheduler.Ask, now time.Time) verdict {
 func (set *set) serves(ask *scheduler.Ask, now time.Time) (bool, time.Time) {
 	var soonest time.Time
 	for i := range set.members {
-		use, until := set.members[i].place.usable(ask, now)
-		if use != scheduler.Barred {
+		v := set.members[i].place.judge(ask, now)
+		if v.Use != scheduler.Barred {
 			return true, time.Time{}
 		}
-		soonest = sooner(soonest, until)
+		soonest = sooner(soonest, v.Until)
 	}
 	return false, soonest
 }

@@ -103,6 +103,7 @@ func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask) (scheduler.Ans
 		case "granted":
 			return scheduler.Answer{
 				Kind: scheduler.Granted, Place: text(r, 1), Moved: integer(r, 2) == 1, Marks: scheduler.Marks(integer(r, 3)),
+				Own: integer(r, 4) == 1, Last: integer(r, 5) == 1, Trial: integer(r, 6) == 1,
 			}, nil
 		case "queued":
 			if integer(r, 2) == 1 {
@@ -141,10 +142,11 @@ func (s *State) acquireArgs(ask *scheduler.Ask, set *set, define bool) []any {
 	if define || set.id == "" {
 		definition = set.definition
 	}
-	args := make([]any, 0, 16+len(ask.Exclude))
+	args := make([]any, 0, 18+len(ask.Exclude))
 	args = append(args, s.options.Node, ask.Lease, milliseconds(ask.TTL), set.id, definition,
 		ask.Candidates.Pool, ask.User, ask.Model, flag(ask.Fast), ask.Session, milliseconds(ask.BindTTL),
-		flag(ask.Unstick), flag(ask.IgnoreLoad), ask.StickyMaxWaiting, ask.MaxWaiting, s.seen(ask))
+		flag(ask.Unstick), flag(ask.IgnoreLoad), ask.StickyMaxWaiting, ask.MaxWaiting, s.seen(ask),
+		string(ask.Endpoint), flag(ask.Question))
 	for _, name := range ask.Exclude {
 		args = append(args, name)
 	}

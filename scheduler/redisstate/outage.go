@@ -148,14 +148,7 @@ func (s *State) merge(place string, learnt scheduler.Standing) {
 			*st = learnt.Clone()
 			return
 		}
-		if st.Error == "" {
-			st.Error = learnt.Error
-		}
-		for _, limit := range learnt.Limits {
-			if time.Now().Before(limit.Until) {
-				st.Limits = append(st.Limits, limit)
-			}
-		}
+		st.Merge(&learnt, time.Now())
 	})
 	if err != nil && s.ctx.Err() == nil {
 		s.options.Logger.Error("what was learnt of an account while Redis was out of reach could not be kept", "place", place, "error", err)

@@ -166,7 +166,7 @@ func TestWhatRedisForgetsItsNodesBringBack(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		a.inUse("x", 1)
 		b.inUse("y", 1)
-		if st := a.Standing("z"); st.Clear() {
+		if st := a.Standing("z"); st.Clear(time.Now()) {
 			t.Error("what barred z is forgotten")
 		}
 		a.grant("x", ask(c, session("idle"))) // where it was, though y would be as good
@@ -296,7 +296,7 @@ func TestNodesHearOfEachOther(t *testing.T) {
 			t.Errorf("the other node's limit is not known: %+v", got)
 		}
 		time.Sleep(time.Second)
-		if st := b.Standing("x"); st.Clear() {
+		if st := b.Standing("x"); st.Clear(time.Now()) {
 			t.Error("nor is it after a second")
 		}
 	})

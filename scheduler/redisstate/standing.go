@@ -62,12 +62,15 @@ func (k *standings) take(s *State, changes []any, version int64) (more bool) {
 
 // bar is what the scripts know of a standing.
 type bar struct {
+	// Out: it serves nobody, until At and Text where that is known.
 	Out    bool       `json:"out,omitempty"`
+	At     int64      `json:"at,omitempty"`
+	Text   string     `json:"text,omitempty"`
 	Limits []barLimit `json:"limits"`
+	Last   []barLast  `json:"last"`
 }
 
 type barLimit struct {
-	Model  string `json:"model,omitempty"`
 	Family string `json:"family,omitempty"`
 	Fast   bool   `json:"fast,omitempty"`
 	// At is when it passes, in milliseconds since 1970; Text the same in
@@ -76,20 +79,42 @@ type barLimit struct {
 	Text string `json:"text"`
 }
 
-// barOf gives the JSON of what a standing bars; "" for a clear one.
-func barOf(st *scheduler.Standing) (string, error) {
-	if st.Clear() {
+type barLast struct {
+	Model    string             `json:"model,omitempty"`
+	Endpoint scheduler.Endpoint `json:"endpoint,omitempty"`
+	AnySpeed bool               `json:"any,omitempty"`
+	Fast     bool               `json:"fast,omitempty"`
+	At       int64              `json:"at"`
+}
+
+// barOf gives the JSON of what a standing bars and puts last at a time; "" for a
+// clear one.
+func barOf(st *scheduler.Standing, now time.Time) (string, error) {
+	if st.Clear(now) {
 		return "", nil
 	}
-	b := bar{Out: st.Error != "" || st.Paused, Limits: []barLimit{}}
+	b := bar{Out: st.Error != "" || st.Pause != nil, Limits: []barLimit{}, Last: []barLast{}}
+	if st.Pause == nil && !st.ErrorNext.IsZero() {
+		b.At, b.Text = instants(st.ErrorNext)
+	}
 	for _, l := range st.Limits {
-		ns := l.Until.UnixNano()
-		b.Limits = append(b.Limits, barLimit{
-			l.Model, l.Family, l.Fast, (ns + int64(time.Millisecond) - 1) / int64(time.Millisecond), strconv.FormatInt(ns, 10),
-		})
+		at, text := instants(l.Until)
+		b.Limits = append(b.Limits, barLimit{l.Family, l.Fast, at, text})
+	}
+	for _, d := range st.Demotions {
+		if now.Before(d.Until) {
+			at, _ := instants(d.Until)
+			b.Last = append(b.Last, barLast{d.Model, d.Endpoint, d.AnySpeed, d.Fast, at})
+		}
 	}
 	text, err := json.Marshal(&b)
 	return string(text), err
+}
+
+// instants gives a time in milliseconds, rounded up, and in nanoseconds.
+func instants(t time.Time) (int64, string) {
+	ns := t.UnixNano()
+	return (ns + int64(time.Millisecond) - 1) / int64(time.Millisecond), strconv.FormatInt(ns, 10)
 }
 
 // Change implements scheduler.State.
@@ -122,11 +147,11 @@ func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler
 		if err != nil {
 			return next, fmt.Errorf("changing the standing of %s: %w", place, err)
 		}
-		bars, err := barOf(&next)
+		now := s.now()
+		bars, err := barOf(&next, now)
 		if err != nil {
 			return next, fmt.Errorf("changing the standing of %s: %w", place, err)
 		}
-		now := s.now()
 		over := next.Trials(now) < known.standing.Trials(now)
 		reply, err := s.run(ctx, changeScript, place, known.text, string(after), bars, flag(over))
 		if err != nil {
@@ -157,7 +182,7 @@ func (s *State) restoreStandings(ctx context.Context) error {
 			continue
 		}
 		text, err := json.Marshal(&known.standing)
-		bars, err2 := barOf(&known.standing)
+		bars, err2 := barOf(&known.standing, s.now())
 		if err == nil && err2 == nil { // texts, numbers and times of this century: neither fails
 			args = append(args, place, string(text), bars)
 		}

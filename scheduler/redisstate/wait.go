@@ -57,6 +57,9 @@ type message struct {
 	Lease string          `json:"lease"`
 	Place string          `json:"place"`
 	Moved bool            `json:"moved"`
+	Own   bool            `json:"own"`
+	Last  bool            `json:"last"`
+	Trial bool            `json:"trial"`
 	Marks scheduler.Marks `json:"marks"`
 	Out   bool            `json:"out"`
 	Till  string          `json:"till"` // nanoseconds since 1970
@@ -66,7 +69,9 @@ func (m *message) answer() scheduler.Answer {
 	if m.Out {
 		return scheduler.Answer{Kind: scheduler.Out, Until: instant(m.Till)}
 	}
-	return scheduler.Answer{Kind: scheduler.Granted, Place: m.Place, Moved: m.Moved, Marks: m.Marks}
+	return scheduler.Answer{
+		Kind: scheduler.Granted, Place: m.Place, Moved: m.Moved, Marks: m.Marks, Own: m.Own, Last: m.Last, Trial: m.Trial,
+	}
 }
 
 // wait has an ask that is in line waited for.

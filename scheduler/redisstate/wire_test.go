@@ -266,7 +266,7 @@ func (n *node) line(a *scheduler.Ask) *waiting {
 func (n *node) limit(place string, d time.Duration) {
 	n.t.Helper()
 	_, err := n.Change(context.Background(), place, func(st *scheduler.Standing) {
-		st.Limits = []scheduler.Limit{{Kind: scheduler.LimitRate, Until: time.Now().Add(d)}}
+		st.Limits = []scheduler.Limit{{Claim: "5h", Until: time.Now().Add(d)}}
 	})
 	if err != nil {
 		n.t.Fatal(err)

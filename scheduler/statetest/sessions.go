@@ -88,7 +88,7 @@ var sessionTests = map[string]func(*bench){
 		w := b.line(b.ask(c, session("s")))
 		until := time.Now().Add(time.Hour)
 		b.change("a", func(st *scheduler.Standing) {
-			st.Limits = []scheduler.Limit{{Kind: scheduler.LimitRate, Until: until}}
+			st.Limits = []scheduler.Limit{{Claim: "5h", Until: until}}
 		})
 		w.gets(scheduler.Answer{Kind: scheduler.Out, Until: until})
 		b.load("a", 1, 0)

@@ -11,14 +11,19 @@ import (
 
 var standingTests = map[string]func(*bench){
 	"standings are kept": func(b *bench) {
-		if got := b.s.Standing("a"); !got.Clear() {
+		if got := b.s.Standing("a"); !got.Clear(time.Now()) {
 			b.Fatalf("never seen, and yet %+v", got)
 		}
 		want := scheduler.Standing{
-			Error: "because", Credential: "fingerprint", Forbidden: 2, Overloads: 3, Trips: 1, Paused: true,
-			Limits: []scheduler.Limit{{Kind: scheduler.LimitBurst, Family: "opus", Fast: true, Until: time.Unix(1e9, 0).UTC(), Reason: "r"}},
-			Faults: []time.Time{time.Unix(2e9, 0).UTC()},
-			Window: scheduler.Window{Start: time.Unix(1, 0).UTC(), End: time.Unix(2, 0).UTC(), Status: "allowed", Utilization: 0.25},
+			Error: "because", ErrorSince: time.Unix(3e8, 0).UTC(), ErrorNext: time.Unix(4e8, 0).UTC(), ErrorTimes: 2, ByRefresh: true,
+			Asked: time.Unix(5e8, 0).UTC(), Served: "claude-x", Credential: "fingerprint",
+			Pause:  &scheduler.Pause{By: "somebody", At: time.Unix(6e8, 0).UTC()},
+			Limits: []scheduler.Limit{{Claim: "7d_opus", Family: "opus", Fast: true, Since: time.Unix(9e8, 0).UTC(), Until: time.Unix(1e9, 0).UTC(), Reason: "r"}},
+			Demotions: []scheduler.Demotion{{
+				Model: "m", Endpoint: scheduler.CountTokens, AnySpeed: true, Fast: true,
+				Since: time.Unix(2e9, 0).UTC(), Until: time.Unix(21e8, 0).UTC(), Times: 3, Answer: "529 overloaded_error", Reason: "why",
+			}},
+			Windows: []scheduler.Window{{Name: "5h", Start: time.Unix(1, 0).UTC(), End: time.Unix(2, 0).UTC(), Status: "allowed", Utilization: 0.25}},
 		}
 		got, err := b.s.Change(context.Background(), "a", func(st *scheduler.Standing) { *st = want.Clone() })
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
@@ -52,7 +57,7 @@ var standingTests = map[string]func(*bench){
 		soon := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 		for place, until := range map[string]time.Time{"a": soon.Add(time.Minute), "b": soon} {
 			b.change(place, func(st *scheduler.Standing) {
-				st.Limits = []scheduler.Limit{{Kind: scheduler.LimitRate, Until: until}}
+				st.Limits = []scheduler.Limit{{Claim: "5h", Until: until}}
 			})
 		}
 		b.change("c", func(st *scheduler.Standing) { st.Error = "401" })
@@ -60,7 +65,7 @@ var standingTests = map[string]func(*bench){
 		b.want(scheduler.Answer{Kind: scheduler.Out, Until: soon.Add(time.Minute)}, b.ask(c, exclude("b")))
 		b.want(scheduler.Answer{Kind: scheduler.Out}, b.ask(c, exclude("a", "b")))
 	},
-	"a model's limit is the model's": func(b *bench) {
+	"a family's limit is the family's": func(b *bench) {
 		c := places(0, "a", "b")
 		b.limit("a", "x", time.Hour)
 		b.grant("b", b.ask(c, model("x")))
@@ -73,9 +78,9 @@ var standingTests = map[string]func(*bench){
 		b.grant("b", b.ask(c))
 		x, y, onlyA := b.line(b.ask(c, model("x"))), b.line(b.ask(c, model("y"))), b.line(b.ask(c, exclude("b")))
 		until := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
-		limit := func(model string) func(st *scheduler.Standing) {
+		limit := func(family string) func(st *scheduler.Standing) {
 			return func(st *scheduler.Standing) {
-				st.Limits = []scheduler.Limit{{Kind: scheduler.LimitRate, Model: model, Until: until}}
+				st.Limits = []scheduler.Limit{{Claim: "5h", Family: family, Until: until}}
 			}
 		}
 		b.change("a", limit(""))
@@ -150,7 +155,7 @@ var standingTests = map[string]func(*bench){
 		b.release(second)
 		w.granted("a")
 	},
-	"a trial of one model holds up no other": func(b *bench) {
+	"a trial of one family holds up no other": func(b *bench) {
 		c := places(5, "a")
 		b.limit("a", "x", time.Second)
 		b.Advance(time.Second)

@@ -29,7 +29,7 @@ type Harness struct {
 
 // Run runs the suite.
 func Run(t *testing.T, h Harness) {
-	for _, part := range []map[string]func(*bench){slotTests, sessionTests, lineTests, standingTests, lockTests, stressTests} {
+	for _, part := range []map[string]func(*bench){slotTests, sessionTests, lineTests, standingTests, demotionTests, lockTests, stressTests} {
 		for name, test := range part {
 			t.Run(name, func(t *testing.T) {
 				run := func(t *testing.T) {
@@ -102,15 +102,31 @@ func (b *bench) acquire(a *scheduler.Ask) scheduler.Answer {
 func (b *bench) grant(place string, a *scheduler.Ask) string {
 	b.Helper()
 	want := scheduler.Answer{Kind: scheduler.Granted, Place: place}
-	if got := b.acquire(a); got != want {
+	if got := where(b.acquire(a)); got != want {
 		b.Fatalf("Acquire: got %+v, want %+v", got, want)
+	}
+	return a.Lease
+}
+
+// where is an answer without how the place was chosen, which few tests ask for.
+func where(a scheduler.Answer) scheduler.Answer {
+	a.Own, a.Last, a.Trial = false, false, false
+	return a
+}
+
+// wantHow acquires a slot and asserts all of the answer.
+func (b *bench) wantHow(want scheduler.Answer, a *scheduler.Ask) string {
+	b.Helper()
+	want.Kind = scheduler.Granted
+	if diff := cmp.Diff(want, b.acquire(a)); diff != "" {
+		b.Fatalf("Acquire (-want +got):\n%s", diff)
 	}
 	return a.Lease
 }
 
 func (b *bench) want(want scheduler.Answer, a *scheduler.Ask) {
 	b.Helper()
-	if diff := cmp.Diff(want, b.acquire(a)); diff != "" {
+	if diff := cmp.Diff(want, where(b.acquire(a))); diff != "" {
 		b.Fatalf("Acquire (-want +got):\n%s", diff)
 	}
 }
@@ -129,12 +145,22 @@ func (b *bench) change(place string, f func(*scheduler.Standing)) {
 	}
 }
 
-// limit keeps a place out for d.
-func (b *bench) limit(place, model string, d time.Duration) {
+// limit keeps a place out for d, for all models or those of a family.
+func (b *bench) limit(place, family string, d time.Duration) {
 	b.Helper()
 	b.change(place, func(st *scheduler.Standing) {
-		st.Limits = []scheduler.Limit{{Kind: scheduler.LimitRate, Model: model, Until: time.Now().Add(d)}}
+		st.Limits = []scheduler.Limit{{Claim: "5h", Family: family, Until: time.Now().Add(d)}}
 	})
+}
+
+// demote puts a place last for d, for all requests or those of a model.
+func (b *bench) demote(place, model string, d time.Duration, change ...func(*scheduler.Demotion)) {
+	b.Helper()
+	demotion := scheduler.Demotion{Model: model, Until: time.Now().Add(d)}
+	for _, f := range change {
+		f(&demotion)
+	}
+	b.change(place, func(st *scheduler.Standing) { st.Demotions = append(st.Demotions, demotion) })
 }
 
 func (b *bench) load(place string, inUse, waiting int) {
@@ -201,6 +227,16 @@ func (w *waiter) gets(want scheduler.Answer) {
 	if w.err != nil {
 		w.b.Fatalf("Await: %v", w.err)
 	}
+	if diff := cmp.Diff(want, where(w.answer)); diff != "" {
+		w.b.Fatalf("Await (-want +got):\n%s", diff)
+	}
+}
+
+// getsHow asserts that the ask was granted a slot, and all of the answer.
+func (w *waiter) getsHow(want scheduler.Answer) {
+	w.b.Helper()
+	w.granted(want.Place)
+	want.Kind = scheduler.Granted
 	if diff := cmp.Diff(want, w.answer); diff != "" {
 		w.b.Fatalf("Await (-want +got):\n%s", diff)
 	}

@@ -13,34 +13,36 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-// shortRetryAfter is the retry-after below which a 429 is a burst: a spent
-// window lasts longer.
-const shortRetryAfter = 10 * time.Second
-
 // unified is what the headers about a subscription's windows begin with.
 const unified = "Anthropic-Ratelimit-Unified-"
 
-// ReadFailure makes a Failure of an answer that is not a success. fast tells
-// whether the request asked for fast mode.
-func ReadFailure(status int, header http.Header, body []byte, fast bool, now time.Time) *upstream.Failure {
+// Asked is what of a request matters for what its failure means.
+type Asked struct {
+	Model string
+	Fast  bool
+}
+
+// ReadFailure makes a Failure of an answer that is not a success.
+func ReadFailure(status int, header http.Header, body []byte, asked Asked, now time.Time) *upstream.Failure {
 	failure := gjson.Get(textOf(body), "error")
 	f := &upstream.Failure{
-		Status:     status,
-		Type:       strings.Clone(failure.Get("type").String()),
-		Message:    strings.Clone(failure.Get("message").String()),
-		Header:     header,
-		Body:       body,
-		RetryAfter: retryAfter(header, now),
+		Status:  status,
+		Type:    strings.Clone(failure.Get("type").String()),
+		Message: strings.Clone(failure.Get("message").String()),
+		Header:  header,
+		Body:    body,
+		Windows: ReadWindows(header),
 	}
+	f.RetryAfter, f.RetryNow = retryAfter(header, now)
 	code := failure.Get("details.error_code").String()
 	f.Kind = kindOfStatus(status)
-	switch status {
-	case http.StatusTooManyRequests:
-		readLimit(f, code, fast)
-	case http.StatusBadRequest:
-		if code == "organization_on_hold" || strings.Contains(strings.ToLower(f.Message), "credit balance is too low") {
-			f.Kind = upstream.CreditGone
-		}
+	switch {
+	case status == http.StatusTooManyRequests:
+		readLimit(f, code, asked, now)
+	case status == http.StatusBadRequest && saysCreditGone(f.Type, code, f.Message):
+		f.Kind = upstream.Denied
+	case status == http.StatusNotFound && f.Type == "not_found_error":
+		f.Kind = upstream.Absent
 	}
 	return f
 }
@@ -49,96 +51,139 @@ func kindOfStatus(status int) upstream.FailureKind {
 	switch {
 	case status == http.StatusUnauthorized:
 		return upstream.Unauthorized
-	case status == http.StatusPaymentRequired:
-		return upstream.CreditGone
-	case status == http.StatusForbidden:
-		return upstream.Forbidden
+	case status == http.StatusPaymentRequired, status == http.StatusForbidden:
+		return upstream.Denied
 	case status == http.StatusTooManyRequests:
-		return upstream.Burst
-	case status == http.StatusRequestTimeout, status == http.StatusConflict:
-		return upstream.Conflict
-	case status == 529:
-		return upstream.Overloaded
-	case status >= 500:
-		return upstream.ServerFault
+		return upstream.Throttled
+	case status == http.StatusRequestTimeout, status == http.StatusConflict, status >= 500:
+		return upstream.Failed
 	}
 	return upstream.Refused
 }
 
-// readLimit tells what a 429 is about: a spend limit, a burst, or one or more
-// spent windows, of the account or of one model family or of fast mode.
-func readLimit(f *upstream.Failure, code string, fast bool) {
+// creditWords are what the API says in a 400 when credit or organisation are at
+// an end. A client may have placed them there: they only make the gateway ask the
+// account itself.
+var creditWords = []string{
+	"credit balance is too low", "organization has been disabled", "organization is disabled", "organization is on hold",
+}
+
+func saysCreditGone(kind, code, message string) bool {
+	message = strings.ToLower(message)
+	return kind == "billing_error" || code == "organization_on_hold" || strings.HasPrefix(code, "linked_organization_") ||
+		slices.ContainsFunc(creditWords, func(words string) bool { return strings.Contains(message, words) })
+}
+
+// readLimit finds what a 429 is about: a spend limit, claims of the account that
+// are rejected, or neither.
+func readLimit(f *upstream.Failure, code string, asked Asked, now time.Time) {
 	switch code {
 	case "enforced_spend_limit_reached", "contract_spend_limit_reached":
 		f.Kind = upstream.SpendLimit
 		return
 	case "ramp_limit_exceeded":
-		return // a burst
+		return
 	}
-	if fast {
-		if reset, spent := fastLimit(f.Header); spent {
-			f.Kind, f.Fast, f.Reset = upstream.RateLimited, true, reset
-			return
-		}
+	if reset, spent := fastLimit(f.Header); spent && asked.Fast {
+		f.Windows = append(f.Windows, upstream.Window{Name: upstream.ClaimFast, Status: rejected, Reset: reset, Utilization: -1})
 	}
-	status := f.Header.Get(unified + "Status")
-	claim := f.Header.Get(unified + "Representative-Claim")
-	reset := parseTime(f.Header.Get(unified + "Reset"))
-	spent := spentWindows(f.Header)
-	switch {
-	case f.RetryAfter > 0 && f.RetryAfter < shortRetryAfter:
-		return // a burst
-	case len(spent) == 0 && (status == "" || status == "rejected") && (claim != "" || !reset.IsZero() || status != ""):
-		spent = []spentWindow{{name: claim, reset: reset}}
-	case len(spent) == 0:
-		return // no window is spent: a burst
-	}
-	f.Kind = upstream.RateLimited
-	f.Family = familyOf(spent[0].name)
-	for _, w := range spent {
-		if w.reset.IsZero() {
-			w.reset = reset
-		}
-		if w.reset.After(f.Reset) {
-			f.Reset = w.reset
-		}
-		if familyOf(w.name) != f.Family {
-			f.Family = "" // windows of different kinds: nothing is left
-		}
-		if w.name == "5h" || w.name == "five_hour" {
-			f.Window = &upstream.Window{Status: "rejected", Reset: w.reset, Utilization: utilization(f.Header)}
+	overall := parseTime(f.Header.Get(unified + "Reset"))
+	if !slices.ContainsFunc(f.Windows, isRejected) {
+		if w, ok := representative(f.Header); ok {
+			f.Windows = slices.DeleteFunc(f.Windows, func(other upstream.Window) bool { return other.Name == w.Name })
+			f.Windows = append(f.Windows, w)
 		}
 	}
-	if f.Window == nil && claim == "five_hour" {
-		f.Window = &upstream.Window{Status: "rejected", Reset: reset, Utilization: utilization(f.Header)}
+	for i := range f.Windows {
+		w := &f.Windows[i]
+		w.Overage = false // or the request would have been served
+		if !isRejected(*w) {
+			continue
+		}
+		if w.Reset.IsZero() && w.Name != upstream.ClaimFast {
+			w.Reset = overall
+		}
+		if !w.Reset.IsZero() && !w.Reset.After(now) {
+			continue // over, by upstream's own word
+		}
+		f.Kind = upstream.Limited
+		if (w.Family == "" || strings.Contains(asked.Model, w.Family)) && w.Reset.After(f.Reset) {
+			f.Reset = w.Reset
+		}
 	}
 }
 
-// spentWindow is a window that upstream says is rejected.
-type spentWindow struct {
-	name  string // as in the header (5h, 7d, 7d_opus) or the claim (five_hour)
-	reset time.Time
+const rejected = "rejected"
+
+func isRejected(w upstream.Window) bool { return w.Status == rejected }
+
+// representative is the claim that a 429 names as a whole, where it names no
+// window that is rejected; false where that is none of the account's: overage
+// alone.
+func representative(header http.Header) (upstream.Window, bool) {
+	status := header.Get(unified + "Status")
+	claim := header.Get(unified + "Representative-Claim")
+	reset := header.Get(unified + "Reset")
+	if claim == "overage" || status != rejected && (status != "" || claim == "" && reset == "") {
+		return upstream.Window{}, false
+	}
+	name := windowOfClaim(claim)
+	if status == "" && header.Get(unified+name+"-Status") != "" {
+		return upstream.Window{}, false // which says that it is allowed
+	}
+	return upstream.Window{
+		Name: name, Family: familyOf(name), Status: rejected, Reset: parseTime(reset), Utilization: utilization(header, name),
+	}, true
 }
 
-// spentWindows reads the windows' own status headers, sorted by name.
-func spentWindows(header http.Header) (spent []spentWindow) {
+// windowOfClaim is the name that the headers have for a claim's window: 7d_opus
+// for seven_day_opus.
+func windowOfClaim(claim string) string {
+	for _, words := range [][2]string{{"five_hour", "5h"}, {"seven_day", "7d"}} {
+		if rest, ok := strings.CutPrefix(claim, words[0]); ok {
+			return words[1] + rest
+		}
+	}
+	if claim == "" {
+		return upstream.ClaimUnified
+	}
+	return strings.ToLower(claim)
+}
+
+// ReadWindows reads what an answer's headers say of the account's windows, sorted
+// by name, with ClaimUnified for all of them where that is said; nil where they
+// say nothing.
+func ReadWindows(header http.Header) (windows []upstream.Window) {
+	overage := header.Get(unified + "Overage-Status")
 	for name, values := range header {
-		window, ok := strings.CutPrefix(name, unified)
-		if !ok || len(values) == 0 || values[0] != "rejected" {
+		rest, ok := strings.CutPrefix(name, unified)
+		if !ok || len(values) == 0 {
 			continue
 		}
-		window, ok = strings.CutSuffix(window, "-Status")
-		if !ok || window == "Overage" {
+		window, ok := strings.CutSuffix(rest, "-Status")
+		switch {
+		case rest == "Status":
+			window = upstream.ClaimUnified
+			if values[0] == rejected {
+				continue // readLimit finds out of what
+			}
+		case !ok, window == "Overage":
 			continue
 		}
-		spent = append(spent, spentWindow{strings.ToLower(window), parseTime(header.Get(unified + window + "-Reset"))})
+		window = strings.ToLower(window)
+		windows = append(windows, upstream.Window{
+			Name: window, Family: familyOf(window), Status: values[0],
+			Reset:       parseTime(header.Get(unified + window + "-Reset")),
+			Utilization: utilization(header, window),
+			Overage:     values[0] == rejected && (overage == "allowed" || overage == "allowed_warning"),
+		})
 	}
-	slices.SortFunc(spent, func(a, b spentWindow) int { return strings.Compare(a.name, b.name) })
-	return spent
+	slices.SortFunc(windows, func(a, b upstream.Window) int { return strings.Compare(a.Name, b.Name) })
+	return windows
 }
 
-// familyOf is the model family that a window's or claim's name ends with, ""
-// for a window of all models.
+// familyOf is the model family that a window's name ends with, "" for a window of
+// all models.
 func familyOf(window string) string {
 	for _, family := range modelname.Families {
 		if strings.HasSuffix(window, "_"+family) || strings.HasSuffix(window, "-"+family) {
@@ -148,7 +193,7 @@ func familyOf(window string) string {
 	return ""
 }
 
-// fastLimit tells whether fast mode's own limit is spent, and until when.
+// fastLimit reports whether fast mode's own limit is spent, and until when.
 func fastLimit(header http.Header) (reset time.Time, spent bool) {
 	for _, kind := range []string{"Input", "Output"} {
 		prefix := "Anthropic-Fast-" + kind + "-Tokens-"
@@ -162,50 +207,43 @@ func fastLimit(header http.Header) (reset time.Time, spent bool) {
 	return reset, spent
 }
 
-// ReadWindow reads the five-hour window from an answer's headers; nil where
-// they say nothing of it.
-func ReadWindow(header http.Header) *upstream.Window {
-	status := header.Get(unified + "5h-Status")
-	if status == "" {
-		return nil
-	}
-	overage := header.Get(unified + "Overage-Status")
-	return &upstream.Window{
-		Status:      status,
-		Reset:       parseTime(header.Get(unified + "5h-Reset")),
-		Utilization: utilization(header),
-		Overage:     overage == "allowed" || overage == "allowed_warning",
-	}
-}
-
-func utilization(header http.Header) float64 {
-	u, err := strconv.ParseFloat(header.Get(unified+"5h-Utilization"), 64)
-	if err != nil || u < 0 {
+func utilization(header http.Header, window string) float64 {
+	u, err := strconv.ParseFloat(header.Get(unified+window+"-Utilization"), 64)
+	if err != nil || !(u >= 0) || u > maxUtilization {
 		return -1
 	}
 	return u
 }
 
+// maxUtilization is more than any window is overdrawn by.
+const maxUtilization = 1000
+
 // parseTime reads unix seconds or RFC 3339, the two forms in use; zero for
 // anything else.
 func parseTime(s string) time.Time {
-	if seconds, err := strconv.ParseInt(s, 10, 64); err == nil && seconds > 0 {
-		return time.Unix(seconds, 0)
+	if seconds, err := strconv.ParseFloat(s, 64); err == nil {
+		if seconds > 0 && seconds < 1e11 {
+			return time.Unix(int64(seconds), 0)
+		}
+		return time.Time{}
 	}
 	t, _ := time.Parse(time.RFC3339, s)
 	return t
 }
 
-// retryAfter reads retry-after, seconds or a date; 0 = absent or unreadable.
-func retryAfter(header http.Header, now time.Time) time.Duration {
+// retryAfter reads retry-after, seconds or a date; 0 = absent or unreadable. now
+// reports whether it was there, and zero or past.
+func retryAfter(header http.Header, at time.Time) (after time.Duration, now bool) {
 	value := header.Get("Retry-After")
-	if seconds, err := strconv.ParseFloat(value, 64); err == nil {
-		return time.Duration(min(max(seconds, 0), 366*24*3600) * float64(time.Second))
+	if seconds, err := strconv.ParseFloat(value, 64); err == nil && seconds == seconds {
+		after = time.Duration(min(max(seconds, 0), 366*24*3600) * float64(time.Second))
+		return after, after == 0
 	}
-	if at, err := http.ParseTime(value); err == nil {
-		return max(0, at.Sub(now))
+	if date, err := http.ParseTime(value); err == nil {
+		after = max(0, date.Sub(at))
+		return after, after == 0
 	}
-	return 0
+	return 0, false
 }
 
 // statusOfType is the HTTP status of an error.type, for errors that come as
@@ -239,5 +277,5 @@ func statusOfType(kind string) int {
 // status of its type would have been.
 func ReadError(data []byte) *upstream.Failure {
 	kind := gjson.Get(textOf(data), "error.type").String()
-	return ReadFailure(statusOfType(kind), http.Header{}, slices.Clone(data), false, time.Time{})
+	return ReadFailure(statusOfType(kind), http.Header{}, slices.Clone(data), Asked{}, time.Time{})
 }

@@ -2,9 +2,10 @@
 -- there are places to choose from.
 local ask = {
   node = node, ttl = ttl, pool = ARGV[7], user = ARGV[8], model = ARGV[9], fast = ARGV[10] == '1',
+  endpoint = ARGV[18], question = ARGV[19] == '1',
 }
 if session then ask.session, ask.bind = session, tonumber(ARGV[12]) end
-if #ARGV > 17 then ask.exclude = {unpack(ARGV, 18)} end
+if #ARGV > 19 then ask.exclude = {unpack(ARGV, 20)} end
 local ignore_load = ARGV[14] == '1'
 
 -- none ends the lease, which got nothing.
@@ -18,17 +19,17 @@ sweep(20)
 
 local function free(place, limit, use, inuse)
   return not halted and (limit <= 0 or inuse < limit)
-    and (use == OPEN or not call('HGET', PROBES, place))
+    and (use == OPEN or not on_trial(place))
 end
 
-local function chosen(place, use)
+local function chosen(place, use, own, last)
   call('HINCRBY', INUSE, place, 1)
-  if use == PROBE then call('HSET', PROBES, place, lease) end
-  return granted(place, use == PROBE and 'p' or 'd')
+  if use == PROBE then try(place, lease) end
+  return granted(place, use == PROBE and 'p' or 'd', own, last > 0, use == PROBE)
 end
 
 local function queue(place, limit, sticky)
-  ask.counted = place
+  ask.counted, ask.sticky = place, sticky
   if sticky or #definition().names == 1 then
     ask.solo, ask.limit, ask.line = place, limit, 'p:' .. place .. '|' .. ask.pool
     call('SADD', P .. 'at:' .. place, ask.pool)
@@ -54,9 +55,13 @@ end
 if ask.session and ARGV[13] ~= '1' then
   local place = bound
   local limit = place ~= '' and limit_of(place)
-  local use = limit and usable(place, ask) or BARRED
-  if use ~= BARRED then
-    if free(place, limit, use, number(call('HGET', INUSE, place))) then return chosen(place, use) end
+  local use, last, everyone = BARRED, 0, false
+  if limit then
+    local _
+    use, _, _, last, everyone = usable(place, ask)
+  end
+  if use ~= BARRED and not everyone then
+    if free(place, limit, use, number(call('HGET', INUSE, place))) then return chosen(place, use, true, last) end
     if number(call('HGET', WAITING, place)) < tonumber(ARGV[15]) then return queue(place, limit, true) end
   end
 end
@@ -70,13 +75,13 @@ local max_waiting = tonumber(ARGV[16])
 
 -- best is the index of the best free place, or of the best with room in its
 -- line while none is free; by Better.
-local best, best_free, best_use, any, until_at, until_text
+local best, best_free, best_use, best_end, any, until_at, until_text
 local best_busy, best_slots, best_last, best_first = 0, 1, 0, false
 for i = 1, #names do
-  local use, at, text = OPEN, nil, nil
+  local use, at, text, ends = OPEN, nil, nil, 0
   if barred or ask.exclude then
     if barred then known[names[i]] = barred[i] and cjson.decode(barred[i]) or false end
-    use, at, text = usable(names[i], ask)
+    use, at, text, ends = usable(names[i], ask)
   end
   if use == BARRED then
     if at and (not until_at or at < until_at) then until_at, until_text = at, text end
@@ -91,6 +96,8 @@ for i = 1, #names do
       local better
       if not best or is_free and not best_free then
         better = true
+      elseif ends ~= best_end then
+        better = ends < best_end
       elseif priorities[i] ~= priorities[best] then
         better = priorities[i] < priorities[best]
       elseif not ignore_load and busy * best_slots ~= best_busy * slots then
@@ -101,13 +108,13 @@ for i = 1, #names do
         better = used == 0 and goes_first and not best_first
       end
       if better then
-        best, best_free, best_use = i, is_free, use
+        best, best_free, best_use, best_end = i, is_free, use, ends
         best_busy, best_slots, best_last, best_first = busy, slots, used, goes_first
       end
     end
   end
 end
-if best_free then return chosen(names[best], best_use) end
+if best_free then return chosen(names[best], best_use, false, best_end) end
 if best then return queue(names[best], limits[best], false) end
 if any then return none({'full'}) end
 return none({'out', until_text or ''})

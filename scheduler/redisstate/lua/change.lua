@@ -54,7 +54,7 @@ local function expel()
     if call('HEXISTS', P .. 'set:' .. set, place) == 1 then
       local names, served = cjson.decode(call('HGET', P .. 'set:' .. set, '*')).names, {}
       each('s:' .. set, function(lease, ask)
-        local like = not ask.exclude and ask.model .. (ask.fast and '+' or '-')
+        local like = not ask.exclude and not ask.question and ask.model .. (ask.fast and '+' or '-')
         if like and served[like] then return end
         local ok, text = serves(names, ask)
         if not ok then out(lease, ask, text) elseif like then served[like] = true end

@@ -4,6 +4,7 @@ local WAITING, ASKS, ANSWERS = P .. 'waiting', P .. 'asks', P .. 'answers'
 local TURNS, NODES = P .. 'turns', P .. 'nodes'
 -- A node that was silent for longer than this is not served in line.
 local SILENCE = 5000
+local TRIAL_LASTS = 10000 -- scheduler.TrialLasts
 
 -- hmget reads the fields of a hash, however many: a call takes some thousands.
 local function hmget(key, fields)
@@ -25,14 +26,14 @@ local function bar(place)
   return known[place]
 end
 
--- judge tells what a bar makes of an ask, and until when it is barred: as
--- milliseconds and as the text to answer.
+-- judge returns what a bar makes of an ask: the use; until when it is barred, as
+-- milliseconds and as the text to answer; until when it comes last, as milliseconds,
+-- 0 = it does not; and whether for its own sessions too.
 local function judge(b, ask)
-  if b.out then return BARRED end
+  if b.out then return BARRED, b.at, b.text, 0, false end
   local use, at, text = OPEN, nil, nil
   for _, l in ipairs(b.limits) do
-    if (not l.fast or ask.fast) and (not l.model or l.model == ask.model)
-      and (not l.family or string.find(ask.model, l.family, 1, true)) then
+    if (not l.fast or ask.fast) and (not l.family or string.find(ask.model, l.family, 1, true)) then
       if now < l.at then
         use = BARRED
         if not at or l.at > at then at, text = l.at, l.text end
@@ -41,26 +42,47 @@ local function judge(b, ask)
       end
     end
   end
-  return use, at, text
+  local last, everyone = 0, false
+  for _, d in ipairs(b.last) do
+    if now < d.at and (not d.model or d.model == ask.model and (d.endpoint or '') == (ask.endpoint or '')
+      and (d.any or (d.fast or false) == ask.fast)) then
+      if d.at > last then last = d.at end
+      everyone = everyone or not d.model
+    end
+  end
+  return use, at, text, last, everyone
 end
 
 local function usable(place, ask)
   if ask.exclude then
     for _, name in ipairs(ask.exclude) do
-      if name == place then return BARRED end
+      if name == place then return BARRED, nil, nil, 0, false end
     end
   end
-  local b = bar(place)
-  if not b then return OPEN end
+  local b = not ask.question and bar(place)
+  if not b then return OPEN, nil, nil, 0, false end
   return judge(b, ask)
 end
 
+-- try puts a lease on trial, which keeps others away for a while.
+local function try(place, lease)
+  call('HSET', PROBES, place, whole(now + TRIAL_LASTS) .. ' ' .. lease)
+  call('ZADD', TURNS, whole(now + TRIAL_LASTS), '!' .. place)
+end
+
+local function on_trial(place)
+  local text = call('HGET', PROBES, place)
+  return text and tonumber(string.match(text, '^%d+')) > now
+end
+
 -- grant gives an ask in line a slot, and binds its session.
-local function grant(lease, ask, place, use)
+local function grant(lease, ask, place, use, last)
   call('HINCRBY', INUSE, place, 1)
   take(lease, place, use == PROBE and 'q' or 'l')
-  if use == PROBE then call('HSET', PROBES, place, lease) end
-  local answer = {lease = lease, place = place, ttl = ask.ttl}
+  if use == PROBE then try(place, lease) end
+  local answer = {
+    lease = lease, place = place, ttl = ask.ttl, own = ask.sticky, last = last > 0, trial = use == PROBE,
+  }
   if ask.session then
     answer.moved, answer.marks = bind(ask.session, call('GET', P .. 'session:' .. ask.session), place, ask.bind)
   end
@@ -111,8 +133,8 @@ local function first(line, place, limit, inuse, probe)
         local slots = limit or ask.limit
         local heard = number(call('ZSCORE', EXPIRY, lease)) - ask.ttl
         if (slots <= 0 or inuse < slots) and heard + SILENCE >= now then
-          local use = usable(place, ask)
-          if use == OPEN or use == PROBE and not probe then return lease, ask, use end
+          local use, _, _, last = usable(place, ask)
+          if use == OPEN or use == PROBE and not probe then return lease, ask, use, last end
         end
       end
     end
@@ -125,20 +147,22 @@ local function next_in_line(place)
   local seq = call('HMGET', SEQ, 'inline', 'settling')
   if number(seq[1]) <= 0 or number(seq[2]) > now then return end
   local pools, sets = call('SMEMBERS', P .. 'at:' .. place), call('SMEMBERS', P .. 'active')
-  local probe = call('HGET', PROBES, place)
+  local probe = on_trial(place)
   local b = bar(place)
-  if b then -- what bars every request needs no look at any
+  -- What bars every request needs no look at any, but for the gateway's own
+  -- questions, which wait in a pool of the place's own.
+  if b and call('SISMEMBER', P .. 'at:' .. place, place) == 0 then
     local any = judge(b, {model = '', fast = false})
     if any == BARRED or any == PROBE and probe then return end
   end
   local inuse = number(call('HGET', INUSE, place))
-  local best, best_ask, best_use, best_ahead
+  local best, best_ask, best_use, best_last, best_ahead
   local function consider(line, limit)
-    local lease, ask, use = first(line, place, limit, inuse, probe)
+    local lease, ask, use, last = first(line, place, limit, inuse, probe)
     if not lease then return end
     local ahead = ask.rank - number(call('HGET', P .. 'pool:' .. ask.pool, 's'))
     if not best or ahead < best_ahead or ahead == best_ahead and ask.arrival < best_ask.arrival then
-      best, best_ask, best_use, best_ahead = lease, ask, use, ahead
+      best, best_ask, best_use, best_last, best_ahead = lease, ask, use, last, ahead
     end
   end
   for _, pool in ipairs(pools) do consider('p:' .. place .. '|' .. pool, nil) end
@@ -146,20 +170,20 @@ local function next_in_line(place)
     local limit = call('HGET', P .. 'set:' .. set, place)
     if limit and (tonumber(limit) <= 0 or inuse < tonumber(limit)) then consider('s:' .. set, tonumber(limit)) end
   end
-  return best, best_ask, best_use
+  return best, best_ask, best_use, best_last
 end
 
 -- serve hands a place's free slots to the asks in line.
 local function serve(place)
   while true do
-    local lease, ask, use = next_in_line(place)
+    local lease, ask, use, last = next_in_line(place)
     if not lease then return end
     local pool = P .. 'pool:' .. ask.pool
     if ask.rank > number(call('HGET', pool, 's')) then call('HSET', pool, 's', ask.rank) end
     leave(lease, ask, true)
     -- Its expiry stays: the slot lives as long as its holder was heard of, plus
     -- the TTL.
-    tell(lease, ask, grant(lease, ask, place, use))
+    tell(lease, ask, grant(lease, ask, place, use, last))
   end
 end
 
@@ -173,7 +197,8 @@ local function drop(lease)
     call('HINCRBY', INUSE, place, -1)
     if how ~= 'd' then
       call('HDEL', ANSWERS, lease)
-      if call('HGET', PROBES, place) == lease then call('HDEL', PROBES, place) end
+      local probe = call('HGET', PROBES, place)
+      if probe and string.match(probe, ' (.*)$') == lease then call('HDEL', PROBES, place) end
     end
     return serve(place)
   end
@@ -185,12 +210,23 @@ local function drop(lease)
   end
 end
 
--- next_turn sets when the place's standing changes by itself.
+-- next_turn sets when the place's standing changes by itself. A bar of which
+-- nothing is left goes, so that the usual is enough again.
 local function next_turn(place)
   local at, b = nil, bar(place)
-  if b and b.limits then
-    for _, l in ipairs(b.limits) do
-      if now < l.at and (not at or l.at < at) then at = l.at end
+  if b then
+    local left = b.out or #b.limits > 0
+    for _, list in ipairs({b.limits, b.last}) do
+      for _, l in ipairs(list) do
+        if now < l.at then
+          left = true
+          if not at or l.at < at then at = l.at end
+        end
+      end
+    end
+    if not left then
+      call('HDEL', BARS, place)
+      known[place] = false
     end
   end
   if at then call('ZADD', TURNS, whole(at), place) else call('ZREM', TURNS, place) end
@@ -213,6 +249,9 @@ local function sweep(n)
     if place == '*' then
       call('ZREM', TURNS, place)
       serve_all()
+    elseif string.sub(place, 1, 1) == '!' then -- a trial keeps others away no longer
+      call('ZREM', TURNS, place)
+      serve(string.sub(place, 2))
     else
       next_turn(place)
       serve(place)

@@ -2,7 +2,7 @@
 -- Scripts on every request's way do what is usual right after it, and define the
 -- rest only where that was not enough: defining functions is a good part of what
 -- a script costs.
--- The rules are those of the package scheduler (Standing.Usable, Better,
+-- The rules are those of the package scheduler (Standing.Judge, Better,
 -- Turn, NextRank); the conformance suite holds both to the same answers.
 --
 -- KEYS[1] is the prefix of all keys, which lie in one slot of a cluster. Times
@@ -15,9 +15,11 @@
 --   asks     hash  lease -> the ask that is in line, as JSON
 --   answers  hash  lease -> the answer to an ask that was in line, as JSON
 --   inuse, waiting, last  hash  place -> slots in use, asks in line, the stamp of the last grant
---   probes   hash  place -> lease that is on trial
---   bars     hash  place -> what its standing bars, as JSON; none for a clear one
---   turns    zset  place -> when its standing changes by itself; '*': all places
+--   probes   hash  place -> until when a trial keeps others away, and its lease
+--   bars     hash  place -> what its standing bars or puts last, as JSON; none for
+--            a clear one
+--   turns    zset  place -> when its standing changes by itself; '!' and place: when
+--            a trial keeps others away no longer; '*': all places
 --   standings, changed    hash, zset  place -> standing as JSON, its version
 --   line:*   zset  arrival and lease -> rank; in line for a place ('p:') or a set ('s:')
 --   at:*     set   pools with asks that wait for a place alone; solo: such places
