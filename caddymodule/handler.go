@@ -127,10 +127,10 @@ func (h *Handler) Cleanup() error {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	path := cleanPath(r.URL.Path)
 	apiPath, force := splitForce(path)
-	served := findEndpoint(r.Method, apiPath)
+	found := findEndpoint(r.Method, apiPath)
 	switch {
-	case served != nil:
-		h.serve(w, r, served, apiPath, force)
+	case found != nil:
+		h.serve(w, r, found, apiPath, force)
 		return nil
 	case isAPIPath(path) && !h.gateway.passUnserved:
 		answerUnserved(w, r, path)
@@ -141,7 +141,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // serve answers a request to an endpoint. path is without forcePrefix, and force
 // is what that forces.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, served *endpoint, path string, force upstream.Platform) {
+func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *endpoint, path string, force upstream.Platform) {
 	if !h.gateway.runtime.enter() {
 		(&apiError{
 			status: http.StatusServiceUnavailable, kind: overloadedError, retryAfter: shutdownRetryAfter,
@@ -152,16 +152,16 @@ func (h *Handler) serve(w http.ResponseWriter, r *http.Request, served *endpoint
 	defer h.gateway.runtime.leave()
 	x := newExchange(h.gateway, w, r, path, force)
 	defer x.end()
-	if r.Method != served.method {
+	if r.Method != e.method {
 		x.fail(&apiError{
 			status: http.StatusMethodNotAllowed, kind: invalidRequestError, final: true,
-			message: "method not allowed; use " + served.method,
-			header:  http.Header{"Allow": {served.method}},
+			message: "method not allowed; use " + e.method,
+			header:  http.Header{"Allow": {e.method}},
 		})
 		return
 	}
 	if x.authenticate() {
-		served.serve(x)
+		e.serve(x)
 	}
 }
 
