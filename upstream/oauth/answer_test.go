@@ -8,6 +8,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +21,83 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/upstream/oauth"
 )
+
+func TestRefusedRefreshTokens(t *testing.T) {
+	for name, test := range map[string]struct {
+		status  int
+		body    string
+		refused bool
+	}{
+		"invalid_grant":             {400, `{"error":"invalid_grant","error_description":"gone: refresh-0"}`, true},
+		"invalid_grant with 401":    {401, `{"error":"invalid_grant"}`, true},
+		"invalid_grant with 403":    {403, `{"error":"invalid_grant"}`, true},
+		"invalid_grant with 200":    {200, `{"error":"invalid_grant"}`, true},
+		"unknown client":            {401, `{"error":"invalid_client"}`, true},
+		"unauthorized_client":       {400, `{"error":"unauthorized_client"}`, true},
+		"an API's envelope":         {400, `{"type":"error","error":{"type":"invalid_grant","message":"gone: refresh-0"}}`, true},
+		"a code in an envelope":     {400, `{"error":{"type":"oauth_error","code":"invalid_grant"}}`, true},
+		"a mark and white space":    {400, "\ufeff\r\n {\"error\": \"invalid_grant\"}\n", true},
+		"a secret at the cut":       {400, `{"error":"invalid_grant","error_description":"` + strings.Repeat("x", 195) + `refresh-0"}`, true},
+		"a secret as forms have it": {400, `{"error":"invalid_grant","error_description":"grant=secret%2Fof+client"}`, true},
+
+		"400 of a page":         {400, `<html>invalid_grant</html>`, false},
+		"401":                   {401, `no`, false},
+		"401 without a body":    {401, ``, false},
+		"403 of a proxy":        {403, `<html>`, false},
+		"400 of an API":         {400, `{"type":"error","error":{"type":"invalid_request_error","message":"refresh-0"}}`, false},
+		"a number for an error": {400, `{"error":400}`, false},
+		"invalid_request":       {400, `{"error":"invalid_request"}`, false},
+		"invalid_scope":         {400, `{"error":"invalid_scope"}`, false},
+		"server_error":          {400, `{"error":"server_error"}`, false},
+		"temporarily":           {400, `{"error":"temporarily_unavailable"}`, false},
+		"another name":          {400, `{"error":"not invalid_grant"}`, false},
+		"no error":              {400, `{"message":"invalid_grant"}`, false},
+		"a list":                {400, `["invalid_grant"]`, false},
+		"a form":                {400, `error=invalid_grant`, false},
+		"a refusal cut off":     {400, `{"error":"invalid_grant","error_desc`, false},
+		"429":                   {429, `{"error":"rate_limited"}`, false},
+		"429 with a refusal":    {429, `{"error":"invalid_grant"}`, false},
+		"503":                   {503, ``, false},
+		"503 with a refusal":    {503, `{"error":"invalid_grant"}`, false},
+		"redirect":              {307, ``, false},
+		"no token":              {200, `{}`, false},
+		"an empty token":        {200, `{"access_token":" ","refresh_token":"refresh-9"}`, false},
+		"no text for a token":   {200, `{"access_token":17}`, false},
+		"a token cut off":       {200, `{"access_token":"access-9`, false},
+		"a form cut off":        {200, `access_token=`, false},
+		"no JSON":               {200, `<html>access_token=access-9</html>`, false},
+		"token with a newline":  {200, `{"access_token":"a\nb"}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEndpoint()
+				e.answers = append(e.answers, func(*http.Request) (*http.Response, error) { return reply(test.status, test.body) })
+				n := newNode(t, &shelf{}, newDoor(), e)
+				a := account(time.Now().Add(-time.Second))
+				_, err := n.Access(t.Context(), a)
+				var refused *oauth.RefusedError
+				if errors.As(err, &refused) != test.refused || (len(n.refused) > 0) != test.refused {
+					t.Errorf("error %v, told %q; want refused %t", err, n.refused, test.refused)
+				}
+				if err == nil || e.count() != 1 {
+					t.Errorf("error %v after %d requests", err, e.count())
+				}
+				for _, text := range append(n.refused, fmt.Sprint(err)) {
+					if strings.Contains(text, "refresh-0") || strings.Contains(text, "xrefr") || strings.Contains(text, "secret") {
+						t.Errorf("a secret shows: %s", text)
+					}
+				}
+				if test.refused { // the requests under way are told the same
+					if _, err := n.Access(t.Context(), a); !errors.As(err, &refused) || e.count() != 1 || len(n.refused) != 1 {
+						t.Errorf("error %v after %d requests", err, e.count())
+					}
+					time.Sleep(10 * time.Second)
+				}
+				n.want(t, a, "access-1") // later ones try again
+			})
+		})
+	}
+}
 
 // kept is what the Store holds after one refresh.
 type kept struct {
