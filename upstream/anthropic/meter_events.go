@@ -91,13 +91,9 @@ func (m *Meter) wholeDelta(data []byte, now time.Duration) {
 	if len(data) == 0 {
 		return
 	}
-	written, ok := framed(data)
-	if !ok {
-		var z sizer
-		z.feed(data)
-		written = z.size
-	}
-	m.size.add(written)
+	var z sizer
+	z.feed(data)
+	m.size.add(z.size)
 	m.final = false
 	m.hear(blockDelta, now)
 	m.counts(blockDelta, false)

@@ -93,7 +93,7 @@ func (s *Scanner) Data() []byte { return s.data }
 // DataLen is the length of the event's data in bytes, kept or not.
 func (s *Scanner) DataLen() int { return s.dataLen }
 
-// AtBoundary tells whether the bytes so far end between events: other events
+// AtBoundary reports whether the bytes so far end between events: other events
 // may be put in here.
 func (s *Scanner) AtBoundary() bool {
 	return s.place == atLineStart && (!s.open() || s.ended)
@@ -179,7 +179,7 @@ func (s *Scanner) RestOfEnd(p []byte) int {
 	return 0
 }
 
-// Finish tells what the end of the stream completes: End for an event whose
+// Finish returns what the end of the stream completes: End for an event whose
 // blank line never came, else More.
 func (s *Scanner) Finish() Step {
 	if s.ended || !s.open() {
@@ -189,7 +189,7 @@ func (s *Scanner) Finish() Step {
 	return End
 }
 
-// open tells whether there is an event at hand.
+// open reports whether there is an event at hand.
 func (s *Scanner) open() bool { return s.hasData || s.nameLen > 0 }
 
 // step returns what the bytes read last have completed.

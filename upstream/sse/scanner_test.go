@@ -48,6 +48,33 @@ func scan(stream []byte, cut func(rest int) int) (events []event) {
 
 func whole(rest int) int { return rest }
 
+// parts reads a stream in the pieces that cut gives, by the parts of the data alone.
+func parts(stream []byte, cut func(rest int) int) (events []string) {
+	var s Scanner
+	var data []byte
+	for len(stream) > 0 {
+		piece := stream[:cut(len(stream))]
+		stream = stream[len(piece):]
+		for step := Begin; step != More; {
+			var n int
+			n, step = s.Next(piece)
+			piece = piece[n:]
+			switch step {
+			case Begin:
+				s.Parts()
+			case Part:
+				data = append(data, s.Part()...)
+			case End:
+				events, data = append(events, string(data)), nil
+			}
+		}
+	}
+	if s.Finish() == End {
+		events = append(events, string(data))
+	}
+	return events
+}
+
 func TestEvents(t *testing.T) {
 	for _, test := range []struct {
 		name, stream string
@@ -79,6 +106,37 @@ func TestEvents(t *testing.T) {
 				t.Errorf("read byte by byte (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestTheRestOfABlankLine: the LF of a CR LF, whether it comes at once or later, and
+// no other.
+func TestTheRestOfABlankLine(t *testing.T) {
+	for _, test := range []struct {
+		event string
+		next  []string
+		want  int
+	}{
+		{"data: 1\r\n\r", []string{"\n\n"}, 1},
+		{"data: 1\r\n\r", []string{"", "\n"}, 1},
+		{"data: 1\r\n\r", []string{"\n", "\n"}, 1},
+		{"data: 1\r\n\r", []string{"x", "\n"}, 0},
+		{"data: 1\r\r", []string{"data"}, 0},
+		{"data: 1\n\n", []string{"\n"}, 0},
+	} {
+		var s Scanner
+		for p, step := []byte(test.event), More; step != End; {
+			var n int
+			n, step = s.Next(p)
+			p = p[n:]
+		}
+		got := 0
+		for _, p := range test.next {
+			got += s.RestOfEnd([]byte(p))
+		}
+		if got != test.want {
+			t.Errorf("%q, then %q: %d, want %d", test.event, test.next, got, test.want)
+		}
 	}
 }
 
@@ -148,6 +206,15 @@ func FuzzSplits(f *testing.F) {
 		}
 		if diff := cmp.Diff(want, scan(stream, random)); diff != "" {
 			t.Errorf("in random pieces (-whole +pieces):\n%s", diff)
+		}
+		var withoutLF []string
+		for _, e := range want {
+			withoutLF = append(withoutLF, strings.ReplaceAll(e.Data, "\n", ""))
+		}
+		for _, cut := range []func(int) int{whole, random, func(int) int { return 1 }} {
+			if diff := cmp.Diff(withoutLF, parts(stream, cut)); diff != "" {
+				t.Errorf("by its parts (-whole +parts):\n%s", diff)
+			}
 		}
 		if diff := cmp.Diff(reference(string(stream)), want); diff != "" {
 			t.Errorf("against the plain reading (-plain +scanner):\n%s", diff)
