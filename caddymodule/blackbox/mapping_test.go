@@ -140,6 +140,7 @@ func TestFailuresOfUpstream(t *testing.T) {
 	}
 	relay {
 		header_timeout 250ms
+		answer_timeout 250ms
 		first_event_timeout 250ms
 		idle_timeout 200ms
 	}`+alice)

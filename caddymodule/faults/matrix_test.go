@@ -186,6 +186,7 @@ func matrixConfig(t *testing.T, cells []*cell, workers int) string {
 	}
 	relay {
 		header_timeout 800ms
+		answer_timeout 800ms
 		first_event_timeout 800ms
 		idle_timeout 700ms
 	}

@@ -139,7 +139,7 @@ func playBatch(t *testing.T, scripts []*script, keepalive string, outcomes map[s
 	for _, s := range scripts {
 		s.config(&config)
 	}
-	fmt.Fprintf(&config, "retry {\nattempts %d\ndelay 1ms\n}\nrelay {\nheader_timeout 300ms\nfirst_event_timeout 300ms\nidle_timeout 250ms\nkeepalive %s\n}\n", attempts, keepalive)
+	fmt.Fprintf(&config, "retry {\nattempts %d\ndelay 1ms\n}\nrelay {\nheader_timeout 300ms\nanswer_timeout 300ms\nfirst_event_timeout 300ms\nidle_timeout 250ms\nkeepalive %s\n}\n", attempts, keepalive)
 	const workers = 8
 	g := serve(t, simulatorConfig, quiet, config.String()+users(workers, 1))
 	byNumber := map[string]*script{}

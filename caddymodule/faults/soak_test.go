@@ -104,6 +104,7 @@ func soakConfig(n int) string {
 	}
 	relay {
 		header_timeout 1s
+		answer_timeout 1s
 		first_event_timeout 1s
 		idle_timeout 800ms
 		keepalive 20ms after 20ms
