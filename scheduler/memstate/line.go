@@ -153,7 +153,7 @@ func (s *State) serve(p *place) {
 		w := l.wait
 		w.pool.served = max(w.pool.served, w.rank)
 		s.leave(l, true)
-		answer := s.grant(l, &w.ask, m, v, now)
+		answer := s.grant(l, &w.ask, m, termsOf(v), now)
 		answer.Own = w.sticky
 		w.end(answer, nil)
 	}

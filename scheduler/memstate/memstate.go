@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -64,6 +65,8 @@ type place struct {
 	lastUsed       int64
 	// clear: standing bars nobody, and puts the place last for nobody.
 	clear bool
+	// out is until when standing bars everybody; 0 = it does not.
+	out instant
 	// probe is the lease on trial; nil = none.
 	probe *lease
 	*back
@@ -114,39 +117,40 @@ func (s *State) Acquire(ctx context.Context, ask *scheduler.Ask) (scheduler.Answ
 		switch {
 		case v.Use == scheduler.Barred, v.Everyone:
 		case m.free(v.Use):
-			answer := s.grantNew(ask, m, v, now)
+			answer := s.grantNew(ask, m, termsOf(v), now)
 			answer.Own = true
 			return answer, nil
 		case m.place.waiting < ask.StickyMaxWaiting:
 			return s.queue(ask, set, m, true, now), nil
 		}
 	}
-	v := set.scan(ask, now)
+	v := set.scan(ask, now, s.instant(now))
 	switch {
 	case v.free != nil:
-		return s.grantNew(ask, v.free, v.standing, now), nil
+		return s.grantNew(ask, v.free, v.terms, now), nil
 	case v.queue != nil:
 		return s.queue(ask, set, v.queue, false, now), nil
 	case v.usable:
 		return scheduler.Answer{Kind: scheduler.Full}, nil
 	}
-	return scheduler.Answer{Kind: scheduler.Out, Until: v.until}, nil
+	_, until := set.serves(ask, now)
+	return scheduler.Answer{Kind: scheduler.Out, Until: until}, nil
 }
 
-func (s *State) grantNew(ask *scheduler.Ask, m *member, v scheduler.Verdict, now time.Time) scheduler.Answer {
+func (s *State) grantNew(ask *scheduler.Ask, m *member, as terms, now time.Time) scheduler.Answer {
 	l := &lease{id: ask.Lease}
 	s.leases[l.id] = l
-	return s.grant(l, ask, m, v, now)
+	return s.grant(l, ask, m, as, now)
 }
 
 // grant gives the lease a slot at m and binds the ask's session to it.
-func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, v scheduler.Verdict, now time.Time) scheduler.Answer {
+func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, as terms, now time.Time) scheduler.Answer {
 	p, at := m.place, s.instant(now)
 	s.lastGrant = max(s.lastGrant+1, int64(at)+1)
 	p.lastUsed = s.lastGrant
 	p.inUse++
 	l.place = p
-	if v.Use == scheduler.Probe {
+	if as.use == scheduler.Probe {
 		p.probe = l
 		p.trial.place = p
 		s.alarms.set(&p.trial.alarm, &p.trial, at+instant(scheduler.TrialLasts), at)
@@ -154,7 +158,7 @@ func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, v scheduler.Verdi
 	l.expires = at + instant(ask.TTL)
 	s.alarms.set(&l.alarm, l, l.expires, at)
 	answer := scheduler.Answer{
-		Kind: scheduler.Granted, Place: p.name, Last: !v.Last.IsZero(), Trial: v.Use == scheduler.Probe,
+		Kind: scheduler.Granted, Place: p.name, Last: as.last, Trial: as.use == scheduler.Probe,
 	}
 	if ask.Session != "" {
 		answer.Moved, answer.Marks = s.bind(ask.Session, p, ask.BindTTL, at)
@@ -259,10 +263,23 @@ func (s *State) setStanding(p *place, standing scheduler.Standing, now time.Time
 	if standing.Trials(now) < p.standing.Trials(now) {
 		p.probe = nil
 	}
-	p.standing, p.clear = standing, standing.Clear(now)
+	p.standing, p.clear, p.out = standing, standing.Clear(now), s.outUntil(&standing, now)
 	p.schedule(s, now)
 	s.expel(p, now)
 	s.serve(p)
+}
+
+// outUntil is until when a standing bars every request but the gateway's own
+// questions; 0 = it does not.
+func (s *State) outUntil(standing *scheduler.Standing, now time.Time) instant {
+	if standing.Error != "" || standing.Pause != nil {
+		return math.MaxInt64
+	}
+	v := standing.Judge(now, "", false, scheduler.Messages)
+	if v.Use != scheduler.Barred {
+		return 0
+	}
+	return s.instant(now) + instant(v.Until.Sub(now))
 }
 
 // schedule sets the alarm for the next time at which the standing lets more

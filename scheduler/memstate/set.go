@@ -86,41 +86,52 @@ func (m *member) free(use scheduler.Use) bool {
 	return m.hasSlot() && (use == scheduler.Open || m.place.probe == nil)
 }
 
-// verdict is what a look at all candidates came to.
-type verdict struct {
-	free     *member // the best free one
-	standing scheduler.Verdict
-	queue    *member // if none is free: the best one with room in its line
-	usable   bool
-	until    time.Time // if none is usable: the soonest time that one is
+// terms are how a place is used.
+type terms struct {
+	use  scheduler.Use
+	last bool // it comes last for the ask
 }
 
-func (set *set) scan(ask *scheduler.Ask, now time.Time) verdict {
+func termsOf(v scheduler.Verdict) terms { return terms{v.Use, !v.Last.IsZero()} }
+
+// verdict is what a look at all candidates came to.
+type verdict struct {
+	free   *member // the best free one
+	terms  terms
+	queue  *member // if none is free: the best one with room in its line
+	usable bool
+}
+
+func (set *set) scan(ask *scheduler.Ask, now time.Time, at instant) verdict {
 	var v verdict
 	var best, spot scheduler.Spot
 	for i := range set.members {
 		m := &set.members[i]
 		p := m.place
-		judged := scheduler.Verdict{Use: scheduler.Open}
+		if p.out > at && !ask.Question {
+			continue
+		}
+		use, last := scheduler.Open, int64(0)
 		if !p.clear || len(ask.Exclude) > 0 {
-			if judged = p.judge(ask, now); judged.Use == scheduler.Barred {
-				v.until = sooner(v.until, judged.Until)
+			judged := p.judge(ask, now)
+			if judged.Use == scheduler.Barred {
 				continue
 			}
+			use, last = judged.Use, scheduler.LastOf(judged)
 		}
 		v.usable = true
-		free := m.free(judged.Use)
+		free := m.free(use)
 		if !free && (v.free != nil || p.waiting >= ask.MaxWaiting) {
 			continue
 		}
 		// Field by field: a literal would be built aside and copied, at twice the
 		// cost of the whole loop.
-		spot.Last = scheduler.LastOf(judged)
+		spot.Last = last
 		spot.Priority, spot.Limit, spot.UnusedFirst = m.priority, m.limit, m.unusedFirst
 		spot.InUse, spot.Waiting, spot.LastUsed = p.inUse, p.waiting, p.lastUsed
 		switch {
 		case free && (v.free == nil || scheduler.Better(&spot, &best, ask.IgnoreLoad)):
-			v.free, v.standing, best = m, judged, spot
+			v.free, v.terms, best = m, terms{use, last != 0}, spot
 		case !free && (v.queue == nil || scheduler.Better(&spot, &best, ask.IgnoreLoad)):
 			v.queue, best = m, spot
 		}
