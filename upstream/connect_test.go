@@ -164,7 +164,7 @@ func TestConnectingThatFails(t *testing.T) {
 			}
 			r := post(t.Context(), to, "it")
 			bodyClosed := false
-			r.Body = closer{r.Body, &bodyClosed}
+			r.Body = closeFunc{r.Body, func() { bodyClosed = true }}
 			err = ask(newTransports(t, nil).For(&Account{Name: "main"}), r)
 			var unconnected *ConnectError
 			if !errors.As(err, &unconnected) {

@@ -84,6 +84,7 @@ func TestWhatIsSentAgain(t *testing.T) {
 		{"is refused twice", http2, false, []string{"refuse", "refuse", "ok"}, 2, 2, "REFUSED_STREAM"},
 		{"is one stream too many", http2, false, []string{"protocol", "ok"}, 2, 2, ""},
 		{"fails at the server", http2, false, []string{"internal", "ok"}, 1, 1, "INTERNAL_ERROR"},
+		{"fails at a server that then ends", http2, false, []string{"internal, close", "ok"}, 1, 1, "INTERNAL_ERROR"},
 		{"is after a GOAWAY's last", http2, false, []string{"goaway", "ok"}, 2, 2, ""},
 		{"is after a GOAWAY's last, new", http2, true, []string{"goaway", "ok"}, 2, 2, ""},
 		{"is after an error's last", http2, false, []string{"goaway, error", "ok"}, 2, 2, ""},
@@ -198,6 +199,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 func TestAnUpstreamThatClosesAfterEachAnswer(t *testing.T) {
 	for _, protocol := range []string{plain, plainTLS, h2} {
 		t.Run(protocol, func(t *testing.T) {
+			t.Parallel()
 			server := play(t, protocol, "ok, close")
 			pools := newTransports(t, nil)
 			pools.roots = server.roots
@@ -225,7 +227,7 @@ func TestARequestThatHasEndedIsNotSent(t *testing.T) {
 	cancel(gone)
 	r := post(ctx, server.url, "it")
 	closed := false
-	r.Body = closer{r.Body, &closed}
+	r.Body = closeFunc{r.Body, func() { closed = true }}
 	if err := ask(newTransports(t, nil).For(&Account{Name: "main"}), r); err != gone {
 		t.Errorf("the error is %v", err)
 	}
@@ -237,12 +239,54 @@ func TestARequestThatHasEndedIsNotSent(t *testing.T) {
 	}
 }
 
-type closer struct {
-	io.ReadCloser
-	closed *bool
+// A connection may end between its being chosen and its use.
+func TestAConnectionThatEndedJustBefore(t *testing.T) {
+	for name, end := range map[string]func(*link){"reset": (*link).reset, "half-closed": (*link).halfClose} {
+		for _, protocol := range []string{plain, plainTLS, h2} {
+			t.Run(name+", "+protocol, func(t *testing.T) {
+				f := newFar(t, protocol)
+				transport := f.pools(t, nil).For(&Account{Name: "main"})
+				p := transport.(*pool)
+				for range 10 {
+					mustAsk(t, transport, post(t.Context(), f.url, "first"))
+					p.mu.Lock()
+					c := append(p.shared, p.exclusive...)[0]
+					c.inFlight++
+					p.mu.Unlock()
+					end(f.last())
+					eventually(t, "the connection has ended", func() bool { return c.client.Err() != nil })
+					r := post(t.Context(), f.url, "it")
+					x := &exchange{pool: p, conn: c, ctx: t.Context(), reused: true}
+					_, err := x.send(r)
+					if err == nil || !x.again(r, err) {
+						t.Errorf("it is not sent again after %v", err)
+					}
+				}
+			})
+		}
+	}
 }
 
-func (c closer) Close() error {
-	*c.closed = true
-	return c.ReadCloser.Close()
+// A server that takes few streams gets more connections.
+func TestAServerOfFewStreams(t *testing.T) {
+	f := newFar(t, h2, func(server *http.Server) { server.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: 2} })
+	transport := f.pools(t, nil).For(&Account{Name: "main"})
+	var held []*http.Response
+	for range 5 {
+		response, err := transport.RoundTrip(post(t.Context(), f.url, "hold"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, response)
+	}
+	if n := len(f.all()); n != 3 {
+		t.Errorf("five streams took %d connections, want 3", n)
+	}
+	f.letGo()
+	for _, response := range held {
+		if body, err := io.ReadAll(response.Body); err != nil || string(body) != "fine" {
+			t.Errorf("a stream ended with %q, %v", body, err)
+		}
+		response.Body.Close()
+	}
 }

@@ -27,6 +27,7 @@ type forwarder struct {
 type link struct {
 	client, server *net.TCPConn
 	frozen         atomic.Bool
+	ended          atomic.Bool  // by the client
 	delay          atomic.Int64 // of each piece that is carried, in nanoseconds
 }
 
@@ -93,6 +94,9 @@ func (f *forwarder) carry(l *link, to, from *net.TCPConn) {
 	buffer := make([]byte, 4096)
 	for {
 		n, err := from.Read(buffer)
+		if err != nil && from == l.client {
+			l.ended.Store(true)
+		}
 		if l.frozen.Load() {
 			<-f.done
 			return

@@ -41,10 +41,13 @@ func (f *far) letGo() {
 var quiet = log.New(io.Discard, "", 0)
 
 // newFar starts a real server of net/http, which answers "fine".
-func newFar(t testing.TB, protocol string) *far {
+func newFar(t testing.TB, protocol string, set ...func(*http.Server)) *far {
 	f := &far{seen: map[string]int{}, hold: make(chan struct{})}
 	f.server = httptest.NewUnstartedServer(http.HandlerFunc(f.serve))
 	f.server.Config.ErrorLog = quiet
+	for _, set := range set {
+		set(f.server.Config)
+	}
 	scheme := "http"
 	if protocol == plain {
 		f.server.Start()

@@ -27,7 +27,7 @@ func TestIdleConnections(t *testing.T) {
 		})
 		t.Run(protocol+", are closed after a while", func(t *testing.T) {
 			f := newFar(t, protocol)
-			const idle = 300 * time.Millisecond
+			const idle = 150 * time.Millisecond
 			transport := f.pools(t, func(l *limits) { l.idle = idle }).For(&Account{Name: "main"})
 			p := transport.(*pool)
 			for begun := time.Now(); time.Since(begun) < 3*idle; time.Sleep(idle / 6) {

@@ -43,6 +43,7 @@ const lateness = 200 * time.Millisecond
 //
 //	refuse      resets the stream: REFUSED_STREAM
 //	protocol    the same with PROTOCOL_ERROR, internal: INTERNAL_ERROR
+//	internal, close    the same, then the connection ends
 //	goaway      GOAWAY of all from this stream on
 //	goaway, error    the same with an error
 //	goaway, close    GOAWAY of all after this stream, then the connection ends
@@ -268,6 +269,9 @@ func (s *script) answerHTTP2(framer *http2.Framer, stream uint32, step string, r
 		return framer.WriteRSTStream(stream, http2.ErrCodeRefusedStream) == nil
 	case "protocol":
 		return framer.WriteRSTStream(stream, http2.ErrCodeProtocol) == nil
+	case "internal, close":
+		framer.WriteRSTStream(stream, http2.ErrCodeInternal)
+		return false
 	case "internal":
 		return framer.WriteRSTStream(stream, http2.ErrCodeInternal) == nil
 	case "goaway":

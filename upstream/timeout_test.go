@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -44,6 +45,7 @@ func TestWhatEndsARequestAndItsConnections(t *testing.T) {
 			{"no header in time", "mute", late{}, false, true},
 			{"no header by the deadline", "mute", context.DeadlineExceeded, false, true},
 			{"no header before the client is gone", "mute", gone, false, false},
+			{"no header before something else", "mute", &net.OpError{Op: "read", Err: gone}, false, false},
 			{"no header before it is cancelled", "mute", context.Canceled, false, false},
 			{"the body is late, and is read", "hold", late{}, true, true},
 			{"the body is late, and is closed", "hold", late{}, false, true},
@@ -114,20 +116,52 @@ func TestOtherStreamsOutliveATimeOut(t *testing.T) {
 	if n := len(f.all()); n != 2 {
 		t.Errorf("there were %d connections, want a new one", n)
 	}
+	first := f.all()[0]
+	if first.ended.Load() {
+		t.Error("the first connection was closed before its last stream ended")
+	}
 	f.letGo()
 	if body, err := io.ReadAll(other.Body); err != nil || string(body) != "fine" {
 		t.Errorf("the other stream ended with %q, %v", body, err)
 	}
 	other.Body.Close()
-	first := f.all()[0]
-	eventually(t, "the first connection is closed", func() bool {
-		_, err := first.client.Write([]byte("x"))
-		return err != nil
-	})
+	eventually(t, "the first connection is closed", first.ended.Load)
 	mustAsk(t, transport, post(t.Context(), f.url, "last"))
 	if n := len(f.all()); n != 2 {
 		t.Errorf("there were %d connections", n)
 	}
+}
+
+// Closing the body of an answer that timed out may take long on a dead
+// connection; idle ones are closed before.
+func TestIdleConnectionsAreClosedBeforeABodyThatIsLate(t *testing.T) {
+	f := newFar(t, h2)
+	transport := f.pools(t, nil).For(&Account{Name: "main"})
+	p := transport.(*pool)
+	park(t, f, p, 2)
+	ctx := within(t, 50*time.Millisecond)
+	response, err := transport.RoundTrip(post(ctx, f.url, "hold"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-ctx.Done()
+	x := response.Body.(*exchange)
+	left := -1
+	x.ReadCloser = closeFunc{x.ReadCloser, func() { left = p.size() }}
+	x.Close()
+	if left != 0 {
+		t.Errorf("%d connections were left when the body was closed", left)
+	}
+}
+
+type closeFunc struct {
+	io.ReadCloser
+	before func()
+}
+
+func (c closeFunc) Close() error {
+	c.before()
+	return c.ReadCloser.Close()
 }
 
 // Bodies that are closed early, or never read, leave nothing behind.
