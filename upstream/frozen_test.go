@@ -162,7 +162,7 @@ func volley(t *testing.T, f *far, transport http.RoundTripper, limit time.Durati
 // lets that one be sent again.
 func TestAFrozenIdleConnectionMakesOneRequestLate(t *testing.T) {
 	f := newFar(t, h2)
-	const silence = 400 * time.Millisecond
+	const silence = 600 * time.Millisecond
 	transport := f.pools(t, func(l *limits) { l.silence, l.pong = silence, silence }).For(&Account{Name: "main"})
 	mustAsk(t, transport, post(t.Context(), f.url, "first"))
 	f.last().freeze()
@@ -212,7 +212,7 @@ func TestAFrozenIdleConnectionAndATimeOut(t *testing.T) {
 // more than one new request joins them.
 func TestAConnectionThatFreezesWithStreamsInFlight(t *testing.T) {
 	f := newFar(t, h2)
-	const silence = 400 * time.Millisecond
+	const silence = 600 * time.Millisecond
 	transport := f.pools(t, func(l *limits) { l.silence, l.pong = silence, silence }).For(&Account{Name: "main"})
 	var held []*http.Response
 	for i := range 5 {
@@ -270,7 +270,7 @@ func TestAFailedPingOnANewConnection(t *testing.T) {
 // A connection whose server is slow, but there, is kept.
 func TestASlowUpstreamThatAnswersPings(t *testing.T) {
 	f := newFar(t, h2)
-	transport := f.pools(t, func(l *limits) { l.silence, l.pong = 100*time.Millisecond, 300*time.Millisecond }).For(&Account{Name: "main"})
+	transport := f.pools(t, func(l *limits) { l.silence, l.pong = 100*time.Millisecond, 500*time.Millisecond }).For(&Account{Name: "main"})
 	time.AfterFunc(time.Second, f.letGo)
 	mustAsk(t, transport, post(t.Context(), f.url, "mute"))
 	mustAsk(t, transport, post(t.Context(), f.url, "after"))

@@ -27,7 +27,7 @@ const (
 )
 
 // lateness is how long a script's "late" waits.
-const lateness = 200 * time.Millisecond
+const lateness = 600 * time.Millisecond
 
 // script is a server that treats each request as its script says:
 //

@@ -58,12 +58,15 @@ func TestWhatEndsARequestAndItsConnections(t *testing.T) {
 				park(t, f, transport.(*pool), 3)
 				ctx, cancel := context.WithCancelCause(t.Context())
 				defer cancel(nil)
-				time.AfterFunc(50*time.Millisecond, func() { cancel(test.end) })
+				if test.ask == "mute" {
+					time.AfterFunc(50*time.Millisecond, func() { cancel(test.end) })
+				}
 				response, err := transport.RoundTrip(post(ctx, f.url, test.ask))
 				if (err == nil) != (test.ask == "hold") {
 					t.Fatalf("the error is %v", err)
 				}
 				if err == nil {
+					time.AfterFunc(10*time.Millisecond, func() { cancel(test.end) })
 					if test.read {
 						if body, err := io.ReadAll(response.Body); err == nil {
 							t.Errorf("the answer is whole: %q", body)
@@ -139,12 +142,12 @@ func TestIdleConnectionsAreClosedBeforeABodyThatIsLate(t *testing.T) {
 	transport := f.pools(t, nil).For(&Account{Name: "main"})
 	p := transport.(*pool)
 	park(t, f, p, 2)
-	ctx := within(t, 50*time.Millisecond)
+	ctx, cancel := context.WithCancelCause(t.Context())
 	response, err := transport.RoundTrip(post(ctx, f.url, "hold"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	<-ctx.Done()
+	cancel(late{})
 	x := response.Body.(*exchange)
 	left := -1
 	x.ReadCloser = closeFunc{x.ReadCloser, func() { left = p.size() }}
