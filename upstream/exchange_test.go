@@ -56,6 +56,7 @@ func ask(transport http.RoundTripper, r *http.Request) error {
 
 // What becomes of a request whose connection, or stream, ends.
 func TestWhatIsSentAgain(t *testing.T) {
+	t.Parallel()
 	both := []string{plain, plainTLS, h2}
 	http1 := []string{plain, plainTLS}
 	http2 := []string{h2}
@@ -197,6 +198,7 @@ func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // An upstream that ends its connections soon after each answer.
 func TestAnUpstreamThatClosesAfterEachAnswer(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []string{plain, plainTLS, h2} {
 		t.Run(protocol, func(t *testing.T) {
 			t.Parallel()

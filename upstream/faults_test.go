@@ -26,11 +26,11 @@ func TestRandomFaults(t *testing.T) {
 			f := newFar(t, protocol)
 			var faults atomic.Int64
 			f.each(func(l *link) {
-				do := []func(){l.freeze, l.reset, l.halfClose, func() { l.delay.Store(int64(5 * time.Millisecond)) }, func() {}}[rand.IntN(5)]
-				time.AfterFunc(time.Duration(rand.IntN(60))*time.Millisecond, func() { faults.Add(1); do() })
+				do := []func(){l.freeze, l.reset, l.halfClose, func() { l.delay.Store(int64(5 * time.Millisecond)) }}[rand.IntN(4)]
+				l.fault, l.faultAfter = func() { faults.Add(1); do() }, rand.IntN(6000)
 			})
 			pools := f.pools(t, func(l *limits) {
-				l.connect, l.silence, l.pong = 200*time.Millisecond, 100*time.Millisecond, 50*time.Millisecond
+				l.connect, l.silence, l.pong = time.Second, 500*time.Millisecond, 250*time.Millisecond
 			})
 			transport := pools.For(&Account{Name: "main", Concurrency: 16})
 			var all sync.WaitGroup
@@ -39,7 +39,7 @@ func TestRandomFaults(t *testing.T) {
 				all.Go(func() {
 					for i := worker; i < 1000; i += 16 {
 						name := fmt.Sprint(i)
-						err := ask(transport, post(within(t, 300*time.Millisecond), f.url, name))
+						err := ask(transport, post(within(t, time.Second), f.url, name))
 						var none *ConnectError
 						switch seen := f.count(name); {
 						case seen > 2:

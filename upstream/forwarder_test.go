@@ -29,6 +29,8 @@ type link struct {
 	frozen         atomic.Bool
 	ended          atomic.Bool  // by the client
 	delay          atomic.Int64 // of each piece that is carried, in nanoseconds
+	fault          func()       // called once when so many bytes have come from the server; nil = none
+	faultAfter     int
 }
 
 func forward(t testing.TB, to string) *forwarder {
@@ -92,8 +94,13 @@ func (f *forwarder) accept() {
 // carry copies one way until that ends.
 func (f *forwarder) carry(l *link, to, from *net.TCPConn) {
 	buffer := make([]byte, 4096)
-	for {
+	for carried := 0; ; {
 		n, err := from.Read(buffer)
+		carried += n
+		if from == l.server && l.fault != nil && carried > l.faultAfter {
+			l.fault()
+			l.fault = nil
+		}
 		if err != nil && from == l.client {
 			l.ended.Store(true)
 		}

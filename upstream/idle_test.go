@@ -8,8 +8,10 @@ import (
 )
 
 func TestIdleConnections(t *testing.T) {
+	t.Parallel()
 	for _, protocol := range []string{plain, plainTLS, h2} {
 		t.Run(protocol+", are as many as the account has slots", func(t *testing.T) {
+			t.Parallel()
 			f := newFar(t, protocol)
 			transport := f.pools(t, nil).For(&Account{Name: "main", Concurrency: 2})
 			var held []*http.Response
@@ -26,8 +28,9 @@ func TestIdleConnections(t *testing.T) {
 			eventually(t, "two connections are left", func() bool { return p.size() == 2 })
 		})
 		t.Run(protocol+", are closed after a while", func(t *testing.T) {
+			t.Parallel()
 			f := newFar(t, protocol)
-			const idle = 150 * time.Millisecond
+			const idle = 300 * time.Millisecond
 			transport := f.pools(t, func(l *limits) { l.idle = idle }).For(&Account{Name: "main"})
 			p := transport.(*pool)
 			for begun := time.Now(); time.Since(begun) < 3*idle; time.Sleep(idle / 6) {
@@ -54,6 +57,7 @@ func TestIdleConnections(t *testing.T) {
 			eventually(t, "the pool is empty again", func() bool { return p.size() == 0 })
 		})
 		t.Run(protocol+", are closed with the pools", func(t *testing.T) {
+			t.Parallel()
 			f := newFar(t, protocol)
 			pools := f.pools(t, nil)
 			transport := pools.For(&Account{Name: "main"})
