@@ -126,10 +126,10 @@ func (p *pool) dial(ctx context.Context, to target) (*conn, error) {
 	address := to.address()
 	client, err := p.transport.NewClientConn(limited, to.scheme, address)
 	if err != nil {
-		if ctx.Err() != nil {
+		if expired(ctx) {
 			return nil, context.Cause(ctx)
 		}
-		if limited.Err() != nil {
+		if expired(limited) {
 			err = fmt.Errorf("it took longer than %v: %w", p.limits.connect, err)
 		}
 		return nil, &ConnectError{Address: to.scheme + "://" + address, Proxied: p.proxied, Err: err}
@@ -143,4 +143,13 @@ func (p *pool) dial(ctx context.Context, to target) (*conn, error) {
 		}
 	})
 	return c, nil
+}
+
+// expired reports whether a context has ended. One whose deadline has passed
+// has, though its timer may be later than that of the network.
+func expired(ctx context.Context) bool {
+	if deadline, ok := ctx.Deadline(); ok && !time.Now().Before(deadline) {
+		<-ctx.Done()
+	}
+	return ctx.Err() != nil
 }

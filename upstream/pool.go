@@ -149,7 +149,7 @@ func (p *pool) rest(c *conn) bool {
 }
 
 // bar keeps further requests from a connection, and closes all idle ones: what
-// happened to it has happened to them.
+// happened to it may have happened to them too.
 func (p *pool) bar(c *conn) {
 	p.mu.Lock()
 	c.barred = true
