@@ -29,6 +29,8 @@ func (t *Tokens) ask(ctx context.Context, account *upstream.Account, used *token
 	if err != nil {
 		return nil, fail(err)
 	}
+	// Never sent again over another connection: the first one may have spent the token.
+	request.GetBody = nil
 	request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	request.Header.Set("Accept", "application/json")
 	client := &http.Client{

@@ -90,6 +90,9 @@ func reply(status int, body string) (*http.Response, error) {
 }
 
 func (e *endpoint) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.GetBody != nil {
+		return nil, errors.New("this request could be sent again, and would spend the token twice")
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
