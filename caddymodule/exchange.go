@@ -49,6 +49,7 @@ type exchange struct {
 	bodySize int64
 	sent     time.Time // when the request last went to an account
 	session  string
+	shared   bool             // the users of the group share its account
 	strip    bool             // thinking blocks are to be left out
 	slot     *scheduler.Lease // of the user
 	lease    *scheduler.Lease // of the account asked last
@@ -186,7 +187,9 @@ func (x *exchange) readCall() bool {
 		x.fail(refusal)
 		return false
 	}
-	x.session = x.call.Session(x.r.Header, x.key.id, x.contentSession())
+	var byContent bool
+	x.session, byContent = x.call.Session(x.r.Header, x.key.id, x.contentSession())
+	x.shared = byContent && x.contentSession() == anthropic.Cacheable
 	return true
 }
 
@@ -235,6 +238,7 @@ func (x *exchange) demand() scheduler.Demand {
 		Model:   x.model(),
 		Fast:    x.call.Fast,
 		Session: x.session,
+		Shared:  x.shared,
 
 		Endpoint: x.endpoint,
 	}

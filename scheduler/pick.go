@@ -98,11 +98,14 @@ func (s *Scheduler) Pick(ctx context.Context, d Demand) (*Lease, error) {
 		Fast:             d.Fast,
 		Endpoint:         d.Endpoint,
 		User:             d.User,
-		Session:          sessionKey(&d),
+		Session:          sessionKey(&d, d.User),
 		BindTTL:          s.settings.StickyTTL,
 		IgnoreLoad:       !s.settings.LoadAware,
 		StickyMaxWaiting: s.settings.StickyMaxWaiting,
 		MaxWaiting:       s.settings.FallbackMaxWaiting,
+	}
+	if d.Shared {
+		ask.Session, ask.Memory = sessionKey(&d, ""), ask.Session
 	}
 	for _, name := range d.Exclude {
 		ask.Exclude = append(ask.Exclude, AccountPlace(name))
@@ -202,15 +205,15 @@ func (s *Scheduler) await(ctx context.Context, ask *Ask, limit time.Duration, le
 // MarkSession remembers something of the demand's session, for as long as it is
 // bound; without a session it does nothing.
 func (s *Scheduler) MarkSession(ctx context.Context, d Demand, marks Marks) error {
-	key := sessionKey(&d)
+	key := sessionKey(&d, d.User)
 	if key == "" {
 		return nil
 	}
 	return s.state.Mark(ctx, key, marks, s.settings.StickyTTL)
 }
 
-// sessionKey scopes the session by group and forced platform.
-func sessionKey(d *Demand) string {
+// sessionKey scopes the session by group, forced platform and user; "" = all users.
+func sessionKey(d *Demand, user string) string {
 	session := d.Session
 	if session == "" {
 		return ""
@@ -219,7 +222,7 @@ func sessionKey(d *Demand) string {
 		sum := sha256.Sum256([]byte(session))
 		session = hex.EncodeToString(sum[:16])
 	}
-	return d.Group + "/" + string(d.Force) + "/" + session
+	return d.Group + "/" + string(d.Force) + "/" + user + "/" + session
 }
 
 // Serves tells whether any account of the group is configured to serve the

@@ -55,8 +55,10 @@ type Demand struct {
 	Fast  bool
 	// Endpoint is what is asked of the account.
 	Endpoint Endpoint
-	// Session is the conversation, "" for none; Pick scopes it by group.
+	// Session is the conversation, "" for none; Pick scopes it by group and user.
 	Session string
+	// Shared: all users of the group that name this session share its account.
+	Shared bool
 	// Exclude names the accounts that already failed for this request.
 	Exclude []string
 }

@@ -116,6 +116,9 @@ type Ask struct {
 	Session string
 	// BindTTL is how long the binding lives from now.
 	BindTTL time.Duration
+	// Memory is the session whose marks count; "" = Session. It is another one where
+	// several users share a binding: what is remembered is each one's own.
+	Memory string
 	// Unstick skips step 1 of Acquire.
 	Unstick bool
 	// IgnoreLoad orders by priority and last use alone.

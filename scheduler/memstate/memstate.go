@@ -162,6 +162,9 @@ func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, as terms, now tim
 	}
 	if ask.Session != "" {
 		answer.Moved, answer.Marks = s.bind(ask.Session, p, ask.BindTTL, at)
+		if ask.Memory != "" {
+			answer.Marks = s.remembered(ask.Memory, ask.BindTTL, at)
+		}
 	}
 	return answer
 }

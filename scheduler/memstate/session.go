@@ -49,6 +49,15 @@ func (s *State) bind(key string, p *place, ttl time.Duration, now instant) (move
 	return moved, b.marks
 }
 
+// remembered returns the marks of a session, which live on for ttl.
+func (s *State) remembered(key string, ttl time.Duration, now instant) scheduler.Marks {
+	b := s.sessions[key]
+	if b == nil || b.expires <= now {
+		return 0
+	}
+	return s.session(key, ttl, now).marks
+}
+
 // Bind binds a session to a place, as it was bound elsewhere.
 func (s *State) Bind(key, place string, ttl time.Duration) {
 	s.mu.Lock()

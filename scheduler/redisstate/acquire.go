@@ -142,11 +142,11 @@ func (s *State) acquireArgs(ask *scheduler.Ask, set *set, define bool) []any {
 	if define || set.id == "" {
 		definition = set.definition
 	}
-	args := make([]any, 0, 18+len(ask.Exclude))
+	args := make([]any, 0, 19+len(ask.Exclude))
 	args = append(args, s.options.Node, ask.Lease, milliseconds(ask.TTL), set.id, definition,
 		ask.Candidates.Pool, ask.User, ask.Model, flag(ask.Fast), ask.Session, milliseconds(ask.BindTTL),
 		flag(ask.Unstick), flag(ask.IgnoreLoad), ask.StickyMaxWaiting, ask.MaxWaiting, s.seen(ask),
-		string(ask.Endpoint), flag(ask.Question))
+		string(ask.Endpoint), flag(ask.Question), ask.Memory)
 	for _, name := range ask.Exclude {
 		args = append(args, name)
 	}

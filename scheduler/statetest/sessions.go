@@ -118,6 +118,28 @@ var sessionTests = map[string]func(*bench){
 		b.Advance(time.Second)
 		b.grant("a", b.ask(c, session("s")))
 	},
+	"marks of a binding that others share are one's own": func(b *bench) {
+		c := places(1, "a", "b")
+		ctx := context.Background()
+		mine := func(a *scheduler.Ask) { a.Memory = "mine" }
+		other := func(a *scheduler.Ask) { a.Memory = "other" }
+		if err := b.s.Mark(ctx, "mine", scheduler.StripThinking, bindTTL); err != nil {
+			b.Fatal(err)
+		}
+		marked := scheduler.Answer{Kind: scheduler.Granted, Place: "a", Marks: scheduler.StripThinking}
+		for range 3 {
+			ask := b.ask(c, session("s"), mine)
+			b.want(marked, ask)
+			w := b.line(b.ask(c, session("s"), mine))
+			b.release(ask.Lease)
+			w.gets(marked)
+			b.release(w.lease)
+			b.release(b.grant("a", b.ask(c, session("s"), other)))
+			b.Advance(bindTTL - time.Second)
+		}
+		b.Advance(time.Second)
+		b.release(b.grant("a", b.ask(places(1, "a"), session("t"), mine)))
+	},
 	"marks don't unbind": func(b *bench) {
 		c := places(0, "a", "b")
 		b.release(b.grant("a", b.ask(c, session("s"))))

@@ -78,7 +78,7 @@ func TestSession(t *testing.T) {
 			if test.header != "" {
 				header.Set("x-claude-code-session-id", test.header)
 			}
-			got := mustParse(t, test.body).Session(header, "k", Conversation)
+			got, _ := mustParse(t, test.body).Session(header, "k", Conversation)
 			if test.header == long {
 				if len(got) != 32 || got == test.header {
 					t.Errorf("got %q, want 32 hexadecimal digits", got)
@@ -101,7 +101,11 @@ func TestContentSession(t *testing.T) {
 		image  = `{"model":"m","messages":[{"role":"user","content":[{"type":"image"}]}]}`
 	)
 	session := func(body, key string, content ContentSession) string {
-		return mustParse(t, body).Session(nil, key, content)
+		name, byContent := mustParse(t, body).Session(nil, key, content)
+		if !byContent {
+			t.Errorf("%s has a session that is not by content", body)
+		}
+		return name
 	}
 	same := func(what, a, b string) {
 		t.Helper()

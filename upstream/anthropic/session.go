@@ -39,20 +39,20 @@ const maxSession = 128
 
 // Session names the conversation that a request belongs to: by the client's
 // header, else by metadata.user_id, else by content; "" where there is nothing
-// to tell it by.
-func (r *Request) Session(header http.Header, keyID string, content ContentSession) string {
+// to tell it by. byContent reports the last.
+func (r *Request) Session(header http.Header, keyID string, content ContentSession) (name string, byContent bool) {
 	id := header.Get(sessionHeader)
 	if id == "" {
 		id = sessionOfUser(r.userID)
 	}
 	switch {
 	case id == "":
-		return r.contentSession(keyID, content)
+		return r.contentSession(keyID, content), true
 	case len(id) > maxSession:
 		sum := sha256.Sum256([]byte(id))
-		return hex.EncodeToString(sum[:16])
+		return hex.EncodeToString(sum[:16]), false
 	}
-	return strings.Clone(id)
+	return strings.Clone(id), false
 }
 
 // sessionOfUser reads both forms of metadata.user_id in use: a JSON text with a

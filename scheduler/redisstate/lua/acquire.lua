@@ -5,7 +5,8 @@ local ask = {
   endpoint = ARGV[18], question = ARGV[19] == '1',
 }
 if session then ask.session, ask.bind = session, tonumber(ARGV[12]) end
-if #ARGV > 19 then ask.exclude = {unpack(ARGV, 20)} end
+if ARGV[20] ~= '' then ask.memory = ARGV[20] end
+if #ARGV > 20 then ask.exclude = {unpack(ARGV, 21)} end
 local ignore_load = ARGV[14] == '1'
 
 -- none ends the lease, which got nothing.

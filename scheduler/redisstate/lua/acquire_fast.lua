@@ -3,8 +3,8 @@
 -- ARGV: 2 node, 3 lease, 4 ttl, 5 set, 6 the set's definition or '', 7 pool,
 -- 8 user, 9 model, 10 fast, 11 session, 12 its ttl, 13 unstick, 14 ignore load,
 -- 15 sticky max waiting, 16 max waiting, 17 where the node saw the session last
--- or '', 18 endpoint, 19 whether it is the gateway's own question, 20... excluded
--- places. A set '' has one place, defined in 6, not kept.
+-- or '', 18 endpoint, 19 whether it is the gateway's own question, 20 the session whose
+-- marks count or '', 21... excluded places. A set '' has one place, defined in 6, not kept.
 --
 -- Answers: 'granted' place moved marks own last trial | 'queued' place sticky | 'full' | 'out'
 -- until | 'used' place: the lease is in use | 'expired': it was, and must be
@@ -54,6 +54,7 @@ local function granted(place, how, own, last, trial)
   take(lease, place, how)
   local moved, marks = false, 0
   if session then moved, marks = bind(session, known_session, place, tonumber(ARGV[12])) end
+  if session and ARGV[20] ~= '' then marks = remembered(ARGV[20], tonumber(ARGV[12])) end
   return {'granted', place, moved and 1 or 0, marks, own and 1 or 0, last and 1 or 0, trial and 1 or 0}
 end
 
@@ -66,7 +67,7 @@ end
 
 -- The usual: the session's place, or the only one there is, has a free slot, and
 -- nothing bars it.
-if not halted and #ARGV < 20 then
+if not halted and #ARGV < 21 then
   local place = ARGV[13] ~= '1' and bound or ''
   local own = place ~= ''
   if place == '' and set == '' then place = definition().names[1] end

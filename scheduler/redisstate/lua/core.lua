@@ -85,6 +85,7 @@ local function grant(lease, ask, place, use, last)
   }
   if ask.session then
     answer.moved, answer.marks = bind(ask.session, call('GET', P .. 'session:' .. ask.session), place, ask.bind)
+    if ask.memory then answer.marks = remembered(ask.memory, ask.bind) end
   end
   return answer
 end

@@ -56,6 +56,15 @@ local function bind(session, text, place, ttl)
   return moved, marks
 end
 
+-- remembered gives the marks of a session, which live on for ttl.
+local function remembered(session, ttl)
+  local text = call('GET', P .. 'session:' .. session)
+  local expires, marks, place = string.match(text or '', '^(%d+) (%d+) (.*)$')
+  if not expires or tonumber(expires) <= now then return 0 end
+  call('SET', P .. 'session:' .. session, whole(now + ttl) .. ' ' .. marks .. ' ' .. place, 'PX', whole(ttl))
+  return tonumber(marks)
+end
+
 -- take gives a lease a slot that is counted already. The stamp of the grant is
 -- the time, and tells grants of one millisecond apart.
 local function take(lease, place, how)
