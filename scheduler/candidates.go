@@ -183,7 +183,7 @@ func (c *catalog) makeRoll(key rollKey) *roll {
 		pool:    "group/" + key.group + "/" + string(platform),
 		members: c.list(platform, key.force != "", only),
 	}
-	if key.force != "" && len(r.members) == 0 {
+	if key.force != "" && !c.has(platform, only) {
 		r.members = c.list(platform, true, nil)
 	}
 	models := map[string]bool{}
@@ -196,6 +196,14 @@ func (c *catalog) makeRoll(key rollKey) *roll {
 	}
 	r.models = slices.Sorted(maps.Keys(models))
 	return r
+}
+
+// has reports whether any of the named accounts, or any at all where none is
+// named, is of a platform, disabled ones included.
+func (c *catalog) has(platform upstream.Platform, only []string) bool {
+	return slices.ContainsFunc(c.accounts, func(a *upstream.Account) bool {
+		return a.Platform == platform && (len(only) == 0 || slices.Contains(only, a.Name))
+	})
 }
 
 // list returns the accounts that may serve a platform, of those named in only,

@@ -21,6 +21,7 @@ func TestCandidates(t *testing.T) {
 		account("ant"), account("off", disabled), account("gem", on(upstream.Gemini)), account("oai", on(upstream.OpenAI)),
 		account("ag", on(upstream.Antigravity)), account("agmix", on(upstream.Antigravity), mixed),
 		account("haiku", serving("claude-haiku-*")), account("exact", serving("claude-haiku-4-5")), account("notmix", mixed, on(upstream.OpenAI)),
+		account("agoff", on(upstream.Antigravity), disabled),
 	)
 	settings.Groups = []scheduler.Group{
 		{Name: "all", Platform: upstream.Anthropic},
@@ -30,6 +31,7 @@ func TestCandidates(t *testing.T) {
 		{Name: "one", Platform: upstream.Anthropic, Accounts: []string{"ant", "off", "gem", "ag"}},
 		{Name: "mixed", Platform: upstream.Anthropic, Accounts: []string{"haiku", "agmix"}},
 		{Name: "withag", Platform: upstream.Anthropic, Accounts: []string{"ant", "ag"}},
+		{Name: "agoff", Platform: upstream.Anthropic, Accounts: []string{"ant", "agoff"}},
 	}
 	const sonnet, gemini, gpt = "claude-sonnet-4-5", "gemini-3-pro", "gpt-5"
 	tests := []struct {
@@ -53,6 +55,7 @@ func TestCandidates(t *testing.T) {
 		{"withag", upstream.Antigravity, sonnet, "ag"},
 		{"withag", upstream.Antigravity, gpt, ""},
 		{"all", upstream.Antigravity, sonnet, "ag agmix"},
+		{"agoff", upstream.Antigravity, sonnet, ""},
 		{"openai", upstream.Antigravity, gemini, "ag agmix"},
 		{"mixed", upstream.Gemini, gemini, "gem"},
 		{"", upstream.Anthropic, sonnet, "ant"},

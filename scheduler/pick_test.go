@@ -306,6 +306,67 @@ func TestAdmit(t *testing.T) {
 	})
 }
 
+func TestSessionsAreTheUsersOwn(t *testing.T) {
+	by := func(user string, shared bool) func(*scheduler.Demand) {
+		return func(d *scheduler.Demand) { d.User, d.Session, d.Shared = user, "s", shared }
+	}
+	for _, shared := range []bool{false, true} {
+		r := newRig(t, defaults(account("a", slots(0)), account("b", slots(0))))
+		first := r.pick("a", by("ann", shared))
+		if err := r.MarkSession(context.Background(), r.demand(by("ann", shared)), scheduler.StripThinking); err != nil {
+			t.Fatal(err)
+		}
+		where := "b" // used less recently
+		if shared {
+			where = "a"
+		}
+		if lease := r.pick(where, by("bob", shared)); lease.Marks != 0 || lease.Own != shared || lease.Moved {
+			t.Errorf("shared %t: another user's request got %+v", shared, lease)
+		}
+		if lease := r.pick("a", by("ann", shared)); lease.Marks != scheduler.StripThinking || !lease.Own {
+			t.Errorf("shared %t: the user's own got %+v", shared, lease)
+		}
+		first.Release()
+		r.state.Close()
+	}
+}
+
+// TestRefusalsOfEverybody: what one request has found out, the next need not ask.
+func TestRefusalsOfEverybody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, defaults(account("a"), account("b"), account("c"), account("d", serving("other"))))
+		defer r.state.Close()
+		busy := func(answer string) scheduler.Outcome {
+			return scheduler.Outcome{Kind: scheduler.Failed, Status: 529, Model: "m", Answer: answer, Sent: time.Now()}
+		}
+		others := func(answer string, exclude ...string) scheduler.Others {
+			return r.Others(r.demand(func(d *scheduler.Demand) { d.Model, d.Exclude = "m", exclude }), answer)
+		}
+		want := func(got scheduler.Others, same int, fresh bool) {
+			t.Helper()
+			if got.Same != same || got.Fresh != fresh {
+				t.Errorf("got %+v, want %d that say the same, a fresh one %t", got, same, fresh)
+			}
+		}
+		want(others("529"), 0, true)
+		r.report("a", busy("529"))
+		r.report("b", busy("500"))
+		want(others("529"), 1, true)
+		want(others("529", "c"), 1, false)
+		r.report("c", busy("529"))
+		want(others("529"), 2, false)
+		want(r.Others(r.demand(), "529"), 0, true) // of another model
+		time.Sleep(time.Second)
+		r.report("b", scheduler.Outcome{Kind: scheduler.Success, Status: 200, Model: "m", Sent: time.Now()})
+		want(others("529"), 0, true) // somebody got an answer since
+		time.Sleep(time.Second)
+		r.report("a", busy("529"))
+		want(others("529"), 1, true)
+		time.Sleep(time.Minute)
+		want(others("529"), 0, true)
+	})
+}
+
 func TestMarks(t *testing.T) {
 	r := newRig(t, defaults(account("a", slots(0))))
 	defer r.state.Close()

@@ -23,7 +23,7 @@ import (
 const (
 	// attacks is how many requests the first user of TestNeighbours sends, where
 	// SUB2API_TEST_ATTACKS does not say.
-	attacks = 1000
+	attacks = 300
 	// attackMark is in the first user's requests, plainMark in the second's.
 	attackMark = "attack "
 	plainMark  = "plain "

@@ -167,7 +167,7 @@ func ReadWindows(header http.Header) (windows []upstream.Window) {
 			if values[0] == rejected {
 				continue // readLimit finds out of what
 			}
-		case !ok, window == "Overage":
+		case !ok, window == "Overage", len(window) > maxWindowWord, len(values[0]) > maxWindowWord:
 			continue
 		}
 		window = strings.ToLower(window)
@@ -214,6 +214,10 @@ func utilization(header http.Header, window string) float64 {
 	}
 	return u
 }
+
+// maxWindowWord bounds a window's name and status, which are kept; the longest in
+// use have 15 bytes.
+const maxWindowWord = 40
 
 // maxUtilization is more than any window is overdrawn by.
 const maxUtilization = 1000
