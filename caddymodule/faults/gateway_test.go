@@ -55,14 +55,15 @@ func users(n, slots int) string {
 // gateway is a running Caddy with the directive. There is one at a time:
 // Caddy's config is the process's.
 type gateway struct {
-	t      testing.TB
-	parent testing.TB // of t, where t is one of several that share the gateway
-	url    string
-	sim    *simulator.Server
-	store  string
-	log    string
-	http   *http.Client
-	down   bool
+	t         testing.TB
+	parent    testing.TB // of t, where t is one of several that share the gateway
+	url       string
+	sim       *simulator.Server
+	store     string
+	log       string
+	http      *http.Client
+	down      bool
+	*follower // of the log; nil = it is not read
 }
 
 // simulatorConfig is an upstream that remembers little.
