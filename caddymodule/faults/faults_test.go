@@ -133,7 +133,7 @@ func refusals() []fault {
 		{name: "529", reply: simulator.Reply{Status: 529}, status: 529, kind: "overloaded_error", state: last},
 		{name: "529 fast", reply: simulator.Reply{Status: 529}, fast: true, status: 529, kind: "overloaded_error", state: last},
 		{name: "529 gzip", reply: simulator.Reply{Status: 529, Gzip: true}, status: 529, kind: "overloaded_error", state: last},
-		{name: "529 with retry-after", reply: simulator.Reply{Status: 529, RetryAfter: 30 * time.Second}, status: 529, kind: "overloaded_error", after: 30 * time.Second, state: last, lasts: 30 * time.Second},
+		{name: "529 with retry-after", reply: simulator.Reply{Status: 529, RetryAfter: 90 * time.Second}, status: 529, kind: "overloaded_error", after: 90 * time.Second, final: true, state: last, lasts: 90 * time.Second},
 		{name: "529 with a long retry-after", reply: simulator.Reply{Status: 529, RetryAfter: time.Hour}, status: 529, kind: "overloaded_error", after: time.Hour, final: true, state: last, lasts: overloadCooldown},
 		{name: "529 with retry-after 0", reply: simulator.Reply{Status: 529, Header: http.Header{"Retry-After": {"0"}}}, status: 529, kind: "overloaded_error"},
 		{name: "418", reply: body(418, oddError), status: 502, kind: api, stays: true},

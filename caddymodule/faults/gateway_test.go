@@ -69,6 +69,9 @@ type gateway struct {
 // simulatorConfig is an upstream that remembers little.
 var simulatorConfig = simulator.Config{Keep: 10}
 
+// logName is the file that Caddy logs to.
+const logName = "caddy.log"
+
 // quiet keeps Caddy's log to what goes wrong inside the gateway.
 const quiet = "ERROR"
 
@@ -85,7 +88,7 @@ func serve(t testing.TB, config simulator.Config, level, block string) *gateway 
 	dir := t.TempDir()
 	g := &gateway{
 		t: t, parent: t, url: "http://" + freeAddress(t), sim: sim,
-		store: filepath.Join(dir, "store"), log: filepath.Join(dir, "caddy.log"),
+		store: filepath.Join(dir, "store"), log: filepath.Join(dir, logName),
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}},
 	}
 	t.Cleanup(g.stop)
