@@ -127,7 +127,7 @@ func (a *answer) whole() *upstream.Failure {
 		}
 		return a.brokenOff(err)
 	}
-	if f := a.notAMessage(body); f != nil {
+	if f := notAMessage(body); f != nil {
 		return f
 	}
 	a.succeeded()
@@ -146,18 +146,18 @@ func (a *answer) whole() *upstream.Failure {
 	return nil
 }
 
-// notAMessage is the failure of a success that holds something else than a message:
-// an error, or what a proxy or another API says.
-func (a *answer) notAMessage(body []byte) *upstream.Failure {
+// notAMessage returns the failure of a success that holds something else than a
+// message: an error, or what a proxy or another API says; nil if it is a message.
+func notAMessage(body []byte) *upstream.Failure {
 	if !gjson.ValidBytes(body) { // cut short, or a page
-		return a.brokenOff(errors.New("the answer is not JSON"))
+		return &upstream.Failure{Kind: upstream.Failed, Err: errors.New("the answer is not JSON")}
 	}
 	kind := gjson.GetBytes(body, "type").Str
 	switch {
 	case kind == "error", kind != "message" && gjson.GetBytes(body, "error").IsObject():
 		return anthropic.ReadError(body)
 	case kind != "message" && !gjson.GetBytes(body, "content").IsArray():
-		return a.brokenOff(errors.New("the answer is not a message"))
+		return &upstream.Failure{Kind: upstream.Failed, Err: errors.New("the answer is not a message")}
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -239,8 +238,6 @@ func (q *questions) send(ctx context.Context, g *gateway, account *upstream.Acco
 		return anthropic.ReadFailure(response.StatusCode, response.Header, answer, anthropic.Asked{Model: model}, time.Now())
 	case err != nil:
 		return unreachable(ctx, err)
-	case !strings.Contains(string(answer), "{"):
-		return &upstream.Failure{Kind: upstream.Failed, Err: errors.New("the answer is not JSON")}
 	}
-	return nil
+	return notAMessage(answer)
 }

@@ -141,8 +141,10 @@ func (x *exchange) elsewhere(f *upstream.Failure) bool {
 // the account's own. What upstream has judged about the request stays judged.
 func sameAgain(account *upstream.Account, f *upstream.Failure) bool {
 	switch {
-	case f.Err != nil, f.Kind == upstream.Refused, f.Paid, f.Header.Get("X-Should-Retry") == "false",
-		f.Status == http.StatusBadRequest, f.Status == http.StatusNotFound:
+	case f.Err != nil, f.Paid, f.Header.Get("X-Should-Retry") == "false":
+		return false
+	case f.Status == http.StatusBadRequest, f.Status == http.StatusNotFound,
+		f.Status == http.StatusRequestEntityTooLarge, f.Status == http.StatusUnprocessableEntity:
 		return false
 	case account.Bearer():
 		return f.Status == http.StatusForbidden

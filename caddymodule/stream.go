@@ -222,6 +222,9 @@ func (s *stream) relay(p []byte) error {
 				return errUnsettled
 			}
 		}
+		if failure := s.meter.Failure(); failure != nil {
+			s.reportEnd(failure)
+		}
 		if s.renamer != nil {
 			p = s.rename(p)
 		}
@@ -250,6 +253,15 @@ func (s *stream) relay(p []byte) error {
 	}
 }
 
+// reportEnd reports upstream's error event in the middle of an answer, before it
+// reaches the client, which may come back at once.
+func (s *stream) reportEnd(failure *upstream.Failure) {
+	if failure.Kind != upstream.Refused {
+		failure.Kind = upstream.Failed
+	}
+	s.report(s.account, failure)
+}
+
 func (s *stream) rename(p []byte) []byte {
 	s.renamed = s.renamer.Stream(s.renamed[:0], p)
 	if s.over {
@@ -269,13 +281,10 @@ func (s *stream) finish(err error) {
 		return
 	case s.left:
 		ours = nil
-	case errors.As(err, &failure):
-		// Upstream's own error event has gone out as it is. It ends the answer: a
-		// client that leaves upon it has left nothing.
+	case errors.As(err, new(*upstream.Failure)):
+		// Upstream's own error event has gone out as it is, and is reported. It ends the
+		// answer: a client that leaves upon it has left nothing.
 		ours = nil
-		if failure.Kind != upstream.Refused {
-			failure.Kind = upstream.Failed
-		}
 	case errors.As(context.Cause(s.ctx), &late):
 		ours.kind, ours.message = timeoutError, "the upstream service fell silent in the middle of its answer"
 		failure = s.brokenOff(late)

@@ -55,18 +55,22 @@ func users(n, slots int) string {
 // gateway is a running Caddy with the directive. There is one at a time:
 // Caddy's config is the process's.
 type gateway struct {
-	t      testing.TB
-	parent testing.TB // of t, where t is one of several that share the gateway
-	url    string
-	sim    *simulator.Server
-	store  string
-	log    string
-	http   *http.Client
-	down   bool
+	t         testing.TB
+	parent    testing.TB // of t, where t is one of several that share the gateway
+	url       string
+	sim       *simulator.Server
+	store     string
+	log       string
+	http      *http.Client
+	down      bool
+	*follower // of the log; nil = it is not read
 }
 
 // simulatorConfig is an upstream that remembers little.
 var simulatorConfig = simulator.Config{Keep: 10}
+
+// logName is the file that Caddy logs to.
+const logName = "caddy.log"
 
 // quiet keeps Caddy's log to what goes wrong inside the gateway.
 const quiet = "ERROR"
@@ -84,7 +88,7 @@ func serve(t testing.TB, config simulator.Config, level, block string) *gateway 
 	dir := t.TempDir()
 	g := &gateway{
 		t: t, parent: t, url: "http://" + freeAddress(t), sim: sim,
-		store: filepath.Join(dir, "store"), log: filepath.Join(dir, "caddy.log"),
+		store: filepath.Join(dir, "store"), log: filepath.Join(dir, logName),
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}},
 	}
 	t.Cleanup(g.stop)

@@ -3,6 +3,7 @@ package faults_test
 import (
 	"fmt"
 	"strings"
+	"testing"
 
 	"github.com/tidwall/gjson"
 )
@@ -129,8 +130,45 @@ func endsInError(stream []byte) bool {
 	return gjson.Valid(last) && gjson.Get(last, "type").Str == "error"
 }
 
+// hasContent reports whether content has begun in a stream: a block that carries
+// any, an event after a block that began empty, or the end of the message. An error
+// is no content.
 func hasContent(stream string) bool {
-	return strings.Contains(stream, "content_block_start") || strings.Contains(stream, "message_delta")
+	opened := false
+	for _, data := range dataOf([]byte(stream)) {
+		kind := gjson.Get(data, "type").Str
+		switch {
+		case !gjson.Valid(data), kind == "error", kind == "message_start":
+		case opened, kind != "content_block_start":
+			return true
+		case gjson.Get(data, "content_block.data").Str != "": // redacted thinking comes whole
+			return true
+		default:
+			opened = true
+		}
+	}
+	return false
+}
+
+func TestHasContent(t *testing.T) {
+	const (
+		start    = "event: message_start\ndata: {\"type\":\"message_start\"}\n\n"
+		ping     = "event: ping\ndata: {\"type\":\"ping\"}\n\n"
+		empty    = "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"content_block\":{\"type\":\"text\",\"text\":\"\"}}\n\n"
+		redacted = "event: content_block_start\ndata: {\"type\":\"content_block_start\",\"content_block\":{\"type\":\"redacted_thinking\",\"data\":\"abc\"}}\n\n"
+		delta    = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\"}\n\n"
+		end      = "event: message_delta\ndata: {\"type\":\"message_delta\"}\n\n"
+		failed   = "event: error\ndata: {\"type\":\"error\"}\n\n"
+	)
+	for stream, want := range map[string]bool{
+		"": false, start: false, start + ping: false, start + empty: false, start + empty + ping: false, start + empty + failed: false,
+		start + empty + ping + failed: false, start + empty + delta[:60]: false, start + empty + delta: true, start + redacted: true,
+		start + redacted[:80]: false, start + end: true, start + empty + ping + end: true, delta: true,
+	} {
+		if got := hasContent(stream); got != want {
+			t.Errorf("%q: %t", stream, got)
+		}
+	}
 }
 
 func cutLast(s, sep string) (before, after string, found bool) {

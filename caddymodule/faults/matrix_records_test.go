@@ -22,13 +22,20 @@ func (c *cell) checkRecord(want wantRecord, r *billing.Record) {
 	if c.loses && r.Estimated != want.estimated {
 		want.estimated, want.output = r.Estimated, map[bool]int64{true: 40, false: 100}[r.Estimated]
 	}
-	if r.Status != want.status || r.Attempts != want.attempts || r.Stream != c.stream || r.Estimated != want.estimated || r.User != c.user {
+	if r.Status != want.status || r.Attempts != want.attempts || r.Stream != c.stream || r.Estimated != want.estimated || r.User != c.user ||
+		r.CacheRead != want.cacheRead {
 		c.report("record %+v, want %+v", r, want)
 	}
 	used := want.input != 0
 	switch {
 	case want.input < 0:
 		used = r.Input > 0 && r.Output > 0
+		if want.output >= 0 && r.Output != want.output {
+			c.report("record of %d tokens out, want %d", r.Output, want.output)
+		}
+		if want.estimated && r.Input > 100 {
+			c.report("an estimate of %d tokens in", r.Input)
+		}
 	case want.estimated:
 		if r.Input != want.input || r.Output < want.output || r.Output > 2*want.output+16 {
 			c.report("record of %d and %d tokens, want %d and about %d", r.Input, r.Output, want.input, want.output)

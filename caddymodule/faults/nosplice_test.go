@@ -39,6 +39,9 @@ type actor struct {
 	sent  string // the model's name that it gets
 	says  []*said
 	asked int
+	// questions of the gateway's own that it was asked, and whether it refuses them.
+	questions int
+	refuses   bool
 }
 
 // fromEnv is a number from the environment.
@@ -89,12 +92,12 @@ func TestNoSplice(t *testing.T) {
 
 func newScript(n int, d draw) *script {
 	s := &script{n: n, stream: d(3) > 0, model: fmt.Sprintf("m%d-sonnet", n)}
-	for k := range 1 + d(3) {
-		a := &actor{name: fmt.Sprintf("%ss%d-%d", accountName, n, k), kind: d(len(credentials)), sent: s.model}
+	for k := range 1 + d(5) {
+		a := &actor{name: fmt.Sprintf("%ss%d-%d", accountName, n, k), kind: d(len(credentials)), sent: s.model, refuses: d.once(2)}
 		if strings.Contains(credentials[a.kind].words, "api_key") && d.once(3) {
 			a.sent = fmt.Sprintf("up%d-%d", n, k)
 		}
-		for i := range 1 + attempts {
+		for i := range 2 * (1 + attempts) { // each may be sent once more
 			a.says = append(a.says, answerOf(d, a.name, fmt.Sprintf("s%d.%d.%d", n, k, i), s.model, a.sent, s.stream, 2))
 		}
 		s.accounts = append(s.accounts, a)
@@ -126,6 +129,21 @@ func (s *script) say(credential string) simulator.Reply {
 	return simulator.Reply{Status: http.StatusTeapot} // asked too often
 }
 
+// answer is what the account says to the gateway's own question.
+func (s *script) answer(credential string) simulator.Reply {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.accounts {
+		if a.credential() == credential {
+			a.questions++
+			if a.refuses {
+				return simulator.Reply{Status: http.StatusForbidden}
+			}
+		}
+	}
+	return simulator.Reply{}
+}
+
 // answers are those that were given. The goroutines that gave them are the
 // upstream's.
 func (s *script) answers() []*said {
@@ -142,11 +160,17 @@ func playBatch(t *testing.T, scripts []*script, keepalive string, outcomes map[s
 	fmt.Fprintf(&config, "retry {\nattempts %d\ndelay 1ms\n}\nrelay {\nheader_timeout 300ms\nanswer_timeout 300ms\nfirst_event_timeout 300ms\nidle_timeout 250ms\nkeepalive %s\n}\n", attempts, keepalive)
 	const workers = 8
 	g := serve(t, simulatorConfig, quiet, config.String()+users(workers, 1))
-	byNumber := map[string]*script{}
+	byNumber, byCredential := map[string]*script{}, map[string]*script{}
 	for _, s := range scripts {
 		byNumber[strconv.Itoa(s.n)] = s
+		for _, a := range s.accounts {
+			byCredential[a.credential()] = s
+		}
 	}
 	g.sim.Set("", func(r *simulator.Request) simulator.Reply {
+		if isQuestion(r) {
+			return byCredential[r.Credential].answer(r.Credential)
+		}
 		return byNumber[gjson.GetBytes(r.Body, "messages.0.content").Str].say(r.Credential)
 	})
 	var done sync.WaitGroup
@@ -194,10 +218,96 @@ func (s *script) check(records map[string]billing.Record) (err error) {
 	if !ok {
 		return fmt.Errorf("no record of %s", s.got.id)
 	}
-	if r.Attempts != len(s.answers()) || r.Stream != s.stream {
-		return fmt.Errorf("%d attempts, stream %t on record, of %d", r.Attempts, r.Stream, len(s.answers()))
+	if asked := len(s.answers()); r.Attempts > asked || r.Attempts < asked-s.unnoticed() || r.Stream != s.stream {
+		return fmt.Errorf("%d attempts, stream %t on record, of %d", r.Attempts, r.Stream, asked)
+	}
+	if err := s.checkTries(); err != nil {
+		return err
+	}
+	if err := s.checkQuestions(); err != nil {
+		return err
 	}
 	return checkUse(&r, s.of)
+}
+
+// unnoticed is how many answers may be no failures: a connection that had carried
+// a request before, and ended before the answer, has the request sent once more.
+func (s *script) unnoticed() (n int) {
+	asked := s.answers()
+	for i, said := range asked[:max(0, len(asked)-1)] {
+		kind := said.reply.Fault.Kind
+		ended := said.reply.Fault.After == simulator.BeforeHeader && (kind == simulator.Reset || kind == simulator.Cut)
+		if ended && i > 0 && asked[i-1].account == said.account && asked[i+1].account == said.account {
+			n++
+		}
+	}
+	return n
+}
+
+// checkTries checks that no more accounts were asked than one answer is worth: at
+// most three that give the same, after one that is late at most one other (none
+// where it may be paid for), and none after a judgement of the request.
+func (s *script) checkTries() error {
+	var tries []*said // the last answer of each account, in the order of asking
+	for _, said := range s.answers() {
+		if n := len(tries); n > 0 && tries[n-1].account == said.account {
+			tries[n-1] = said
+		} else {
+			tries = append(tries, said)
+		}
+	}
+	same, seen := map[string]int{}, map[string]bool{}
+	for i, said := range tries {
+		others := len(tries) - 1 - i
+		failure := said.failure()
+		same[failure]++
+		switch {
+		case seen[said.account]:
+			return fmt.Errorf("%s was asked again after others", said.account)
+		case others == 0:
+		case said.refusal && !said.absent:
+			return fmt.Errorf("%d accounts were asked after %s had judged the request", others, said.account)
+		case same[failure] >= 3:
+			return fmt.Errorf("%d accounts were asked after three that answered %s", others, failure)
+		case said.silent && (others > 1 || !s.stream):
+			return fmt.Errorf("%d accounts were asked after one that did not answer in time", others)
+		}
+		seen[said.account] = true
+	}
+	return nil
+}
+
+// failure names what the answer is if it failed before its content.
+func (s *said) failure() string {
+	switch {
+	case s.reply.Status >= 400:
+		return fmt.Sprintf("%d, absent %t", s.reply.Status, s.absent)
+	case s.silent:
+		return "late"
+	case len(s.events) > 0 && endsInError(s.sent):
+		return gjson.Get(s.events[len(s.events)-1], "error.type").Str
+	}
+	return "broken off"
+}
+
+// checkQuestions checks that the gateway has asked those accounts alone that may
+// be in error, and each once.
+func (s *script) checkQuestions() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range s.accounts {
+		may := 0
+		for _, said := range a.says[:min(a.asked, len(a.says))] {
+			status := said.reply.Status
+			if status == 401 || (status == 402 || status == 403) && credentials[a.kind].name != "codes" {
+				may = 1
+			}
+		}
+		if a.questions > may {
+			return fmt.Errorf("%s was asked %d times by the gateway itself, want at most %d", a.name, a.questions, may)
+		}
+	}
+	return nil
 }
 
 // checkUse compares a record with the answer that its client got.

@@ -34,6 +34,8 @@ type said struct {
 	// refusal: sent is the body of an error status.
 	refusal bool
 	lost    bool // of what was sent, some may not have arrived
+	silent  bool // it does not end, nor break off
+	absent  bool // a refusal that is the account's alone: it has not got the model
 	input   int64
 	outputs []int64 // the totals in sent, oldest first
 }
@@ -149,6 +151,11 @@ func (s *said) stream(d draw, mark, sentModel string, harm int) (text string, en
 	step("message_start", fmt.Sprintf(`{"type":"message_start","message":{"model":"%s","id":"msg_%s","type":"message","role":"assistant","content":[],"usage":{"input_tokens":%d,"output_tokens":1}}}`, sentModel, mark, s.input))
 	for i := range blocks {
 		kind := pick(d, "text", "thinking")
+		if d.once(6) { // a block that comes whole
+			step("content_block_start", fmt.Sprintf(`{"type":"content_block_start","index":%d,"content_block":{"type":"redacted_thinking","data":"%s%s"}}`, i, mark, strings.Repeat("x", d(20))))
+			step("content_block_stop", fmt.Sprintf(`{"type":"content_block_stop","index":%d}`, i))
+			continue
+		}
 		step("content_block_start", fmt.Sprintf(`{"type":"content_block_start","index":%d,"content_block":{"type":"%s","%s":""}}`, i, kind, kind))
 		for n := range 1 + d(6) {
 			step("content_block_delta", fmt.Sprintf(`{"type":"content_block_delta","index":%d,"delta":{"type":"%s_delta","%s":"%s.%d %s"}}`, i, kind, kind, mark, n, strings.Repeat("wörd\\n", d(12))))
@@ -169,10 +176,14 @@ func (s *said) stream(d draw, mark, sentModel string, harm int) (text string, en
 func (s *said) harm(d draw, size int, ends []int) int {
 	switch d(4) {
 	case 0: // an error status
-		status := pick(d, 400, 400, 404, 422, 401, 402, 403, 408, 409, 429, 500, 502, 503, 504, 529)
+		status := pick(d, 400, 400, 404, 422, 401, 402, 403, 408, 409, 429, 500, 502, 503, 504, 529, 529)
 		r := simulator.Reply{Status: status, Pieces: s.reply.Pieces}
 		if s.refusal = status == 400 || status == 404 || status == 422; s.refusal {
-			r.Body = fmt.Appendf(nil, `{ "type":"error","error":{"type":"invalid_request_error","message":"%s %d"}}`, s.account, d(1<<20))
+			kind := "invalid_request_error"
+			if s.absent = status == 404 && d.once(2); s.absent {
+				kind = "not_found_error"
+			}
+			r.Body = fmt.Appendf(nil, `{ "type":"error","error":{"type":"%s","message":"%s %d"}}`, kind, s.account, d(1<<20))
 			r.Body = []byte(strings.ReplaceAll(string(r.Body), accountName, "judged by "))
 		}
 		s.reply = r
@@ -183,6 +194,7 @@ func (s *said) harm(d draw, size int, ends []int) int {
 	case 1: // no answer at all
 		kind := pick(d, simulator.Reset, simulator.Cut, simulator.Reset, simulator.Cut, simulator.Cut, simulator.Hang)
 		s.reply.Fault = simulator.Fault{Kind: kind, After: simulator.BeforeHeader}
+		s.silent = kind == simulator.Hang
 		return -1
 	}
 	// It breaks off after any byte, or where events end.
@@ -196,7 +208,7 @@ func (s *said) harm(d draw, size int, ends []int) int {
 		// request, behind which the server does not see it leave.
 		kind = simulator.Truncate
 	}
-	s.lost = kind == simulator.Reset
+	s.lost, s.silent = kind == simulator.Reset, kind == simulator.Hang
 	// As pieces: those that go out whole, and a part of the next.
 	s.reply.Fault = simulator.Fault{Kind: kind}
 	for at, i := 0, 0; at < cut; i++ {

@@ -33,7 +33,7 @@ func (g *gateway) ask(ctx context.Context, user, model string, stream bool, text
 	client := anthropic.NewClient(append(more, option.WithBaseURL(g.url), option.WithAPIKey(keyOf(user)),
 		option.WithMaxRetries(0), option.WithHTTPClient(g.http))...)
 	params := anthropic.MessageNewParams{
-		Model: model, MaxTokens: 64,
+		Model: model, MaxTokens: 512,
 		Messages: []anthropic.MessageParam{anthropic.NewUserMessage(anthropic.NewTextBlock(text))},
 	}
 	var out got

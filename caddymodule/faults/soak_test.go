@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -83,7 +82,7 @@ func TestSoak(t *testing.T) {
 	leaks.check()
 }
 
-// soakConfig has accounts that are out for a moment only, and something that
+// soakConfig has accounts that come last for a moment only, and something that
 // differs from one config to the next.
 func soakConfig(n int) string {
 	var out strings.Builder
@@ -204,7 +203,7 @@ func (s *soak) say(r *simulator.Request) simulator.Reply {
 	number := gjson.GetBytes(r.Body, "messages.0.content").Str
 	value, ok := s.scripts.Load(number)
 	if !ok {
-		return simulator.Reply{} // its client has left
+		return simulator.Reply{} // its client has left, or it is the gateway's own question
 	}
 	script := value.(*script)
 	script.mu.Lock()
@@ -212,9 +211,6 @@ func (s *soak) say(r *simulator.Request) simulator.Reply {
 	account := strings.Replace(r.Credential, upstreamSecret, accountName, 1)
 	d := seeded(s.seed, uint64(script.n)<<8+uint64(len(script.asked)))
 	said := answerOf(d, account, fmt.Sprintf("s%d.%d", script.n, len(script.asked)), script.model, script.model, script.stream, soakHarm)
-	if status := said.reply.Status; status == http.StatusUnauthorized || status == http.StatusPaymentRequired || status == http.StatusForbidden {
-		said.reply.Status = http.StatusServiceUnavailable // the account would be out for good
-	}
 	said.reply.FirstDelay = time.Duration(d(30)) * time.Millisecond
 	script.asked = append(script.asked, said)
 	return said.reply
