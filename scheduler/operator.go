@@ -3,11 +3,8 @@ package scheduler
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
-
-	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
 // Pause keeps new requests from an account until Resume; those in flight go on.
@@ -60,22 +57,24 @@ func (s *Scheduler) operate(ctx context.Context, account string, f func(*Standin
 	return nil
 }
 
-// Groups returns the names of the groups that an account serves by config, sorted,
-// also for one that the config disables; nil if there are none.
-func (s *Scheduler) Groups(account string) (names []string) {
-	a := s.catalog.byPlace[AccountPlace(account)]
-	if a == nil {
-		return nil
-	}
-	for _, name := range slices.Sorted(maps.Keys(s.catalog.groups)) {
-		if s.catalog.holds(s.catalog.groups[name], a) {
-			names = append(names, name)
+// Groups returns the names of the groups that each account serves by config, also
+// those that the config disables, by account.
+func (s *Scheduler) Groups() map[string][]string {
+	served := map[string][]string{}
+	for name, g := range s.catalog.groups {
+		platform, only := s.catalog.terms(g)
+		named := make(map[string]bool, len(only))
+		for _, account := range only {
+			named[account] = true
+		}
+		for _, a := range s.catalog.accounts {
+			if mayServe(a, platform, false) && (len(only) == 0 || named[a.Name]) {
+				served[a.Name] = append(served[a.Name], name)
+			}
 		}
 	}
-	return names
-}
-
-func (c *catalog) holds(g *Group, a *upstream.Account) bool {
-	platform, only := c.terms(g)
-	return mayServe(a, platform, false) && (len(only) == 0 || slices.Contains(only, a.Name))
+	for _, names := range served {
+		slices.Sort(names)
+	}
+	return served
 }
