@@ -28,7 +28,7 @@ const (
 )
 
 // adminAPI is the part of Caddy's admin endpoint where an operator looks after
-// users, keys and money. It works on the stores of the configs in force.
+// accounts, users, keys and money. It works on the stores of the configs in force.
 type adminAPI struct {
 	// inForce finds the runtimes of these; nil = runtimesInForce.
 	inForce func() []*runtime
@@ -64,6 +64,10 @@ type adminMethod struct {
 var filterParameters = []string{"from", "to", "user", "key", "account", "group", "model"}
 
 var adminRoutes = []adminRoute{
+	{"accounts", map[string]adminMethod{"GET": {serve: listAccounts}}},
+	{"accounts/*/pause", map[string]adminMethod{"POST": {serve: actOnAccount(pauseAccount)}}},
+	{"accounts/*/resume", map[string]adminMethod{"POST": {serve: actOnAccount(resumeAccount)}}},
+	{"accounts/*/reset", map[string]adminMethod{"POST": {serve: actOnAccount(resetAccount)}}},
 	{"users", map[string]adminMethod{"GET": {serve: listUsers}, "POST": {serve: addUser}}},
 	{"users/*", map[string]adminMethod{"GET": {serve: showUser}, "PATCH": {serve: changeUser}, "DELETE": {serve: removeUser}}},
 	{"users/*/credit", map[string]adminMethod{"POST": {serve: creditUser}}},
@@ -216,7 +220,7 @@ func storeRefusal(rt *runtime, err error) error {
 		status = http.StatusNotFound
 	case errors.Is(err, billing.ErrUserExists), errors.Is(err, billing.ErrKeyExists):
 		status = http.StatusConflict
-	case errors.Is(err, scheduler.ErrUnavailable), errors.Is(err, billing.ErrUnwritable), errors.Is(err, billing.ErrClosed),
+	case errors.Is(err, scheduler.ErrUnavailable), errors.Is(err, scheduler.ErrClosed), errors.Is(err, billing.ErrUnwritable), errors.Is(err, billing.ErrClosed),
 		rt.ctx.Err() != nil, rt.storage.outage() != outageFails:
 		status = http.StatusServiceUnavailable
 	}

@@ -3,12 +3,14 @@ package caddymodule
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"maps"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 )
 
@@ -199,7 +201,12 @@ func adminRuntime(t *testing.T, named storage, ledger billing.Ledger, config *se
 	rt.changed.L = &rt.mu
 	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
 	t.Cleanup(func() { rt.cancel(nil) })
-	g := &gateway{settings: config, runtime: rt}
+	logger := slog.New(slog.DiscardHandler)
+	sched, err := scheduler.New(config.scheduler, scheduler.NewLeases(rt.state, logger), logger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gateway{settings: config, runtime: rt, scheduler: sched, logger: logger}
 	g.start.ready.Store(&ledger)
 	rt.watch(g)
 	if err := ledger.Declare(t.Context(), config.declared); err != nil {

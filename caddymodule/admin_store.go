@@ -49,7 +49,7 @@ func (a *adminAPI) choose(named string) (*runtime, error) {
 		byText[text] = rt
 	}
 	if len(byText) == 0 {
-		return nil, refuse(http.StatusNotFound, "the config that runs has no sub2api handler, so there are no users, keys and records")
+		return nil, refuse(http.StatusNotFound, "the config that runs has no sub2api handler, so there are no accounts, users, keys and records")
 	}
 	if rt := byText[named]; rt != nil {
 		return rt, nil

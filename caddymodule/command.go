@@ -22,8 +22,8 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "sub2api",
-		Usage: "demo|users|keys|usage|records",
-		Short: "Runs a demo of the sub2api gateway, and looks after its users, keys and money",
+		Usage: "demo|accounts|users|keys|usage|records",
+		Short: "Runs a demo of the sub2api gateway, and looks after its accounts, users, keys and money",
 		Long: `
 Commands of the sub2api gateway.
 
@@ -45,7 +45,7 @@ func addCommands(cmd *cobra.Command) {
 	demo.Flags().String("listen", demoListen, "The address to listen on")
 	demo.Flags().Duration("pause", 50*time.Millisecond, "The pause between two events of a streamed answer")
 	onlyCommands(cmd)
-	cmd.AddCommand(demo, usersCommand(), keysCommand(), usageCommand(), recordsCommand())
+	cmd.AddCommand(demo, accountsCommand(), usersCommand(), keysCommand(), usageCommand(), recordsCommand())
 }
 
 const (

@@ -66,6 +66,11 @@ func (s *lateState) Load(ctx context.Context, place string) (scheduler.Load, err
 	return s.get().Load(ctx, place)
 }
 
+// Loads implements scheduler.State.
+func (s *lateState) Loads(ctx context.Context, places []string) ([]scheduler.Load, error) {
+	return s.get().Loads(ctx, places)
+}
+
 // Lock implements scheduler.State.
 func (s *lateState) Lock(ctx context.Context, name string, ttl time.Duration) (func(), error) {
 	return s.get().Lock(ctx, name, ttl)

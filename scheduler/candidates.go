@@ -166,16 +166,7 @@ func (c *catalog) roll(group string, force upstream.Platform) *roll {
 }
 
 func (c *catalog) makeRoll(key rollKey) *roll {
-	platform := upstream.Anthropic
-	var only []string
-	if g := c.groups[key.group]; g != nil {
-		if g.Platform != "" {
-			platform = g.Platform
-		}
-		if !c.open {
-			only = g.Accounts
-		}
-	}
+	platform, only := c.terms(c.groups[key.group])
 	if key.force != "" {
 		platform = key.force
 	}
@@ -206,8 +197,32 @@ func (c *catalog) has(platform upstream.Platform, only []string) bool {
 	})
 }
 
+// terms are a group's platform, and the accounts that it names, if any; nil is no
+// group.
+func (c *catalog) terms(g *Group) (platform upstream.Platform, only []string) {
+	platform = upstream.Anthropic
+	if g == nil {
+		return platform, nil
+	}
+	if g.Platform != "" {
+		platform = g.Platform
+	}
+	if !c.open {
+		only = g.Accounts
+	}
+	return platform, only
+}
+
+// mayServe reports whether an account is of a platform, or serves it too. A forced
+// platform admits no other's accounts.
+func mayServe(a *upstream.Account, platform upstream.Platform, forced bool) bool {
+	mixed := !forced && (platform == upstream.Anthropic || platform == upstream.Gemini) &&
+		a.Platform == upstream.Antigravity && a.MixedScheduling
+	return a.Platform == platform || mixed
+}
+
 // list returns the accounts that may serve a platform, of those named in only,
-// if it names any. A forced platform admits no other's accounts.
+// if it names any.
 func (c *catalog) list(platform upstream.Platform, forced bool, only []string) []int {
 	named := map[string]bool{}
 	for _, name := range only {
@@ -215,9 +230,7 @@ func (c *catalog) list(platform upstream.Platform, forced bool, only []string) [
 	}
 	var members []int
 	for i, a := range c.accounts {
-		mixed := !forced && (platform == upstream.Anthropic || platform == upstream.Gemini) &&
-			a.Platform == upstream.Antigravity && a.MixedScheduling
-		if !a.Disabled && (a.Platform == platform || mixed) && (len(only) == 0 || named[a.Name]) {
+		if !a.Disabled && mayServe(a, platform, forced) && (len(only) == 0 || named[a.Name]) {
 			members = append(members, i)
 		}
 	}

@@ -319,18 +319,18 @@ func shorten(reason string) string {
 }
 
 // Merge adds what another process has learnt of the same account, while the two
-// did not hear of each other: what keeps it out or puts it last.
-func (s *Standing) Merge(learnt *Standing, now time.Time) {
+// did not hear of each other: what keeps it out or puts it last, and whether the
+// operator paused it there, or ended a pause. before is what both knew.
+func (s *Standing) Merge(learnt, before *Standing, now time.Time) {
+	if !samePause(learnt.Pause, before.Pause) {
+		s.Pause = learnt.Clone().Pause
+	}
 	if s.Credential != learnt.Credential {
 		return
 	}
 	if s.Error == "" && learnt.Error != "" {
 		s.Error, s.ErrorSince, s.ErrorNext = learnt.Error, learnt.ErrorSince, learnt.ErrorNext
 		s.ErrorTimes, s.ByRefresh = learnt.ErrorTimes, learnt.ByRefresh
-	}
-	if s.Pause == nil && learnt.Pause != nil {
-		pause := *learnt.Pause
-		s.Pause = &pause
 	}
 	for _, l := range learnt.Limits {
 		if now.Before(l.Until) {

@@ -23,6 +23,7 @@ func (s *Scheduler) Report(ctx context.Context, account string, o Outcome) (chan
 	if !s.Counts(account, &o) {
 		return false, nil
 	}
+	o.Reason = s.conceal(account, o.Reason)
 	now := time.Now()
 	if o.Kind == Success {
 		s.successes.add(o.Model, o.Fast, o.Endpoint, now)
@@ -35,6 +36,14 @@ func (s *Scheduler) Report(ctx context.Context, account string, o Outcome) (chan
 		}
 	}
 	return s.change(ctx, account, func(st *Standing) { st.Apply(o, now, s.cooldowns()) })
+}
+
+// conceal takes the account's secrets out of a reason, which may quote upstream.
+func (s *Scheduler) conceal(account, reason string) string {
+	if a := s.catalog.byPlace[AccountPlace(account)]; a != nil {
+		return a.Conceal(reason)
+	}
+	return reason
 }
 
 // Counts reports whether an outcome may change the account's state at all.
@@ -64,6 +73,7 @@ func (s *Scheduler) MayAsk(ctx context.Context, account string) (may bool, err e
 // Fail puts an account in error that gave the gateway's own question the answer
 // that requests got; byRefresh: it was its token endpoint.
 func (s *Scheduler) Fail(ctx context.Context, account, reason string, byRefresh bool) error {
+	reason = s.conceal(account, reason)
 	_, err := s.change(ctx, account, func(st *Standing) { st.Fail(reason, byRefresh, time.Now(), s.cooldowns()) })
 	return err
 }

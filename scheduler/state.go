@@ -80,6 +80,9 @@ type State interface {
 	// Load returns the load of a place.
 	Load(ctx context.Context, place string) (Load, error)
 
+	// Loads returns those of many, in their order, in one round trip.
+	Loads(ctx context.Context, places []string) ([]Load, error)
+
 	// Lock takes the lock of that name, which one holder has at a time, over all
 	// processes of a store; ErrUnavailable while that is out of reach. It waits
 	// while another holds it, until ctx ends; the error is context.Cause(ctx)

@@ -119,3 +119,26 @@ func TestTransportsAreKeptPerAccount(t *testing.T) {
 	}
 	pools.Close()
 }
+
+func TestSecretsAreConcealed(t *testing.T) {
+	refresh := &Refresh{Token: "sk-refresh", ClientSecret: "sk-client"}
+	for i, test := range []struct {
+		account    Account
+		text, want string
+	}{
+		{Account{Secret: "sk-1"}, "the key sk-1 is void: sk-1", "the key [secret] is void: [secret]"},
+		{Account{Secret: "sk-1", Refresh: refresh}, "sk-1 sk-refresh sk-client", "[secret] [secret] [secret]"},
+		{Account{Secret: "sk-1", Refresh: &Refresh{Token: "sk-refresh"}}, "nothing to hide", "nothing to hide"},
+		{Account{}, "text", "text"},
+	} {
+		if got := test.account.Conceal(test.text); got != test.want {
+			t.Errorf("%d: %q, want %q", i, got, test.want)
+		}
+	}
+	f := &Failure{Status: 401, Type: "sk-1", Message: "not sk-1", Body: []byte(`{"message":"not sk-1"}`)}
+	f.Conceal("")
+	f.Conceal("sk-1")
+	if want := "upstream answered 401 [secret]: not [secret]"; f.Error() != want || string(f.Body) != `{"message":"not [secret]"}` {
+		t.Errorf("%s, %s", f, f.Body)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -39,4 +40,23 @@ func Digest(values ...string) string {
 		fmt.Fprintf(h, "%d:%s", len(value), value)
 	}
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Conceal takes the account's secrets, as the config has them, out of a text.
+func (a *Account) Conceal(text string) string {
+	text = concealed(text, a.Secret)
+	if a.Refresh != nil {
+		text = concealed(concealed(text, a.Refresh.Token), a.Refresh.ClientSecret)
+	}
+	return text
+}
+
+// concealment stands in the place of a secret.
+const concealment = "[secret]"
+
+func concealed(text, secret string) string {
+	if secret == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, secret, concealment)
 }

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"fmt"
 	"net/http"
 	"time"
@@ -94,6 +95,15 @@ func (f *Failure) Error() string {
 		return fmt.Sprintf("upstream answered %d %s: %s", f.Status, f.Type, f.Message)
 	}
 	return fmt.Sprintf("upstream answered %d", f.Status)
+}
+
+// Conceal takes a secret out of what upstream said, which may quote what it was
+// sent.
+func (f *Failure) Conceal(secret string) {
+	f.Type, f.Message = concealed(f.Type, secret), concealed(f.Message, secret)
+	if secret != "" {
+		f.Body = bytes.ReplaceAll(f.Body, []byte(secret), []byte(concealment))
+	}
 }
 
 // Unwrap gives the failure of the connection.

@@ -1,6 +1,7 @@
 package memstate
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -22,6 +23,9 @@ type keeping struct {
 	keeper Keeper
 	// dirty are the places whose standing is not saved yet; guarded by State.mu.
 	dirty map[*place]struct{}
+	// saved is closed when nothing is dirty or being saved any more; nil = nothing
+	// is. Guarded by State.mu.
+	saved chan struct{}
 	wake  chan struct{} // holds one
 	end   chan struct{}
 	done  sync.WaitGroup
@@ -61,6 +65,9 @@ func (s *State) Keep(keeper Keeper) error {
 // soil marks a place whose standing must be saved.
 func (k *keeping) soil(p *place) {
 	k.dirty[p] = struct{}{}
+	if k.saved == nil {
+		k.saved = make(chan struct{})
+	}
 	select {
 	case k.wake <- struct{}{}:
 	default:
@@ -89,7 +96,31 @@ func (s *State) takeDirty(k *keeping) (*place, scheduler.Standing) {
 		delete(k.dirty, p)
 		return p, p.standing
 	}
+	if k.saved != nil {
+		close(k.saved)
+		k.saved = nil
+	}
 	return nil, scheduler.Standing{}
+}
+
+// Saved waits until the Keeper has been given every change made so far. Without a
+// Keeper it does not wait. The error is context.Cause(ctx).
+func (s *State) Saved(ctx context.Context) error {
+	s.mu.Lock()
+	var saved chan struct{}
+	if s.keeping != nil {
+		saved = s.keeping.saved
+	}
+	s.mu.Unlock()
+	if saved == nil {
+		return nil
+	}
+	select {
+	case <-saved:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 func (k *keeping) close() {

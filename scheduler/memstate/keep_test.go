@@ -102,6 +102,44 @@ func TestStandingsAreKept(t *testing.T) {
 	})
 }
 
+func TestWaitingUntilChangesAreSaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := &drawer{t: t, slow: time.Second, kept: map[string]scheduler.Standing{}}
+		s := memstate.New()
+		defer s.Close()
+		saved := func(want time.Duration) {
+			t.Helper()
+			began := time.Now()
+			if err := s.Saved(t.Context()); err != nil || time.Since(began) != want {
+				t.Errorf("waited %v, want %v: %v", time.Since(began), want, err)
+			}
+		}
+		change(t, s, "account/a", func(st *scheduler.Standing) { st.Error = "1" })
+		saved(0) // there is no store yet
+		if err := s.Keep(d); err != nil {
+			t.Fatal(err)
+		}
+		saved(time.Second)
+		saved(0)
+		change(t, s, "account/a", func(*scheduler.Standing) {})
+		saved(0)
+		change(t, s, "account/a", func(st *scheduler.Standing) { st.Error = "2" })
+		change(t, s, "account/b", func(st *scheduler.Standing) { st.Error = "3" })
+		saved(2 * time.Second)
+		if d.kept["account/a"].Error != "2" || d.kept["account/b"].Error != "3" {
+			t.Errorf("kept %+v", d.kept)
+		}
+		change(t, s, "account/a", func(st *scheduler.Standing) { st.Error = "4" })
+		gone, leave := context.WithCancelCause(t.Context())
+		leave(errGone)
+		if err := s.Saved(gone); err != errGone {
+			t.Errorf("for one who left: %v", err)
+		}
+	})
+}
+
+var errGone = errors.New("gone")
+
 func TestStandingsThatCantBeLoaded(t *testing.T) {
 	s := memstate.New()
 	defer s.Close()

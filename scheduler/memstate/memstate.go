@@ -329,15 +329,30 @@ func (s *State) Standing(name string) scheduler.Standing {
 func (s *State) Load(_ context.Context, name string) (scheduler.Load, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.load(name), nil
+}
+
+// Loads implements scheduler.State.
+func (s *State) Loads(_ context.Context, names []string) ([]scheduler.Load, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	loads := make([]scheduler.Load, len(names))
+	for i, name := range names {
+		loads[i] = s.load(name)
+	}
+	return loads, nil
+}
+
+func (s *State) load(name string) scheduler.Load {
 	p := s.places[name]
 	if p == nil {
-		return scheduler.Load{}, nil
+		return scheduler.Load{}
 	}
 	load := scheduler.Load{InUse: p.inUse, Waiting: p.waiting}
 	if p.lastUsed > 0 {
 		load.LastUsed = s.start.Add(time.Duration(p.lastUsed - 1))
 	}
-	return load, nil
+	return load
 }
 
 // Close implements scheduler.State.

@@ -86,6 +86,10 @@ func (n *nodes) Load(ctx context.Context, place string) (scheduler.Load, error) 
 	return n.any().Load(ctx, place)
 }
 
+func (n *nodes) Loads(ctx context.Context, places []string) ([]scheduler.Load, error) {
+	return n.any().Loads(ctx, places)
+}
+
 func (n *nodes) Lock(ctx context.Context, name string, ttl time.Duration) (func(), error) {
 	return n.any().Lock(ctx, name, ttl)
 }

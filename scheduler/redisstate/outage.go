@@ -148,7 +148,7 @@ func (s *State) merge(place string, learnt scheduler.Standing) {
 			*st = learnt.Clone()
 			return
 		}
-		st.Merge(&learnt, time.Now())
+		st.Merge(&learnt, &before, time.Now())
 	})
 	if err != nil && s.ctx.Err() == nil {
 		s.options.Logger.Error("what was learnt of an account while Redis was out of reach could not be kept", "place", place, "error", err)

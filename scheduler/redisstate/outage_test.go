@@ -147,6 +147,54 @@ func TestAnOutageIsRefused(t *testing.T) {
 	})
 }
 
+// TestPausesDuringAnOutage: what the operator said of an account at this node holds
+// when Redis is back, whatever others have learnt of it meanwhile.
+func TestPausesDuringAnOutage(t *testing.T) {
+	pause := func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann", At: time.Unix(1e9, 0).UTC()} }
+	resume := func(st *scheduler.Standing) { st.Pause = nil }
+	nothing := func(*scheduler.Standing) {}
+	learns := func(st *scheduler.Standing) { st.Served = "m" }
+	for name, test := range map[string]struct {
+		before, here, elsewhere func(*scheduler.Standing)
+		want                    bool
+	}{
+		"paused here":                         {nothing, pause, nothing, true},
+		"paused here, and more was learnt":    {nothing, pause, learns, true},
+		"resumed here":                        {pause, resume, nothing, false},
+		"resumed here, and more was learnt":   {pause, resume, learns, false},
+		"paused before":                       {pause, learns, nothing, true},
+		"paused elsewhere":                    {nothing, learns, pause, true},
+		"resumed elsewhere":                   {pause, learns, resume, false},
+		"paused before, learnt on both sides": {pause, learns, learns, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := startMini(t)
+				a, b := startNode(t, server, true), startNode(t, server, true)
+				change := func(n *node, f func(*scheduler.Standing)) {
+					t.Helper()
+					if _, err := n.Change(t.Context(), "account/x", f); err != nil {
+						t.Fatal(err)
+					}
+				}
+				change(b, func(st *scheduler.Standing) { st.Credential = "f" }) // as it has from the start
+				change(b, test.before)
+				time.Sleep(2 * time.Second) // the nodes have heard of it
+				a.cut()
+				change(a, test.here)
+				change(b, test.elsewhere)
+				a.mend()
+				time.Sleep(3 * time.Second)
+				for name, n := range map[string]*node{"a": a, "b": b} {
+					if st := n.Standing("account/x"); (st.Pause != nil) != test.want {
+						t.Errorf("node %s: %+v, want a pause: %t", name, st, test.want)
+					}
+				}
+			})
+		})
+	}
+}
+
 func TestWhatRedisForgetsItsNodesBringBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := startMini(t)
@@ -360,5 +408,9 @@ func TestRoundTrips(t *testing.T) {
 		trips(1, "renewing 300")
 		a.limit("account/a", time.Hour)
 		trips(1, "a change of an account's state")
+		if _, err := a.Loads(ctx, []string{"account/a", "account/b", "user/u"}); err != nil {
+			t.Fatal(err)
+		}
+		trips(1, "how busy three places are")
 	})
 }

@@ -215,24 +215,40 @@ func (s *State) Standing(place string) scheduler.Standing {
 }
 
 // Load implements scheduler.State.
-func (s *State) Load(ctx context.Context, place string) (load scheduler.Load, err error) {
+func (s *State) Load(ctx context.Context, place string) (scheduler.Load, error) {
+	loads, err := s.Loads(ctx, []string{place})
+	if err != nil {
+		return scheduler.Load{}, err
+	}
+	return loads[0], nil
+}
+
+// Loads implements scheduler.State.
+func (s *State) Loads(ctx context.Context, places []string) (loads []scheduler.Load, err error) {
+	args := make([]any, len(places))
+	for i, place := range places {
+		args[i] = place
+	}
 	err = s.inForce(func(local scheduler.State) error {
 		if local != nil {
-			load, err = local.Load(ctx, place)
+			loads, err = local.Loads(ctx, places)
 			return err
 		}
-		reply, err := s.run(ctx, loadScript, place)
+		reply, err := s.run(ctx, loadScript, args...)
 		if err != nil {
 			return err
 		}
 		r := list(reply)
-		load = scheduler.Load{InUse: int(integer(r, 0)), Waiting: int(integer(r, 1))}
-		if at := integer(r, 2); at > 0 {
-			load.LastUsed = time.UnixMilli(at / 1024) // see take in head.lua
+		loads = make([]scheduler.Load, len(places))
+		for i := range loads {
+			loads[i].InUse, loads[i].Waiting = int(integer(r, 3*i)), int(integer(r, 3*i+1))
+			if at := integer(r, 3*i+2); at > 0 {
+				loads[i].LastUsed = time.UnixMilli(at / 1024) // see take in head.lua
+			}
 		}
 		return nil
 	})
-	return load, err
+	return loads, err
 }
 
 // Mark implements scheduler.State.

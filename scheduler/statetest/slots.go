@@ -175,6 +175,26 @@ var slotTests = map[string]func(*bench){
 			b.Fatalf("last used %v after the start, %v; want about 1s", since, err)
 		}
 	},
+	"the loads of many places": func(b *bench) {
+		c := places(2, "a", "b")
+		b.grant("a", b.ask(c))
+		b.grant("b", b.ask(c))
+		b.grant("a", b.ask(c))
+		b.grant("b", b.ask(c))
+		b.line(b.ask(c, exclude("b"))).waits()
+		got, err := b.s.Loads(context.Background(), []string{"b", "unused", "a"})
+		if err != nil || len(got) != 3 {
+			b.Fatalf("%+v, %v", got, err)
+		}
+		for i, want := range []scheduler.Load{{InUse: 2}, {}, {InUse: 2, Waiting: 1}} {
+			if got[i].InUse != want.InUse || got[i].Waiting != want.Waiting || got[i].LastUsed.IsZero() != (want.InUse == 0) {
+				b.Errorf("place %d: %+v, want %+v", i, got[i], want)
+			}
+		}
+		if none, err := b.s.Loads(context.Background(), nil); err != nil || len(none) != 0 {
+			b.Errorf("of no places: %+v, %v", none, err)
+		}
+	},
 	"closing ends the waits": func(b *bench) {
 		c := places(1, "a")
 		b.grant("a", b.ask(c))

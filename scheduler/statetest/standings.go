@@ -124,6 +124,45 @@ var standingTests = map[string]func(*bench){
 		b.Advance(2 * time.Second)
 		w.granted("a")
 	},
+	"a paused place is left by its line": func(b *bench) {
+		c := places(1, "a", "b")
+		running := b.grant("a", b.ask(c, session("s")))
+		other := b.grant("b", b.ask(c))
+		own, any, onlyA := b.line(b.ask(c, session("s"))), b.line(b.ask(c)), b.line(b.ask(c, exclude("b")))
+		b.change("a", func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann"} })
+		own.gets(scheduler.Answer{Kind: scheduler.Out}) // of the one that it waited for
+		onlyA.gets(scheduler.Answer{Kind: scheduler.Out})
+		any.waits()
+		b.load("a", 1, 0) // who holds a slot keeps it
+		if lost, err := b.s.Renew(context.Background(), []string{running}, ttl); err != nil || len(lost) > 0 {
+			b.Fatalf("a request in flight lost its slot: %v, %v", lost, err)
+		}
+		b.release(running)
+		any.waits()
+		b.release(other)
+		any.granted("b")
+		b.want(scheduler.Answer{Kind: scheduler.Out}, b.ask(places(1, "a")))
+		if got := b.acquire(b.ask(c, session("s"))); got.Kind != scheduler.Queued || got.Sticky {
+			b.Fatalf("the session of a paused place: %+v, want Queued at b", got)
+		}
+	},
+	"a place whose pause ends serves the line": func(b *bench) {
+		c := places(1, "a", "b")
+		b.change("a", func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann"} })
+		b.grant("b", b.ask(c))
+		w := b.line(b.ask(c))
+		w.waits()
+		b.change("a", func(st *scheduler.Standing) { st.Pause = nil })
+		w.granted("a")
+	},
+	"a pause outlasts a reset": func(b *bench) {
+		c := places(1, "a")
+		b.change("a", func(st *scheduler.Standing) { st.Error, st.Pause = "401", &scheduler.Pause{By: "ann"} })
+		b.change("a", (*scheduler.Standing).Reset)
+		b.want(scheduler.Answer{Kind: scheduler.Out}, b.ask(c))
+		b.change("a", func(st *scheduler.Standing) { st.Pause = nil })
+		b.grant("a", b.ask(c))
+	},
 	"on trial one request goes first": func(b *bench) {
 		c := places(5, "a")
 		running := b.grant("a", b.ask(c)) // from before the limit: no probe
