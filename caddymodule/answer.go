@@ -46,14 +46,14 @@ func isEventStream(header http.Header) bool {
 	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
 }
 
-// body is upstream's body. No encoding was asked for; gzip is undone all the
+// bodyOf is upstream's body. No encoding was asked for; gzip is undone all the
 // same.
-func (a *answer) body() (io.Reader, error) {
-	switch encoding := strings.ToLower(a.response.Header.Get("Content-Encoding")); encoding {
+func bodyOf(response *http.Response) (io.Reader, error) {
+	switch encoding := strings.ToLower(response.Header.Get("Content-Encoding")); encoding {
 	case "", "identity":
-		return a.response.Body, nil
+		return response.Body, nil
 	case "gzip":
-		return gzip.NewReader(a.response.Body)
+		return gzip.NewReader(response.Body)
 	default:
 		return nil, fmt.Errorf("the answer has the content-encoding %q, which was not asked for", encoding)
 	}
@@ -65,7 +65,7 @@ func (a *answer) read(most int64) (_ []byte, err error) {
 	if a.call.Stream { // else firstLimit holds for all of it
 		a.guard.begin(nil, a.idleLimit())
 	}
-	if a.from, err = a.body(); err != nil {
+	if a.from, err = bodyOf(a.response); err != nil {
 		return nil, err
 	}
 	var body []byte
@@ -127,7 +127,7 @@ func (a *answer) whole() *upstream.Failure {
 		}
 		return a.brokenOff(err)
 	}
-	if f := a.notAMessage(body); f != nil {
+	if f := notAMessage(body); f != nil {
 		return f
 	}
 	a.succeeded()
@@ -147,17 +147,17 @@ func (a *answer) whole() *upstream.Failure {
 }
 
 // notAMessage is the failure of a success that holds something else than a message:
-// an error, or what a proxy or another API says.
-func (a *answer) notAMessage(body []byte) *upstream.Failure {
+// an error, or what a proxy or another API says; nil for a message.
+func notAMessage(body []byte) *upstream.Failure {
 	if !gjson.ValidBytes(body) { // cut short, or a page
-		return a.brokenOff(errors.New("the answer is not JSON"))
+		return &upstream.Failure{Kind: upstream.Failed, Err: errors.New("the answer is not JSON")}
 	}
 	kind := gjson.GetBytes(body, "type").Str
 	switch {
 	case kind == "error", kind != "message" && gjson.GetBytes(body, "error").IsObject():
 		return anthropic.ReadError(body)
 	case kind != "message" && !gjson.GetBytes(body, "content").IsArray():
-		return a.brokenOff(errors.New("the answer is not a message"))
+		return &upstream.Failure{Kind: upstream.Failed, Err: errors.New("the answer is not a message")}
 	}
 	return nil
 }

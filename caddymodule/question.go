@@ -6,7 +6,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -233,14 +232,16 @@ func (q *questions) send(ctx context.Context, g *gateway, account *upstream.Acco
 		return unreachable(ctx, err)
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
+	var answer []byte
+	from, err := bodyOf(response)
+	if err == nil {
+		answer, err = io.ReadAll(io.LimitReader(from, maxErrorBody))
+	}
 	switch {
 	case response.StatusCode/100 != 2:
 		return anthropic.ReadFailure(response.StatusCode, response.Header, answer, anthropic.Asked{Model: model}, time.Now())
 	case err != nil:
 		return unreachable(ctx, err)
-	case !strings.Contains(string(answer), "{"):
-		return &upstream.Failure{Kind: upstream.Failed, Err: errors.New("the answer is not JSON")}
 	}
-	return nil
+	return notAMessage(answer)
 }
