@@ -2,7 +2,10 @@ package blackbox_test
 
 import (
 	"fmt"
+	"net/http"
+	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -74,6 +77,34 @@ func (g *gateway) eventually(what string, done func() bool) {
 			g.t.Fatalf("waited in vain until %s", what)
 		}
 	}
+}
+
+// waitLogged waits until a line of Caddy's log holds the text.
+func (g *gateway) waitLogged(text string) {
+	g.t.Helper()
+	g.eventually("the log says "+text, func() bool { return g.logged(text) > 0 })
+}
+
+// logged is how many lines of Caddy's log hold the text.
+func (g *gateway) logged(text string) (n int) {
+	g.t.Helper()
+	log, err := os.ReadFile(g.log)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return strings.Count(string(log), text)
+}
+
+var sessionNumber atomic.Int64
+
+// inNewSession is a request of a session that no account is bound to.
+func inNewSession(model string) call {
+	return inSession(fmt.Sprintf("new-%d", sessionNumber.Add(1)), asking(model, false))
+}
+
+// inSession is a request of a session.
+func inSession(session, body string) call {
+	return call{header: http.Header{"X-Claude-Code-Session-Id": {session}}, body: body}
 }
 
 // waitInError waits until the only account for what ask asks is in error, which
