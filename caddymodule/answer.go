@@ -46,14 +46,14 @@ func isEventStream(header http.Header) bool {
 	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
 }
 
-// body is upstream's body. No encoding was asked for; gzip is undone all the
+// bodyOf is upstream's body. No encoding was asked for; gzip is undone all the
 // same.
-func (a *answer) body() (io.Reader, error) {
-	switch encoding := strings.ToLower(a.response.Header.Get("Content-Encoding")); encoding {
+func bodyOf(response *http.Response) (io.Reader, error) {
+	switch encoding := strings.ToLower(response.Header.Get("Content-Encoding")); encoding {
 	case "", "identity":
-		return a.response.Body, nil
+		return response.Body, nil
 	case "gzip":
-		return gzip.NewReader(a.response.Body)
+		return gzip.NewReader(response.Body)
 	default:
 		return nil, fmt.Errorf("the answer has the content-encoding %q, which was not asked for", encoding)
 	}
@@ -65,7 +65,7 @@ func (a *answer) read(most int64) (_ []byte, err error) {
 	if a.call.Stream { // else firstLimit holds for all of it
 		a.guard.begin(nil, a.idleLimit())
 	}
-	if a.from, err = a.body(); err != nil {
+	if a.from, err = bodyOf(a.response); err != nil {
 		return nil, err
 	}
 	var body []byte

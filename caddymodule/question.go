@@ -232,7 +232,11 @@ func (q *questions) send(ctx context.Context, g *gateway, account *upstream.Acco
 		return unreachable(ctx, err)
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxErrorBody))
+	var answer []byte
+	from, err := bodyOf(response)
+	if err == nil {
+		answer, err = io.ReadAll(io.LimitReader(from, maxErrorBody))
+	}
 	switch {
 	case response.StatusCode/100 != 2:
 		return anthropic.ReadFailure(response.StatusCode, response.Header, answer, anthropic.Asked{Model: model}, time.Now())

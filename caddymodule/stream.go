@@ -31,7 +31,7 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 // stream relays an event stream. Nothing goes to the client before the content
 // has begun; until then any failure is one for another account.
 func (a *answer) stream() *upstream.Failure {
-	from, err := a.body()
+	from, err := bodyOf(a.response)
 	if err != nil {
 		return a.brokenOff(err)
 	}

@@ -54,20 +54,28 @@ func TestClientThatLeavesInMidStream(t *testing.T) {
 }
 
 func TestClientThatLeavesBeforeAnyContent(t *testing.T) {
-	for name, pieces := range map[string]int{
-		"before the header":   simulator.BeforeHeader,
-		"after the header":    0,
-		"after message_start": 1,
-		"after a ping":        2,
+	for name, test := range map[string]struct {
+		pieces int
+		billed bool // what message_start has reported
+	}{
+		"before the header":   {simulator.BeforeHeader, false},
+		"after the header":    {0, false},
+		"after a ping":        {1, false},
+		"after message_start": {2, true},
+		"after another ping":  {3, true},
 	} {
-		reply := simulator.Reply{Fault: simulator.Fault{Kind: simulator.Hang, After: pieces}, Events: []simulator.Event{
-			{Name: "message_start", Data: `{"type":"message_start","message":{"usage":{"input_tokens":9,"output_tokens":1}}}`},
+		reply := simulator.Reply{Fault: simulator.Fault{Kind: simulator.Hang, After: test.pieces}, Events: []simulator.Event{
+			{Name: "ping", Data: `{"type":"ping"}`},
+			{Name: "message_start", Data: `{"type":"message_start","message":{"usage":{"input_tokens":9,"cache_read_input_tokens":4,"output_tokens":1}}}`},
 			{Name: "ping", Data: `{"type":"ping"}`},
 			{Name: "content_block_start", Data: `{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}`},
 		}}
 		for _, stream := range []bool{true, false} {
-			if !stream && pieces > 0 {
+			if !stream && test.pieces > 0 {
 				continue // that would be the whole answer
+			}
+			if !stream {
+				reply.Events = nil
 			}
 			t.Run(fmt.Sprintf("%s, stream %t", name, stream), func(t *testing.T) {
 				g := serve(t, simulator.Config{}, mainAccount+alice)
@@ -79,23 +87,31 @@ func TestClientThatLeavesBeforeAnyContent(t *testing.T) {
 					defer close(done)
 					g.leaving(ctx, asking("claude-sonnet-5-5", stream))
 				}()
-				g.waitUpstream("the request is upstream", func() bool { return len(g.sim.Requests()) == 1 })
+				g.eventually("the request is upstream", func() bool {
+					return len(g.sim.Requests()) == 1 && g.last().Pieces >= int64(test.pieces)
+				})
+				time.Sleep(100 * time.Millisecond) // until the gateway has read what was sent
 				leave()
 				<-done
 				g.waitUpstream("upstream is let go", func() bool { return !g.last().Disconnected.IsZero() })
-				if left := g.balance(); left != before {
-					t.Errorf("%s of %s are left", left, before)
-				}
 				// The account is not to blame.
 				if a := g.say("claude-sonnet-5-5", stream); a.status != 200 {
 					t.Errorf("the next request got %d", a.status)
 				}
+				left := g.balance()
 				records := g.records()
 				if len(records) != 2 {
 					t.Fatalf("%d records", len(records))
 				}
-				if r := records[0]; r.Status != 499 || r.Billing != billing.PaidByNobody || r.Charged != 0 || r.Input != 0 || r.Output != 0 || r.Estimated {
-					t.Errorf("record %+v", r)
+				r, next := records[0], records[1]
+				if r.Status != 499 || before-left != r.Charged+next.Charged {
+					t.Errorf("%s of %s are left, record %+v", left, before, r)
+				}
+				switch {
+				case test.billed && (r.Billing != billing.PaidFromBalance || r.Charged == 0 || r.Input != 9 || r.CacheRead != 4 || r.Output != 1 || !r.Estimated):
+					t.Errorf("what message_start reported is not billed: %+v", r)
+				case !test.billed && (r.Billing != billing.PaidByNobody || r.Charged != 0 || r.Input != 0 || r.Output != 0 || r.Estimated):
+					t.Errorf("nothing was sent, and billed: %+v", r)
 				}
 			})
 		}

@@ -3,7 +3,6 @@ package blackbox_test
 import (
 	"fmt"
 	"net/http"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,18 +13,7 @@ import (
 
 // three is a pool that is tried in the order of the names.
 func three(more string) string {
-	var out strings.Builder
-	for i, name := range []string{"a", "b", "c"} {
-		fmt.Fprintf(&out, "account acct-%[1]s {\napi_key sk-upstream-%[1]s\nbase_url SIM\npriority %[2]d\n}\n", name, i)
-	}
-	return out.String() + alice + more
-}
-
-func (g *gateway) asked() (names []string) {
-	for _, r := range g.sim.Requests() {
-		names = append(names, strings.TrimPrefix(r.Credential, upstreamSecret))
-	}
-	return names
+	return accountsInOrder([]string{"a", "b", "c"}, "") + alice + more
 }
 
 func TestFailoverEndsWithTheLastError(t *testing.T) {

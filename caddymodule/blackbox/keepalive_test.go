@@ -90,26 +90,38 @@ func TestKeepaliveInLine(t *testing.T) {
 }
 
 // TestKeepaliveNeverSplitsAnEvent has upstream pause in the midst of a line,
-// where a comment would become part of the event.
+// where a comment would become part of the event. Until the content has begun,
+// nothing has gone out that could be split.
 func TestKeepaliveNeverSplitsAnEvent(t *testing.T) {
 	g := serve(t, simulator.Config{}, mainAccount+alice+beating)
 	g.sim.Queue("sk-upstream-main", spoken)
 	whole := g.say("claude-sonnet-5-5", true).body
+	begun := bytes.Index(whole, []byte("event: content_block_delta"))
+	begun += bytes.Index(whole[begun:], []byte("\n\n")) + 2
 	for _, test := range []struct {
+		from  int    // where in the stream the text is looked for
 		cut   string // upstream pauses after this text
 		quiet bool   // no comment may come
 	}{
-		{"event: content_block_delta", true},
-		{"event: content_block_delta\n", true},
-		{`"text_delta","text":"wo`, true},
-		{"event: content_block_delta\ndata: {", true},
-		{"data: {\"type\":\"ping\"}\n", true},
-		{"data: {\"type\":\"ping\"}\n\n", false},
+		{begun, "event: content_block_delta", true},
+		{begun, "event: content_block_delta\n", true},
+		{begun, `"text_delta","text":"wo`, true},
+		{begun, "event: content_block_delta\ndata: {", true},
+		{begun, "word \"}}\n", true},
+		{begun, "word \"}}\n\n", false},
+		{begun, "event: message_delta\n", true},
+		{begun, "event: message_stop\n", true},
+		{0, "event: message_st", false},
+		{0, "event: content_block_start\n", false},
+		{0, "data: {\"type\":\"ping\"}\n", false},
+		{0, "data: {\"type\":\"ping\"}\n\n", false},
+		{0, "event: content_block_delta\ndata: {", false},
 	} {
-		at := bytes.Index(whole, []byte(test.cut)) + len(test.cut)
-		if at < len(test.cut) {
+		at := bytes.Index(whole[test.from:], []byte(test.cut))
+		if at < 0 {
 			t.Fatalf("%q is not in %s", test.cut, whole)
 		}
+		at += test.from + len(test.cut)
 		g.sim.Queue("sk-upstream-main", simulator.Reply{Body: whole, Pieces: []int{at, len(whole)}, Pause: 300 * time.Millisecond})
 		got := g.say("claude-sonnet-5-5", true).body
 		if comments := bytes.Count(got, []byte(": keepalive\n\n")); (comments == 0) != test.quiet {

@@ -25,9 +25,18 @@ type mapping struct {
 	retryAfter int
 	// stays: not tried on another account.
 	stays bool
-	// out: the account isn't asked again for now.
-	out bool
+	// after is what becomes of the account; "" = it comes last, and where there is
+	// no other it is asked again.
+	after string
+	// question is what the gateway's own question is answered; nil = reply.
+	question *simulator.Reply
 }
+
+// What a failure does to an account, but for putting it last.
+const (
+	accountOut     = "out"      // by its own word
+	accountInError = "in error" // by its answer to the gateway's own question
+)
 
 // judged is an answer about the request, with words of its own.
 func judged(status int, body string, header http.Header) simulator.Reply {
@@ -45,29 +54,28 @@ var bothMappings = []mapping{
 	{name: "413", reply: judged(413, "<html>too large</html>", nil), status: 413, stays: true},
 	{name: "422", reply: judged(422, oddError, http.Header{"X-Should-Retry": {"false"}}), status: 422, final: true, stays: true},
 
-	{name: "400-credit", reply: simulator.Reply{Status: 400, Message: simulator.CreditBalanceTooLow}, status: 502, kind: "api_error", final: true, out: true},
-	{name: "400-hold", reply: simulator.Reply{Status: 400, ErrorCode: "organization_on_hold"}, status: 502, kind: "api_error", final: true, out: true},
-	{name: "401", reply: simulator.Reply{Status: 401}, status: 502, kind: "api_error", final: true, out: true},
-	{name: "402", reply: simulator.Reply{Status: 402}, status: 502, kind: "api_error", final: true, out: true},
-	{name: "403", reply: simulator.Reply{Status: 403}, status: 502, kind: "api_error", final: true, out: true},
+	{name: "400-credit", reply: simulator.Reply{Status: 400, Message: simulator.CreditBalanceTooLow}, status: 502, kind: "api_error", final: true, after: accountInError},
+	{name: "400-hold", reply: simulator.Reply{Status: 400, ErrorCode: "organization_on_hold"}, status: 502, kind: "api_error", final: true, after: accountInError},
+	{name: "401", reply: simulator.Reply{Status: 401}, status: 502, kind: "api_error", final: true, after: accountInError},
+	{name: "402", reply: simulator.Reply{Status: 402}, status: 502, kind: "api_error", final: true, after: accountInError},
+	{name: "403", reply: simulator.Reply{Status: 403}, status: 502, kind: "api_error", final: true, after: accountInError},
 	{name: "408", reply: simulator.Reply{Status: 408}, status: 502, kind: "api_error"},
 	{name: "409", reply: simulator.Reply{Status: 409}, status: 502, kind: "api_error"},
-	{name: "429", reply: simulator.Reply{Status: 429}, status: 429, kind: "rate_limit_error", out: true},
-	{name: "429-burst", reply: simulator.Reply{Status: 429, RetryAfter: 3 * time.Second}, status: 429, kind: "rate_limit_error", retryAfter: 3, out: true},
-	{name: "429-long", reply: simulator.Reply{Status: 429, RetryAfter: 2 * time.Hour}, status: 429, kind: "rate_limit_error", retryAfter: 7200, final: true, out: true},
-	{name: "429-spend", reply: simulator.Reply{Status: 429, ErrorCode: "enforced_spend_limit_reached"}, status: 429, kind: "rate_limit_error", out: true},
+	{name: "429", reply: simulator.Reply{Status: 429}, status: 429, kind: "rate_limit_error"},
+	{name: "429-burst", reply: simulator.Reply{Status: 429, RetryAfter: 3 * time.Second}, status: 429, kind: "rate_limit_error", retryAfter: 3},
+	{name: "429-long", reply: simulator.Reply{Status: 429, RetryAfter: 2 * time.Hour}, status: 429, kind: "rate_limit_error", retryAfter: 7200, final: true},
+	{name: "429-spend", reply: simulator.Reply{Status: 429, ErrorCode: "enforced_spend_limit_reached"}, status: 429, kind: "rate_limit_error", after: accountOut},
 	{name: "500", reply: simulator.Reply{Status: 500}, status: 502, kind: "api_error"},
 	{name: "502-html", reply: simulator.Reply{Status: 502, Body: []byte(simulator.BadGatewayHTML)}, status: 502, kind: "api_error"},
 	{name: "503", reply: simulator.Reply{Status: 503}, status: 502, kind: "api_error"},
 	{name: "504", reply: simulator.Reply{Status: 504}, status: 504, kind: "timeout_error"},
-	{name: "529", reply: simulator.Reply{Status: 529}, status: 529, kind: "overloaded_error", out: true},
-	{name: "529-gzip", reply: simulator.Reply{Status: 529, Gzip: true}, status: 529, kind: "overloaded_error", out: true},
+	{name: "529", reply: simulator.Reply{Status: 529}, status: 529, kind: "overloaded_error"},
+	{name: "529-gzip", reply: simulator.Reply{Status: 529, Gzip: true}, status: 529, kind: "overloaded_error"},
 	{name: "418", reply: judged(418, oddError, nil), status: 502, kind: "api_error", stays: true},
 	{name: "302", reply: simulator.Reply{Status: 302, Header: http.Header{"Location": {"https://elsewhere.example/"}}}, status: 502, kind: "api_error", stays: true},
 
 	{name: "reset", reply: fault(simulator.Reset, simulator.BeforeHeader), status: 502, kind: "api_error"},
 	{name: "cut", reply: fault(simulator.Cut, simulator.BeforeHeader), status: 502, kind: "api_error"},
-	{name: "silence", reply: fault(simulator.Hang, simulator.BeforeHeader), status: 504, kind: "timeout_error"},
 }
 
 func fault(kind simulator.FaultKind, after int) simulator.Reply {
@@ -80,14 +88,15 @@ func firstEvent(errorType string) simulator.Reply {
 
 // streamMappings are failures of a 200 stream before its content.
 var streamMappings = []mapping{
-	{name: "ev-overloaded", reply: firstEvent("overloaded_error"), status: 529, kind: "overloaded_error", out: true},
-	{name: "ev-rate", reply: firstEvent("rate_limit_error"), status: 429, kind: "rate_limit_error", out: true},
-	{name: "ev-auth", reply: firstEvent("authentication_error"), status: 502, kind: "api_error", final: true, out: true},
-	{name: "ev-permission", reply: firstEvent("permission_error"), status: 502, kind: "api_error", final: true, out: true},
-	{name: "ev-billing", reply: firstEvent("billing_error"), status: 502, kind: "api_error", final: true, out: true},
+	{name: "ev-overloaded", reply: firstEvent("overloaded_error"), status: 529, kind: "overloaded_error"},
+	{name: "ev-rate", reply: firstEvent("rate_limit_error"), status: 429, kind: "rate_limit_error"},
+	{name: "ev-auth", reply: firstEvent("authentication_error"), status: 502, kind: "api_error", final: true, after: accountInError, question: &simulator.Reply{Status: 401}},
+	{name: "ev-permission", reply: firstEvent("permission_error"), status: 502, kind: "api_error", final: true, after: accountInError, question: &simulator.Reply{Status: 403}},
+	{name: "ev-billing", reply: firstEvent("billing_error"), status: 502, kind: "api_error", final: true, after: accountInError, question: &simulator.Reply{Body: []byte(`{"type":"error","error":{"type":"billing_error","message":"no"}}`)}},
 	{name: "ev-timeout", reply: firstEvent("timeout_error"), status: 504, kind: "timeout_error"},
 	{name: "ev-api", reply: firstEvent("api_error"), status: 502, kind: "api_error"},
 	{name: "ev-new", reply: firstEvent("some_new_error"), status: 502, kind: "api_error"},
+	{name: "st-silence", reply: fault(simulator.Hang, simulator.BeforeHeader), status: 504, kind: "timeout_error"},
 	{name: "st-cut", reply: fault(simulator.Cut, 1), status: 502, kind: "api_error"},
 	{name: "st-reset", reply: fault(simulator.Reset, 0), status: 502, kind: "api_error"},
 	{name: "st-end", reply: fault(simulator.Truncate, 1), status: 502, kind: "api_error"},
@@ -100,8 +109,9 @@ var streamMappings = []mapping{
 var wholeMappings = []mapping{
 	{name: "wh-cut", reply: simulator.Reply{Fault: simulator.Fault{Kind: simulator.Cut, Bytes: 20}}, status: 502, kind: "api_error"},
 	{name: "wh-end", reply: simulator.Reply{Fault: simulator.Fault{Kind: simulator.Truncate, Bytes: 20}}, status: 502, kind: "api_error"},
-	{name: "wh-hang", reply: simulator.Reply{Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 20}}, status: 504, kind: "timeout_error"},
-	{name: "wh-overloaded", reply: judged(200, `{"type":"error","error":{"type":"overloaded_error","message":"no"}}`, nil), status: 529, kind: "overloaded_error", out: true},
+	{name: "wh-silence", reply: fault(simulator.Hang, simulator.BeforeHeader), status: 504, kind: "timeout_error", final: true, stays: true},
+	{name: "wh-hang", reply: simulator.Reply{Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 20}}, status: 504, kind: "timeout_error", final: true, stays: true},
+	{name: "wh-overloaded", reply: judged(200, `{"type":"error","error":{"type":"overloaded_error","message":"no"}}`, nil), status: 529, kind: "overloaded_error"},
 	{name: "wh-html", reply: judged(200, "<html>hello</html>", nil), status: 502, kind: "api_error"},
 }
 
@@ -130,7 +140,7 @@ func TestFailuresOfUpstream(t *testing.T) {
 			fmt.Fprintf(&accounts, "account acct-%[1]s-%[2]s {\napi_key sk-upstream-%[1]s-%[2]s\nbase_url SIM\npriority 1\nmodels {\n%[1]s-%[2]s\n}\n}\n", use, name(r))
 		}
 	}
-	g := serve(t, simulator.Config{Keep: 10}, accounts.String()+`
+	g := serve(t, simulator.Config{}, accounts.String()+`
 	account acct-good {
 		api_key sk-upstream-good
 		base_url SIM
@@ -149,20 +159,15 @@ func TestFailuresOfUpstream(t *testing.T) {
 			g := *g
 			g.t = t
 			for _, use := range []string{"solo", "pair"} {
-				g.sim.Set("sk-upstream-"+use+"-"+name(r), simulator.Always(r.reply))
+				g.sim.Set("sk-upstream-"+use+"-"+name(r), r.script)
 			}
 			a := g.say("solo-"+name(r), r.stream)
 			r.check(t, a)
 			failed := "sk-upstream-solo-" + name(r)
-			asked := g.sim.Account(failed).Messages
-			if asked != 1 {
+			if asked := g.askedBy(failed); asked != 1 {
 				t.Errorf("the account was asked %d times", asked)
 			}
-			if again := g.say("solo-"+name(r), r.stream); r.out && again.status != http.StatusServiceUnavailable {
-				t.Errorf("the next request got %d, the account should be out", again.status)
-			} else if !r.out && again.status != r.status {
-				t.Errorf("the next request got %d, the account should be in", again.status)
-			}
+			g.wantStateAfter(r.mapping, failed, func() answer { return g.say("solo-"+name(r), r.stream) })
 
 			good := g.sim.Account("sk-upstream-good").Messages
 			a = g.say("pair-"+name(r), r.stream)
@@ -178,6 +183,37 @@ func TestFailuresOfUpstream(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// script is the failure, and for the gateway's own question, which is not streamed,
+// what is like it.
+func (m mapping) script(r *simulator.Request) simulator.Reply {
+	if m.question != nil && isQuestion(r) {
+		return *m.question
+	}
+	return m.reply
+}
+
+// wantStateAfter asks again, after an account has failed once.
+func (g *gateway) wantStateAfter(m mapping, credential string, ask func() answer) {
+	g.t.Helper()
+	switch m.after {
+	case accountOut:
+		refusal{503, "overloaded_error", true, ""}.check(g.t, ask())
+		if asked := g.askedBy(credential); asked != 1 {
+			g.t.Errorf("an account that is out was asked %d times", asked)
+		}
+	case accountInError:
+		g.waitInError(credential, ask)
+	default:
+		m.check(g.t, ask())
+		if asked := g.askedBy(credential); asked != 2 {
+			g.t.Errorf("an account that only comes last was asked %d times, not again", asked)
+		}
+		if n := g.questionsTo(credential); n != 0 {
+			g.t.Errorf("the gateway asked %d questions of its own", n)
+		}
 	}
 }
 

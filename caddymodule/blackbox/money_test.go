@@ -133,15 +133,25 @@ func TestMaxRefusesWhatCannotBePaid(t *testing.T) {
 func TestWhatIsSetAsideComesBack(t *testing.T) {
 	body, reply, price := costly(2000)
 	g := serve(t, simulator.Config{}, mainAccount+fmt.Sprintf("group default\nuser alice {\nbalance %s\nkey %s default\n}\nbilling {\nhold max\n}\nretry {\nmax_switches 0\n}", price, aliceKey))
-	for name, fault := range map[string]simulator.Reply{
-		"refused":        {Status: 400},
-		"failed":         {Status: 500},
-		"cut at once":    {Fault: simulator.Fault{Kind: simulator.Cut, After: simulator.BeforeHeader}},
-		"no JSON at all": {Body: []byte("<html>")},
+	cutAtOnce := simulator.Reply{Fault: simulator.Fault{Kind: simulator.Cut, After: simulator.BeforeHeader}}
+	for _, test := range []struct {
+		name    string
+		replies []simulator.Reply
+	}{
+		{"refused", []simulator.Reply{{Status: 400}}},
+		{"cut at once, and on a new connection too", []simulator.Reply{cutAtOnce, cutAtOnce}},
+		{"failed", []simulator.Reply{{Status: 500}}},
+		{"cut in its body", []simulator.Reply{{Fault: simulator.Fault{Kind: simulator.Cut, Bytes: 20}}}},
+		{"no JSON at all", []simulator.Reply{{Body: []byte("<html>")}}},
+		{"no message", []simulator.Reply{{Body: []byte("{}")}}},
 	} {
-		g.sim.Queue("sk-upstream-main", fault)
+		before := len(g.sim.Requests())
+		g.sim.Queue("sk-upstream-main", test.replies...)
 		if a := g.do(call{body: body}); a.status == http.StatusOK {
-			t.Errorf("%s: %d", name, a.status)
+			t.Errorf("%s: %d", test.name, a.status)
+		}
+		if n := len(g.sim.Requests()) - before; n != len(test.replies) {
+			t.Errorf("%s: asked %d times", test.name, n)
 		}
 	}
 	g.sim.Set("", simulator.Always(reply))

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
@@ -178,29 +180,58 @@ func TestARefusedRefreshTokenMovesTrafficOn(t *testing.T) {
 }
 
 func TestANewTokenThatIsRefusedPutsTheAccountInError(t *testing.T) {
-	g := serve(t, simulator.Config{}, oauthPool(tokenEndpoint(t, simulator.Reply{}), ""))
-	for _, token := range []string{oldAccess, newAccess} {
-		g.sim.Set(token, simulator.Always(simulator.Reply{Status: http.StatusUnauthorized}))
+	endpoint := tokenEndpoint(t, simulator.Reply{})
+	g := serve(t, simulator.Config{}, oauthPool(endpoint, ""))
+	g.sim.Set("", simulator.Always(simulator.Reply{Status: http.StatusUnauthorized}))
+	g.sim.Set("sk-upstream-spare", simulator.Always(simulator.Reply{}))
+	if a := g.say("claude-sonnet-5-5", false); a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.body)
 	}
-	for range 2 {
-		if a := g.say("claude-sonnet-5-5", false); a.status != http.StatusOK {
+	if old, fresh := g.askedBy(oldAccess), g.askedBy(newAccess); old != 1 || fresh != 1 {
+		t.Errorf("%d requests with the old token, %d with the new one", old, fresh)
+	}
+	// The gateway's own question is asked with the new token, and with one newer
+	// still.
+	g.waitLogged(`"account state changed","account":"acct-max","state":"error"`)
+	if n := endpoint.Account(simulator.TokenPath).Requests; n != 2 {
+		t.Errorf("the token endpoint was asked %d times", n)
+	}
+	from := len(g.sim.Requests())
+	for _, model := range []string{"claude-sonnet-5-5", "claude-opus-5-5"} {
+		if a := g.say(model, true); a.status != http.StatusOK {
 			t.Errorf("%d %s", a.status, a.body)
 		}
 	}
-	if old, fresh := g.sim.Account(oldAccess).Messages, g.sim.Account(newAccess).Messages; old != 1 || fresh != 1 {
-		t.Errorf("%d requests with the old token, %d with the new one", old, fresh)
+	if diff := cmp.Diff([]string{"spare", "spare"}, g.askedSince(from)); diff != "" {
+		t.Errorf("accounts asked: %s", diff)
 	}
+}
+
+// A token that was refused for one request, and that upstream takes again when the
+// gateway asks.
+func TestATokenThatIsRefusedOnceIsNoAccountError(t *testing.T) {
+	g := serve(t, simulator.Config{}, oauthPool(tokenEndpoint(t, simulator.Reply{}), ""))
+	for _, token := range []string{oldAccess, newAccess} {
+		g.sim.Queue(token, simulator.Reply{Status: http.StatusUnauthorized})
+	}
+	if a := g.say("claude-sonnet-5-5", false); a.status != http.StatusOK {
+		t.Errorf("%d %s", a.status, a.body)
+	}
+	g.waitQuestion(newAccess)
+	g.eventually("the account serves again", func() bool {
+		from := len(g.sim.Requests())
+		g.do(inNewSession("claude-sonnet-5-5"))
+		return cmp.Equal(g.askedSince(from), []string{strings.TrimPrefix(newAccess, upstreamSecret)})
+	})
 }
 
 func TestAnUnreachableTokenEndpointIsNoAccountError(t *testing.T) {
 	endpoint := tokenEndpoint(t, simulator.Reply{Status: http.StatusServiceUnavailable})
 	g := serve(t, simulator.Config{}, oauthPool(endpoint, ""))
 	g.sim.Queue(oldAccess, simulator.Reply{Status: http.StatusUnauthorized})
-	session := func(n int) call {
-		return call{body: fmt.Sprintf(`{"model":"claude-sonnet-5-5","max_tokens":64,"messages":[{"role":"user","content":"%d"}]}`, n)}
-	}
-	for n := range 2 { // two sessions: the first one moves to the spare account
-		if a := g.do(session(n)); a.status != http.StatusOK {
+	// The first puts the account last for its model, and for no other.
+	for _, model := range []string{"claude-sonnet-5-5", "claude-sonnet-5-5", "claude-opus-5-5"} {
+		if a := g.do(inNewSession(model)); a.status != http.StatusOK {
 			t.Errorf("%d %s", a.status, a.body)
 		}
 	}
@@ -208,7 +239,7 @@ func TestAnUnreachableTokenEndpointIsNoAccountError(t *testing.T) {
 	for _, r := range g.records() {
 		accounts = append(accounts, r.Account)
 	}
-	if got := strings.Join(accounts, " "); got != "acct-spare acct-max" {
+	if got := strings.Join(accounts, " "); got != "acct-spare acct-spare acct-max" {
 		t.Errorf("served by %s", got)
 	}
 }

@@ -279,28 +279,56 @@ func TestFullLines(t *testing.T) {
 	}
 }
 
+// TestAllAccountsOut fails the only account for its first request, and for the
+// gateway's own question if it is asked one.
 func TestAllAccountsOut(t *testing.T) {
+	window := func(name, claim string) *simulator.Limits {
+		return &simulator.Limits{Claim: claim, Windows: []simulator.Window{
+			{Name: name, Status: "rejected", Reset: time.Now().Add(2 * time.Hour), Utilization: 1}}}
+	}
 	for name, test := range map[string]struct {
 		reply     simulator.Reply
+		question  bool // the gateway asks the account itself
+		out       bool
 		low, high int // seconds of retry-after
 	}{
-		"overloaded":   {simulator.Reply{Status: 529}, 50, 60},
-		"a burst":      {simulator.Reply{Status: 429, RetryAfter: 5 * time.Second}, 1, 5},
-		"unauthorized": {simulator.Reply{Status: 401}, 1, 60},
-		"window spent": {simulator.Reply{Status: 429, Limits: &simulator.Limits{Claim: "five_hour", Windows: []simulator.Window{
-			{Name: "5h", Status: "rejected", Reset: time.Now().Add(2 * time.Hour), Utilization: 1}}}}, 7000, 7200},
+		"overloaded":          {reply: simulator.Reply{Status: 529}},
+		"a burst":             {reply: simulator.Reply{Status: 429, RetryAfter: 5 * time.Second}},
+		"a long burst":        {reply: simulator.Reply{Status: 429, RetryAfter: 2 * time.Hour}},
+		"another's window":    {reply: simulator.Reply{Status: 429, Limits: window("7d_opus", "seven_day_opus")}},
+		"overage spent":       {reply: simulator.Reply{Status: 429, Limits: &simulator.Limits{Status: "rejected", Claim: "overage", Reset: time.Now().Add(2 * time.Hour)}}},
+		"unauthorized":        {reply: simulator.Reply{Status: 401}, question: true, out: true, low: 590, high: 600},
+		"payment required":    {reply: simulator.Reply{Status: 402}, question: true, out: true, low: 590, high: 600},
+		"window spent":        {reply: simulator.Reply{Status: 429, Limits: window("5h", "five_hour")}, out: true, low: 7000, high: 7200},
+		"its family's window": {reply: simulator.Reply{Status: 429, Limits: window("7d_sonnet", "seven_day_sonnet")}, out: true, low: 7000, high: 7200},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := serve(t, simulator.Config{}, mainAccount+alice)
+			asked := 1
 			g.sim.Queue("sk-upstream-main", test.reply)
+			if test.question {
+				g.sim.Queue("sk-upstream-main", test.reply)
+			}
 			g.say("claude-sonnet-5-5", false)
+			if test.question {
+				g.waitLogged(`"state":"error"`)
+			}
 			for _, stream := range []bool{false, true} {
 				a := g.say("claude-sonnet-5-5", stream)
-				refusal{503, "overloaded_error", false, ""}.check(t, a)
+				if !test.out {
+					if asked++; a.status != 200 {
+						t.Errorf("%d %s", a.status, a.body)
+					}
+					continue
+				}
+				refusal{503, "overloaded_error", true, ""}.check(t, a)
 				wantRetryAfter(t, a, test.low, test.high)
 			}
-			if n := len(g.sim.Requests()); n != 1 {
-				t.Errorf("an account that is out was asked: %d requests", n)
+			if n := len(g.asked()); n != asked {
+				t.Errorf("%d requests of clients went upstream, want %d", n, asked)
+			}
+			if n := g.questionsTo("sk-upstream-main"); (n == 1) != test.question || n > 1 {
+				t.Errorf("the gateway asked %d questions of its own", n)
 			}
 		})
 	}

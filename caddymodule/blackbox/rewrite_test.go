@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/tidwall/gjson"
@@ -218,21 +219,30 @@ func TestCountTokens(t *testing.T) {
 		t.Errorf("antigravity: %d %s", a.status, a.body)
 	}
 	request.key = ""
-	for _, test := range []struct{ upstream, status int }{{404, 404}, {529, 529}, {500, 502}, {403, 502}} {
+	// A failure of a count is the client's, and only puts the account last: it is
+	// asked again where there is no other.
+	for _, test := range []struct{ upstream, status int }{{404, 404}, {413, 413}, {429, 429}, {529, 529}, {500, 502}, {504, 504}, {401, 502}, {403, 502}} {
+		before := len(g.asked())
 		g.sim.Queue("sk-upstream-main", simulator.Reply{Status: test.upstream, Body: []byte(oddError)})
 		if a := g.do(request); a.status != test.status {
 			t.Errorf("upstream's %d came as %d", test.upstream, a.status)
 		}
 		if a := g.do(request); a.status != 200 {
-			t.Errorf("%d of a count changed the account's state: %d", test.upstream, a.status)
+			t.Errorf("%d of a count took the account out: %d", test.upstream, a.status)
+		}
+		if n := len(g.asked()) - before; n != 2 {
+			t.Errorf("%d: the account was asked %d times", test.upstream, n)
 		}
 	}
-	g.sim.Queue("sk-upstream-main", simulator.Reply{Status: 429})
+	g.sim.Queue("sk-upstream-main", simulator.Reply{Status: 429, Limits: &simulator.Limits{Claim: "five_hour", Windows: []simulator.Window{
+		{Name: "5h", Status: "rejected", Reset: time.Now().Add(time.Hour), Utilization: 1}}}})
 	if a := g.do(request); a.status != http.StatusTooManyRequests {
 		t.Errorf("upstream's 429 came as %d", a.status)
 	}
-	if a := g.do(request); a.status != http.StatusServiceUnavailable {
-		t.Errorf("after a 429 the account was asked again: %d", a.status)
+	before := len(g.asked())
+	refusal{503, "overloaded_error", true, ""}.check(t, g.do(request))
+	if len(g.asked()) != before {
+		t.Errorf("an account whose window is spent was asked")
 	}
 	release()
 	g.wantOneRecord(func(r *billing.Record) { // of the request that held the slot

@@ -212,6 +212,8 @@ func sdkErrors(t *testing.T, g *gateway, client sdk, begin func(string) talk) {
 		{simulator.Reply{Fault: broken}, true, 200, "api_error"},
 		{simulator.Reply{Fault: overloaded}, true, 200, "overloaded_error"},
 		{simulator.Reply{Status: 529}, false, 529, "overloaded_error"},
+		{simulator.Reply{Status: 529}, true, 529, "overloaded_error"}, // it comes last, and is asked all the same
+		{simulator.Reply{Status: 429, ErrorCode: "enforced_spend_limit_reached"}, true, 429, "rate_limit_error"},
 		{simulator.Reply{}, true, http.StatusServiceUnavailable, "overloaded_error"}, // now it is out
 	} {
 		g.sim.Queue("sk-upstream-main", test.reply)
