@@ -230,7 +230,6 @@ func (s *Standing) setWindows(o *Outcome, now time.Time) {
 			if len(s.Windows) >= maxWindows {
 				continue
 			}
-			at = len(s.Windows)
 			s.Windows = append(s.Windows, Window{Name: r.Name, Utilization: -1})
 			slices.SortFunc(s.Windows, func(a, b Window) int { return strings.Compare(a.Name, b.Name) })
 			at = slices.IndexFunc(s.Windows, func(w Window) bool { return w.Name == r.Name })
