@@ -243,9 +243,20 @@ func (x *exchange) mayHavePaid(f *upstream.Failure) *upstream.Failure {
 	if f == nil || x.call.Stream || f.Kind == upstream.Unreachable {
 		return f
 	}
-	noAnswer := f.Err != nil || f.Type == "" && (f.Status >= 500 || f.Status == http.StatusRequestTimeout)
+	noAnswer := f.Err != nil || f.Type == "" && isGatewayError(f.Status)
 	f.Paid = f.Late || noAnswer && time.Since(x.sent) > mayBePaid
 	return f
+}
+
+// isGatewayError reports whether a status becomes a 502 or 504 for the client: one
+// that says neither what is wrong with the request nor when it may be sent again.
+func isGatewayError(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity,
+		http.StatusTooManyRequests, statusOverloaded:
+		return false
+	}
+	return true
 }
 
 // unreachable makes a Failure of a request that got no answer.
