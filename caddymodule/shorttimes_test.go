@@ -87,6 +87,7 @@ func (h *hasty) post(t *testing.T, model string, stream bool) *http.Response {
 	body := fmt.Sprintf(`{"model":"%s","max_tokens":64,"stream":%t,"messages":[{"role":"user","content":"hello"}]}`, model, stream)
 	request, _ := http.NewRequest(http.MethodPost, h.url+"/v1/messages", strings.NewReader(body))
 	request.Header.Set("X-Api-Key", "sk-alice")
+	request.Header.Set("X-Claude-Code-Session-Id", model)
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
 		t.Fatal(err)
