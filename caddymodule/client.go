@@ -60,8 +60,8 @@ func (c *client) answering() {
 
 // answeringAfter is how long, at most, a client hears nothing of an account that
 // has begun to answer: proxies on the way, and clients, give up after 30 s and
-// more.
-const answeringAfter = 15 * time.Second
+// more. A variable for tests alone.
+var answeringAfter = 15 * time.Second
 
 // onBeat runs when the client may have heard nothing for long enough. Writes
 // don't touch the timer: it looks back at the last one.

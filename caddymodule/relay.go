@@ -181,8 +181,8 @@ func (x *exchange) send(account *upstream.Account) *upstream.Failure {
 
 // mayBePaid is how long upstream may have worked on an answer that is not
 // streamed before the request is not sent again when it breaks off: the account
-// may have to pay for it.
-const mayBePaid = 30 * time.Second
+// may have to pay for it. A variable for tests alone.
+var mayBePaid = 30 * time.Second
 
 func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.Failure {
 	if !x.slot.Held() || !x.lease.Held() {
@@ -245,9 +245,20 @@ func (x *exchange) mayHavePaid(f *upstream.Failure) *upstream.Failure {
 	if f == nil || x.call.Stream || f.Kind == upstream.Unreachable {
 		return f
 	}
-	noAnswer := f.Err != nil || f.Type == "" && (f.Status >= 500 || f.Status == http.StatusRequestTimeout)
+	noAnswer := f.Err != nil || f.Type == "" && isGatewayError(f.Status)
 	f.Paid = f.Late || noAnswer && time.Since(x.sent) > mayBePaid
 	return f
+}
+
+// isGatewayError reports whether a status becomes a 502 or 504 for the client: one
+// that says neither what is wrong with the request nor when it may be sent again.
+func isGatewayError(status int) bool {
+	switch status {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity,
+		http.StatusTooManyRequests, statusOverloaded:
+		return false
+	}
+	return true
 }
 
 // unreachable makes a Failure of a request that got no answer.

@@ -64,6 +64,8 @@ type gateway struct {
 	log   string
 	http  *http.Client
 	down  bool
+
+	caddyfile string
 }
 
 // serve starts a gateway with the words of block in its directive, before the
@@ -105,16 +107,40 @@ func serve(t *testing.T, config simulator.Config, block string, site ...string) 
 	}
 	%s
 }`, g.log, g.url, block, strings.Join(site, "\n"))
-	text = strings.ReplaceAll(text, "SIM", sim.URL)
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		t.Fatalf("%v, in:\n%s", err, text)
-	}
-	if err := caddy.Load(adapted, true); err != nil {
-		t.Fatal(err)
-	}
+	g.caddyfile = strings.ReplaceAll(text, "SIM", sim.URL)
+	g.load()
 	t.Cleanup(g.stop)
 	return g
+}
+
+func (g *gateway) load() {
+	g.t.Helper()
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(g.caddyfile), map[string]any{"filename": "Caddyfile"})
+	if err != nil {
+		g.t.Fatalf("%v, in:\n%s", err, g.caddyfile)
+	}
+	if err := caddy.Load(adapted, true); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// reload has Caddy take over the config with some of its words replaced.
+func (g *gateway) reload(old, new string) {
+	g.t.Helper()
+	if !strings.Contains(g.caddyfile, old) {
+		g.t.Fatalf("%q is not in:\n%s", old, g.caddyfile)
+	}
+	g.caddyfile = strings.ReplaceAll(g.caddyfile, old, new)
+	g.load()
+	g.http.CloseIdleConnections() // they are the old server's, which ends
+}
+
+// restart ends Caddy and starts it again, over the same store.
+func (g *gateway) restart() {
+	g.t.Helper()
+	g.stop()
+	g.down = false
+	g.load()
 }
 
 func freeAddress(t *testing.T) string {

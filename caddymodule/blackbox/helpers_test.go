@@ -1,15 +1,18 @@
 package blackbox_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/tidwall/gjson"
 
+	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -72,9 +75,14 @@ func (g *gateway) waitQuestion(credential string) {
 // eventually waits for something that the gateway does in the background.
 func (g *gateway) eventually(what string, done func() bool) {
 	g.t.Helper()
-	for end := time.Now().Add(5 * time.Second); !done(); time.Sleep(10 * time.Millisecond) {
+	g.eventuallyIn(5*time.Second, what, done)
+}
+
+func (g *gateway) eventuallyIn(limit time.Duration, what string, done func() bool) {
+	g.t.Helper()
+	for end := time.Now().Add(limit); !done(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			g.t.Fatalf("waited in vain until %s", what)
+			g.t.Fatalf("waited %v in vain until %s", limit, what)
 		}
 	}
 }
@@ -105,6 +113,33 @@ func inNewSession(model string) call {
 // inSession is a request of a session.
 func inSession(session, body string) call {
 	return call{header: http.Header{"X-Claude-Code-Session-Id": {session}}, body: body}
+}
+
+// standing is what the embedded store has kept of an account.
+func (g *gateway) standing(account string) (kept scheduler.Standing) {
+	g.t.Helper()
+	file := g.standingFile(account)
+	if file == "" {
+		return kept
+	}
+	content, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(content, &kept)
+	}
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	return kept
+}
+
+// standingFile is where the embedded store keeps that; "" before it does.
+func (g *gateway) standingFile(account string) string {
+	g.t.Helper()
+	files, err := filepath.Glob(filepath.Join(g.store, "documents", "standings", "*"+account+".json"))
+	if err != nil || len(files) > 1 {
+		g.t.Fatalf("%q, %v", files, err)
+	}
+	return strings.Join(files, "")
 }
 
 // waitInError waits until the only account for what ask asks is in error, which
