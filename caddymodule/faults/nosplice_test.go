@@ -269,7 +269,7 @@ func (s *script) checkTries() error {
 			return fmt.Errorf("%d accounts were asked after %s had judged the request", others, said.account)
 		case same[failure] >= 3:
 			return fmt.Errorf("%d accounts were asked after three that answered %s", others, failure)
-		case said.silent && (others > 1 || !s.stream):
+		case failure == late && (others > 1 || !s.stream):
 			return fmt.Errorf("%d accounts were asked after one that did not answer in time", others)
 		}
 		seen[said.account] = true
@@ -282,12 +282,19 @@ func (s *said) failure() string {
 	switch {
 	case s.reply.Status >= 400:
 		return fmt.Sprintf("%d, absent %t", s.reply.Status, s.absent)
-	case s.silent:
-		return "late"
-	case len(s.events) > 0 && endsInError(s.sent):
+	case endsInError(s.sent) && (!s.silent || endsEvent(s.sent)):
 		return gjson.Get(s.events[len(s.events)-1], "error.type").Str
+	case s.silent:
+		return late
 	}
 	return "broken off"
+}
+
+const late = "no answer in time"
+
+// endsEvent reports whether a stream ends with a blank line.
+func endsEvent(stream []byte) bool {
+	return strings.HasSuffix(strings.NewReplacer("\r\n", "\n", "\r", "\n").Replace(string(stream)), "\n\n")
 }
 
 // checkQuestions checks that the gateway has asked those accounts alone that may
