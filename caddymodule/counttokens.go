@@ -48,7 +48,7 @@ func (x *exchange) count(account *upstream.Account, secret string) *upstream.Fai
 	defer guard.stop()
 	guard.begin(&timeout{what: "no whole answer", option: "header_timeout", after: x.headerTimeout, silence: true}, nil)
 	x.record.ModelSent = x.call.Sent(account)
-	x.sent = time.Now()
+	x.sent, x.secret = time.Now(), secret
 	response, err := x.runtime.transports.For(account).RoundTrip(
 		anthropic.Prepare(ctx, &x.call, account, secret, x.options(account)))
 	if err != nil {

@@ -9,17 +9,10 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream/oauth"
 )
 
-// withCredential calls sendWith with the secret that is in force for the account.
+// withCredential calls send with the secret that is in force for the account.
 // Where that is an access token that upstream no longer accepts, it is
 // refreshed, and the request sent once more, before the 401 counts.
-func (x *exchange) withCredential(account *upstream.Account, sendWith func(*upstream.Account, string) *upstream.Failure) *upstream.Failure {
-	send := func(account *upstream.Account, secret string) *upstream.Failure {
-		failure := sendWith(account, secret)
-		if failure != nil {
-			failure.Conceal(secret)
-		}
-		return failure
-	}
+func (x *exchange) withCredential(account *upstream.Account, send func(*upstream.Account, string) *upstream.Failure) *upstream.Failure {
 	if account.Refresh == nil {
 		return send(account, account.Secret)
 	}

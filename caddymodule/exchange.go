@@ -48,6 +48,7 @@ type exchange struct {
 	endpoint scheduler.Endpoint
 	bodySize int64
 	sent     time.Time // when the request last went to an account
+	secret   string    // that it had then
 	session  string
 	shared   bool             // the users of the group share its account
 	strip    bool             // thinking blocks are to be left out

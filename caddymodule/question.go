@@ -227,7 +227,16 @@ func (q *questions) send(ctx context.Context, g *gateway, account *upstream.Acco
 	options := anthropic.Options{
 		InjectSystem: g.injectSystem == injectSystemAll || g.injectSystem == injectSystemOAuth && account.Bearer(),
 	}
-	response, err := q.rt.transports.For(account).RoundTrip(anthropic.Prepare(ctx, call, account, secret, options))
+	f := q.exchange(ctx, account, model, anthropic.Prepare(ctx, call, account, secret, options))
+	if f != nil {
+		f.Conceal(secret)
+	}
+	return f
+}
+
+// exchange sends the question and looks at the answer.
+func (q *questions) exchange(ctx context.Context, account *upstream.Account, model string, r *http.Request) *upstream.Failure {
+	response, err := q.rt.transports.For(account).RoundTrip(r)
 	if err != nil {
 		return unreachable(ctx, err)
 	}

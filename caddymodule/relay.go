@@ -203,7 +203,7 @@ func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.
 	x.record.Attempts++
 	x.record.Account, x.record.Platform = account.Name, string(account.Platform)
 	x.record.ModelSent = x.call.Sent(account)
-	x.sent = time.Now()
+	x.sent, x.secret = time.Now(), secret
 	response, err := x.runtime.transports.For(account).RoundTrip(
 		anthropic.Prepare(ctx, &x.call, account, secret, x.options(account)))
 	if err != nil {
@@ -277,6 +277,7 @@ func unreachable(ctx context.Context, err error) *upstream.Failure {
 // report tells the scheduler what a failure means for the account, and has the
 // account asked by the gateway itself where it may be in error.
 func (x *exchange) report(account *upstream.Account, f *upstream.Failure) {
+	f.Conceal(x.secret)
 	if x.logErrors > 0 && len(f.Body) > 0 {
 		x.logger.Warn("upstream error", "account", account.Name, "request_id", x.id, "status", f.Status,
 			"body", strings.ToValidUTF8(string(f.Body[:min(int64(len(f.Body)), x.logErrors)]), ""))
