@@ -163,24 +163,33 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// TestDrainBeforeAnyContent: nothing was seen, so nothing is owed, and upstream
-// is let go at once.
-func TestDrainBeforeAnyContent(t *testing.T) {
-	for _, after := range []int{simulator.BeforeHeader, 0, 1} {
-		for _, stream := range []bool{true, false} {
-			if !stream && after != simulator.BeforeHeader {
-				continue
-			}
-			t.Run(fmt.Sprintf("after %d pieces, stream %t", after, stream), func(t *testing.T) {
-				g := serve(t, simulatorConfig, quiet, oneSlot+"relay {\non_disconnect drain 5s\n}\n")
-				g.sim.Queue(upstreamSecret+"main", failing(simulator.Hang, after, 0))
+// TestLeavingBeforeAnyContent: upstream is let go at once, also with drain. What it
+// has reported by then is billed, though the client has seen none of it.
+func TestLeavingBeforeAnyContent(t *testing.T) {
+	for _, test := range []struct {
+		after  int // pieces of the answer
+		stream bool
+		// input and output that are billed
+		input, output int64
+	}{
+		{simulator.BeforeHeader, true, 0, 0}, {0, true, 0, 0}, {1, true, 1000, 1}, {2, true, 1000, 1}, {3, true, 1000, 1},
+		{simulator.BeforeHeader, false, 0, 0}, {0, false, 0, 0},
+	} {
+		for _, leave := range []string{"cancel", "drain 5s"} {
+			t.Run(fmt.Sprintf("%s after %d pieces, stream %t", leave, test.after, test.stream), func(t *testing.T) {
+				g := serve(t, simulatorConfig, quiet, oneSlot+"relay {\non_disconnect "+leave+"\n}\n")
+				g.sim.Queue(upstreamSecret+"main", failing(simulator.Hang, test.after, 0))
 				ctx, leave := context.WithCancel(t.Context())
 				gone := make(chan time.Time)
 				go func() {
-					g.fetch(ctx, worker(0), "claude-sonnet-5-5", stream, "hello")
+					g.fetch(ctx, worker(0), "claude-sonnet-5-5", test.stream, "hello")
 					gone <- time.Now()
 				}()
 				g.waitUpstream("the request is upstream", func() bool { return len(g.sim.Requests()) == 1 })
+				time.Sleep(200 * time.Millisecond) // what is sent arrives
+				if pieces := g.last().Pieces; pieces < int64(test.after) {
+					t.Fatalf("upstream has sent %d pieces", pieces)
+				}
 				leave()
 				left := <-gone
 				if took := g.left().Disconnected.Sub(left); took > 100*time.Millisecond {
@@ -189,8 +198,12 @@ func TestDrainBeforeAnyContent(t *testing.T) {
 				if a := g.ask(t.Context(), worker(0), "claude-sonnet-5-5", true, "next"); a.status != 200 {
 					t.Errorf("the next request got %+v", a)
 				}
-				if r := g.only(clientGone); r.Charged != 0 || r.Input != 0 || r.Output != 0 || r.Billing != billing.PaidByNobody {
+				r := g.only(clientGone)
+				if r.Input != test.input || r.Output != test.output || r.Estimated != (test.input > 0) || r.Charged > 0 != (test.input > 0) {
 					t.Errorf("record %+v", r)
+				}
+				if paid := r.Billing == billing.PaidFromBalance; paid != (test.input > 0) {
+					t.Errorf("billing %s", r.Billing)
 				}
 			})
 		}

@@ -89,7 +89,7 @@ func serve(t testing.TB, config simulator.Config, level, block string) *gateway 
 	g := &gateway{
 		t: t, parent: t, url: "http://" + freeAddress(t), sim: sim,
 		store: filepath.Join(dir, "store"), log: filepath.Join(dir, logName),
-		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}},
+		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}, Timeout: time.Minute},
 	}
 	t.Cleanup(g.stop)
 	g.load(level, block)

@@ -82,7 +82,7 @@ func judge(t *transcript, answers []*said, stream bool) (verdict, error) {
 	return verdict{}, why
 }
 
-// judgePart tells whether a client got a part of an answer, and can read no more
+// judgePart reports whether a client got a part of an answer, and can read no more
 // of it than was said.
 func judgePart(head, body string, s *said) (verdict, error) {
 	part := head

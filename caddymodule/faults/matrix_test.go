@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
@@ -50,6 +51,7 @@ type cell struct {
 	refuses bool
 	user    string
 	want    []wantRecord
+	until   time.Time // when the account's mark ends
 
 	mu        sync.Mutex
 	reply     simulator.Reply // of the account, to requests

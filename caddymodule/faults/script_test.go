@@ -18,7 +18,7 @@ func seeded(seed, stream uint64) draw { return rand.New(rand.NewPCG(seed, stream
 
 func pick[T any](d draw, from ...T) T { return from[d(len(from))] }
 
-// once in n tells whether.
+// once in n reports whether.
 func (d draw) once(n int) bool { return d(n) == n-1 }
 
 // said is one answer of an upstream: what it meant to say, and what went out.
@@ -226,7 +226,7 @@ func (s *said) harm(d draw, size int, ends []int) int {
 	return cut
 }
 
-// endsWhole tells whether a stream has come to its end: message_stop is its last
+// endsWhole reports whether a stream has come to its end: message_stop is its last
 // event, and where that is named, which may come after its data, not by half.
 func endsWhole(stream []byte) bool {
 	events := dataOf(stream)

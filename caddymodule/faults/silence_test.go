@@ -13,9 +13,10 @@ import (
 
 // TestSilence: an upstream that says nothing is given up after idle_timeout,
 // one that says nothing of use after first_event_timeout, and one whose content
-// has begun may ping for as long as it likes.
+// has begun may ping for as long as it likes. An answer that is not streamed has
+// answer_timeout, however it comes.
 func TestSilence(t *testing.T) {
-	const idle, first = 250 * time.Millisecond, 500 * time.Millisecond
+	const idle, first, whole = 250 * time.Millisecond, 500 * time.Millisecond, 1500 * time.Millisecond
 	pings := func(before, after int) simulator.Reply {
 		r := simulator.Reply{Events: []simulator.Event{
 			{Name: "message_start", Data: `{"type":"message_start","message":{"id":"msg_1","type":"message","role":"assistant","model":"claude-sonnet-5-5","content":[],"usage":{"input_tokens":9,"output_tokens":1}}}`},
@@ -39,6 +40,8 @@ func TestSilence(t *testing.T) {
 	trickle := pings(0, 0)
 	trickle.Pieces, trickle.Pause = []int{8}, 5*time.Millisecond
 	slowWhole := simulator.Reply{Body: []byte(wholeAnswer), Pieces: []int{1 + len(wholeAnswer)/20}, Pause: 50 * time.Millisecond}
+	tooSlow := slowWhole
+	tooSlow.Pause = 150 * time.Millisecond
 	for _, test := range []struct {
 		name   string
 		reply  simulator.Reply
@@ -54,17 +57,22 @@ func TestSilence(t *testing.T) {
 		{"pings, then content in time", pings(5, 0), true, 200, "", 300 * time.Millisecond},
 		{"content, then pings for long", pings(0, 20), true, 200, "", time.Second},
 		{"a few bytes at a time", trickle, true, 200, "", 300 * time.Millisecond},
-		{"half an answer", failing(simulator.Hang, 0, 30), false, 504, "timeout_error", idle},
+		{"half an answer", failing(simulator.Hang, 0, 30), false, 504, "timeout_error", whole},
+		{"no answer", failing(simulator.Hang, simulator.BeforeHeader, 0), false, 504, "timeout_error", whole},
 		{"an answer a bit at a time", slowWhole, false, 200, "", 900 * time.Millisecond},
+		{"an answer too little at a time", tooSlow, false, 504, "timeout_error", whole},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			g := serve(t, simulatorConfig, quiet, oneSlot+"relay {\nidle_timeout 250ms\nfirst_event_timeout 500ms\nkeepalive 0s\n}\n")
+			g := serve(t, simulatorConfig, quiet, oneSlot+"relay {\nidle_timeout 250ms\nfirst_event_timeout 500ms\nanswer_timeout 1500ms\nkeepalive 0s\n}\n")
 			g.sim.Queue(upstreamSecret+"main", test.reply)
 			began := time.Now()
 			a := g.ask(t.Context(), worker(0), "claude-sonnet-5-5", test.stream, "hello")
 			took := time.Since(began)
 			if a.status != test.status || a.kind != test.kind {
 				t.Errorf("got %+v, want %d %s", a, test.status, test.kind)
+			}
+			if a.final != (!test.stream && test.status == 504) {
+				t.Errorf("x-should-retry: false is %t: what may have been paid for is not to be asked for again", a.final)
 			}
 			if test.kind == "" && (a.stop != "end_turn" || a.text != "late") {
 				t.Errorf("got %+v, want it whole", a)

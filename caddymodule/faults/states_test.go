@@ -78,6 +78,7 @@ func (c *cell) checkMarks(began, ended time.Time) {
 	c.t.Helper()
 	lines := c.noted()
 	state := c.becomes()
+	c.until = ended.Add(time.Hour)
 	if state == in {
 		if len(lines) > 0 {
 			c.t.Errorf("nothing should become of the account, the log says %v", lines)
@@ -120,6 +121,7 @@ func (c *cell) checkMarks(began, ended time.Time) {
 	}
 	scope, text, _ := strings.Cut(lines[0].Get("marks.0").Str, " until ")
 	until, err := time.Parse(time.RFC3339, text)
+	c.until = until
 	if !strings.HasPrefix(scope, scopes[state]) || err != nil {
 		c.t.Errorf("the account has the marks %s, want %s", lines[0].Get("marks"), scopes[state])
 	}
@@ -159,7 +161,7 @@ func (c *cell) checkState() {
 		c.waitAnswered()
 		switch {
 		case c.refuses:
-			state = inError
+			state, c.until = inError, time.Now().Add(errorRetry)
 		case !c.pair: // the question was answered, so nothing is left of the mark
 			c.askAgain(c.sends())
 			state = last // and it is not asked again so soon
@@ -232,6 +234,9 @@ func (c *cell) expectServed(model string, fast, serves bool) {
 		if asked != 1 {
 			c.t.Errorf("%s, fast %t: the account was asked %d times more", model, fast, asked)
 		}
+		c.checkRecovered(a)
+	case asked == 1 && time.Now().After(c.until):
+		c.t.Log("this machine is slow: the account no longer came last")
 		c.checkRecovered(a)
 	case asked != 0:
 		c.t.Errorf("%s, fast %t: the account was asked, it should not be", model, fast)
