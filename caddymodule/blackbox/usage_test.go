@@ -3,7 +3,10 @@ package blackbox_test
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -95,50 +98,50 @@ func TestUsageThatIsMissingOrMad(t *testing.T) {
 }
 
 // Thinking that is hidden is billed: while nothing but pings comes in a block, it is
-// taken for 30 tokens a second.
-func TestAClientThatLeavesInHiddenThinking(t *testing.T) {
-	for _, test := range []struct {
+// taken for 30 tokens a second, and for no more than was asked for.
+func TestClientsThatLeaveInHiddenThinking(t *testing.T) {
+	cases := []struct {
 		name      string
 		events    []simulator.Event
+		maxTokens int
 		low, high int64 // output tokens
 	}{
-		{"in a block", []simulator.Event{messageStart, emptyThinking}, 55, 110},
-		{"in a block that has begun to speak", []simulator.Event{messageStart, emptyText, textDelta}, 55, 110},
-		{"between two blocks", []simulator.Event{messageStart, emptyText, textDelta, blockStop}, 1, 10},
-		{"before the first block", []simulator.Event{messageStart}, 1, 1},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			g := serve(t, simulator.Config{}, mainAccount+alice)
-			g.sim.Queue("sk-upstream-main", simulator.Reply{
-				Events: test.events, Fault: simulator.Fault{Kind: simulator.Pings, After: len(test.events)}, Pause: 100 * time.Millisecond,
-			})
-			ctx, leave := context.WithTimeout(t.Context(), 2800*time.Millisecond)
-			defer leave()
-			long := strings.Replace(asking("claude-sonnet-5-5", true), `"max_tokens":64`, `"max_tokens":4000`, 1)
-			g.leaving(ctx, long)
-			g.waitUpstream("upstream is let go", func() bool { return !g.last().Disconnected.IsZero() })
-			g.wantOneRecord(func(r *billing.Record) {
-				if r.Status != 499 || !r.Estimated || r.Input != 900 || r.Output < test.low || r.Output > test.high || r.Charged == 0 {
-					t.Errorf("output %d, want %d to %d", r.Output, test.low, test.high)
-				}
-			})
+		{"in a block", []simulator.Event{messageStart, emptyThinking}, 4000, 55, 110},
+		{"in a block that has begun to speak", []simulator.Event{messageStart, emptyText, textDelta}, 4000, 55, 110},
+		{"between two blocks", []simulator.Event{messageStart, emptyText, textDelta, blockStop}, 4000, 1, 10},
+		{"before the first block", []simulator.Event{messageStart}, 4000, 1, 1},
+		{"more than was asked for", []simulator.Event{messageStart, emptyThinking}, 20, 20, 20},
+	}
+	g := serve(t, simulator.Config{}, mainAccount+alice)
+	g.sim.Set("", func(r *simulator.Request) simulator.Reply {
+		i, _ := strconv.Atoi(strings.TrimPrefix(r.Model, "claude-sonnet-"))
+		return simulator.Reply{
+			Events: cases[i].events, Pause: 100 * time.Millisecond,
+			Fault: simulator.Fault{Kind: simulator.Pings, After: len(cases[i].events)},
+		}
+	})
+	ctx, leave := context.WithTimeout(t.Context(), 2800*time.Millisecond)
+	defer leave()
+	var all sync.WaitGroup
+	for i, test := range cases {
+		all.Go(func() {
+			g.leaving(ctx, fmt.Sprintf(`{"model":"claude-sonnet-%d","max_tokens":%d,"stream":true,"messages":[{"role":"user","content":"hi"}]}`, i, test.maxTokens))
 		})
 	}
-	t.Run("never more than was asked for", func(t *testing.T) {
-		g := serve(t, simulator.Config{}, mainAccount+alice)
-		g.sim.Queue("sk-upstream-main", simulator.Reply{
-			Events: []simulator.Event{messageStart, emptyThinking}, Fault: simulator.Fault{Kind: simulator.Pings, After: 2}, Pause: 100 * time.Millisecond,
-		})
-		ctx, leave := context.WithTimeout(t.Context(), 2800*time.Millisecond)
-		defer leave()
-		g.leaving(ctx, strings.Replace(asking("claude-sonnet-5-5", true), `"max_tokens":64`, `"max_tokens":20`, 1))
-		g.waitUpstream("upstream is let go", func() bool { return !g.last().Disconnected.IsZero() })
-		g.wantOneRecord(func(r *billing.Record) {
-			if r.Output != 20 || !r.Estimated {
-				t.Errorf("output %d", r.Output)
-			}
-		})
+	all.Wait()
+	g.waitUpstream("upstream is let go", func() bool {
+		return !slices.ContainsFunc(g.sim.Requests(), func(r simulator.Request) bool { return r.Disconnected.IsZero() })
 	})
+	records := g.records()
+	if len(records) != len(cases) {
+		t.Fatalf("%d records of %d requests", len(records), len(cases))
+	}
+	for _, r := range records {
+		i, _ := strconv.Atoi(strings.TrimPrefix(r.Model, "claude-sonnet-"))
+		if test := cases[i]; r.Status != 499 || !r.Estimated || r.Input != 900 || r.Output < test.low || r.Output > test.high || r.Charged == 0 {
+			t.Errorf("%s: output %d, want %d to %d: %+v", test.name, r.Output, test.low, test.high, r)
+		}
+	}
 }
 
 // What comes after message_stop is no part of the answer, however the stream is cut.
