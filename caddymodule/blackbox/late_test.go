@@ -18,7 +18,7 @@ import (
 func TestAnswersThatDoNotComeInTime(t *testing.T) {
 	silence := fault(simulator.Hang, simulator.BeforeHeader)
 	inBody := simulator.Reply{Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 30}}
-	slow := simulator.Reply{HeaderDelay: 600 * time.Millisecond}
+	slow := simulator.Reply{HeaderDelay: 400 * time.Millisecond}
 	for _, test := range []struct {
 		name    string
 		replies []simulator.Reply // of the accounts in order; those that are left answer well
@@ -44,9 +44,9 @@ func TestAnswersThatDoNotComeInTime(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			g := serve(t, simulator.Config{}, accountsInOrder([]string{"a", "b", "c", "d"}, "")+alice+`
 			relay {
-				header_timeout 300ms
-				first_event_timeout 300ms
-				answer_timeout 900ms
+				header_timeout 250ms
+				first_event_timeout 250ms
+				answer_timeout 600ms
 			}`)
 			for i, reply := range test.replies {
 				g.sim.Queue(upstreamSecret+string(rune('a'+i)), reply)
@@ -61,7 +61,7 @@ func TestAnswersThatDoNotComeInTime(t *testing.T) {
 			}
 			if test.final {
 				wantError(t, a, 504, "timeout_error")
-				if took := time.Since(began); took < 900*time.Millisecond || took > 2*time.Second {
+				if took := time.Since(began); took < 600*time.Millisecond || took > 2*time.Second {
 					t.Errorf("it took %v", took)
 				}
 			}

@@ -39,6 +39,12 @@ func TestAnUpstreamThatRefusesEverybody(t *testing.T) {
 		{"silence after the header", fault(simulator.Hang, 0), true, 2, 504, "timeout_error", ""},
 	} {
 		for _, n := range []int{1, 2, 3, 20} {
+			rounds := 2
+			if r.status == 504 { // each takes its time
+				if rounds = 1; n == 2 || n == 3 {
+					continue
+				}
+			}
 			t.Run(fmt.Sprintf("%s, %d accounts", r.name, n), func(t *testing.T) {
 				var accounts []string
 				for i := range n {
@@ -74,11 +80,11 @@ func TestAnUpstreamThatRefusesEverybody(t *testing.T) {
 				if asked := g.asked(); len(asked) != 1+first {
 					t.Errorf("asked %q for the first request, want %d", asked[1:], first)
 				}
-				for range 2 {
+				for range rounds {
 					refused(inNewSession(model), 1)
 					refused(bobsCall(model), 1)
 				}
-				for range 2 {
+				for range rounds {
 					refused(inSession("bound", ""), min(n, 2))
 				}
 				if questions := len(g.sim.Requests()) - len(g.asked()); questions != 0 {

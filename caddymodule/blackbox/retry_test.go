@@ -2,6 +2,8 @@ package blackbox_test
 
 import (
 	"fmt"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -72,5 +74,72 @@ func TestFailoverOn400(t *testing.T) {
 				t.Errorf("%d %s, want %d", a.status, a.body, test.want)
 			}
 		})
+	}
+}
+
+// The mark comes after the last try at an account, and one that comes last already
+// is asked once.
+func TestHowOftenOneAccountIsAskedForA403(t *testing.T) {
+	const retry = `
+	retry {
+		attempts 3
+		delay 1ms
+	}`
+	account := func(credential string) string {
+		return "account acct-main {\n" + credential + "\nbase_url SIM\npriority 1\n}\naccount acct-spare {\napi_key sk-upstream-spare\nbase_url SIM\n}\n"
+	}
+	final := http.Header{"X-Should-Retry": {"false"}}
+	for _, credential := range []string{"setup_token sk-upstream-main", "oauth {\naccess_token sk-upstream-main\n}", "api_key sk-upstream-main"} {
+		kind, _, _ := strings.Cut(credential, " ")
+		for _, test := range []struct {
+			name  string
+			reply simulator.Reply
+			asked int // of a bearer account, by the first request
+		}{
+			{"403", simulator.Reply{Status: 403}, 4},
+			{"403 page", simulator.Reply{Status: 403, Body: []byte("<html>blocked</html>")}, 4},
+			{"403 that says to try again", simulator.Reply{Status: 403, Header: http.Header{"X-Should-Retry": {"true"}}}, 4},
+			{"403 that is final", simulator.Reply{Status: 403, Header: final}, 1},
+			{"401", simulator.Reply{Status: 401}, 1},
+			{"402", simulator.Reply{Status: 402}, 1},
+			{"429", simulator.Reply{Status: 429}, 1},
+			{"500", simulator.Reply{Status: 500}, 1},
+			{"404", simulator.Reply{Status: 404}, 1},
+		} {
+			t.Run(kind+", "+test.name, func(t *testing.T) {
+				g := serve(t, simulator.Config{}, account(credential)+alice+retry)
+				// The gateway's own question is answered well, a second later: the mark
+				// stays until then.
+				g.sim.Set("sk-upstream-main", func(r *simulator.Request) simulator.Reply {
+					if isQuestion(r) {
+						return simulator.Reply{HeaderDelay: time.Second}
+					}
+					return test.reply
+				})
+				first := test.asked
+				if kind == "api_key" {
+					first = 1
+				}
+				ask := func(session string, most int) {
+					t.Helper()
+					before := g.askedBy("sk-upstream-main")
+					if a := g.do(inSession(session, asking("claude-sonnet-5-5", false))); a.status != 200 {
+						t.Errorf("%d %s", a.status, a.body)
+					}
+					if n := g.askedBy("sk-upstream-main") - before; n != most {
+						t.Errorf("%s: the account was asked %d times, want %d", session, n, most)
+					}
+				}
+				ask("first", first)
+				ask("second", 0)
+				// The spare one is out of the way, so that the account is asked that comes
+				// last already.
+				g.sim.Queue("sk-upstream-spare", simulator.Reply{Status: 529})
+				g.do(inSession("third", asking("claude-sonnet-5-5", false)))
+				if n := g.askedBy("sk-upstream-main"); n != first+1 {
+					t.Errorf("the account, which came last already, was asked %d times, want once", n-first)
+				}
+			})
+		}
 	}
 }
