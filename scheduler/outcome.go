@@ -53,6 +53,9 @@ func (s *Standing) Apply(o Outcome, now time.Time, c Cooldowns) {
 		s.succeed(&o)
 	case Limited:
 		s.limitClaims(&o, now, c)
+		if s.Judge(now, o.Model, o.Fast, o.Endpoint).Use != Barred { // nothing that is rejected is about the request
+			s.throttle(&o, now, c)
+		}
 	case SpendLimit:
 		year, month, _ := now.Date()
 		s.limit(Limit{
@@ -61,7 +64,7 @@ func (s *Standing) Apply(o Outcome, now time.Time, c Cooldowns) {
 	case Denied:
 		s.demote(&o, Demotion{Model: o.Model, Endpoint: o.Endpoint, AnySpeed: true}, now, firstDemotion, c.RateLimit)
 	case Throttled:
-		s.demote(&o, Demotion{Model: o.Model, Endpoint: o.Endpoint, Fast: o.Fast}, now, firstDemotion, c.RateLimit)
+		s.throttle(&o, now, c)
 	case Failed:
 		s.demote(&o, Demotion{Model: o.Model, Endpoint: o.Endpoint, Fast: o.Fast}, now, firstDemotion, c.Overload)
 	case Absent:
@@ -102,6 +105,10 @@ func (s *Standing) endTrials(o *Outcome, now time.Time) {
 			return w.Name == l.Claim && (w.Status == "allowed" || w.Status == "allowed_warning")
 		})
 	})
+}
+
+func (s *Standing) throttle(o *Outcome, now time.Time, c Cooldowns) {
+	s.demote(o, Demotion{Model: o.Model, Endpoint: o.Endpoint, Fast: o.Fast}, now, firstDemotion, c.RateLimit)
 }
 
 // limitClaims takes the account out for what upstream rejects.

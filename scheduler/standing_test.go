@@ -220,6 +220,7 @@ func TestWhatPutsAnAccountLast(t *testing.T) {
 		{"nor of count_tokens", []event{{0, denied}, {time.Second, with(success, count)}}, 5 * time.Second},
 		{"a header alone clears nothing", []event{{0, throttled}, {time.Second, scheduler.Outcome{Kind: scheduler.Answered, Status: 200, Model: opus}}}, 5 * time.Second},
 		{"after a success it begins at 5 s", []event{{0, failed}, {10 * time.Second, failed}, {20 * time.Second, success}, {30 * time.Second, failed}}, 35 * time.Second},
+		{"a rejected claim of another family", []event{{0, limited(scheduler.WindowReport{Name: "7d_sonnet", Family: "sonnet", Status: "rejected", Reset: noon.Add(time.Hour)})}}, 5 * time.Second},
 		{"a rejected claim is no demotion", []event{{0, limited(window("5h", "rejected", time.Hour))}}, never},
 	}
 	for _, test := range tests {
