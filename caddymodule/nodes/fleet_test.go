@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -202,7 +203,7 @@ func (f *fleet) ask(at *gatewaytest.Gateway, q question) (a answer) {
 		a.err = err
 		return a
 	}
-	request.Header.Set("X-Api-Key", fmt.Sprintf("sk-gateway-u%d", rand.IntN(users)))
+	request.Header.Set("X-Api-Key", fmt.Sprintf("sk-gateway-u%d", userOf(a.session)))
 	request.Header.Set("X-Claude-Code-Session-Id", a.session)
 	response, err := f.http.Do(request)
 	if err != nil {
@@ -218,6 +219,13 @@ func (f *fleet) ask(at *gatewaytest.Gateway, q question) (a answer) {
 		f.mu.Unlock()
 	}
 	return a
+}
+
+// userOf is whose session it is: each has sessions of their own.
+func userOf(session string) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(session))
+	return h.Sum32() % users
 }
 
 // load is clients that ask one question after the other.
