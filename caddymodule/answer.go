@@ -102,7 +102,22 @@ func (a *answer) failure() *upstream.Failure {
 		a.settleNothing()
 		return nil
 	}
-	return anthropic.ReadFailure(a.response.StatusCode, a.response.Header, body, a.asked(), time.Now())
+	return a.refused(body, err)
+}
+
+// refused makes a Failure of an answer that is not a success, as far as it came: err
+// is how reading it ended. One that did not end in time is a time-out, unless its
+// status says more.
+func (a *answer) refused(body []byte, err error) *upstream.Failure {
+	f := anthropic.ReadFailure(a.response.StatusCode, a.response.Header, body, a.asked(), time.Now())
+	var late *timeout
+	if err != nil && errors.As(context.Cause(a.ctx), &late) {
+		f.Late = true
+		if f.Kind == upstream.Failed {
+			f.Status, f.Err = http.StatusGatewayTimeout, late
+		}
+	}
+	return f
 }
 
 func (x *exchange) asked() anthropic.Asked {

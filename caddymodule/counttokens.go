@@ -64,7 +64,7 @@ func (x *exchange) count(account *upstream.Account, secret string) *upstream.Fai
 	case err != nil && x.gone():
 		return nil
 	case response.StatusCode/100 != 2:
-		return anthropic.ReadFailure(response.StatusCode, response.Header, body, x.asked(), time.Now())
+		return a.refused(body, err)
 	case err != nil:
 		return a.brokenOff(err)
 	case !gjson.ValidBytes(body) || gjson.GetBytes(body, "input_tokens").Type != gjson.Number:

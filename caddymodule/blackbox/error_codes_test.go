@@ -58,9 +58,10 @@ func TestStatusesThatAreNotTheAccountsOwn(t *testing.T) {
 // A count is asked of one account, which has header_timeout for all of it.
 func TestCountsThatDoNotComeInTime(t *testing.T) {
 	for name, reply := range map[string]simulator.Reply{
-		"no header": fault(simulator.Hang, simulator.BeforeHeader),
-		"no body":   {FirstDelay: time.Minute},
-		"no end":    {Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 5}},
+		"no header":          fault(simulator.Hang, simulator.BeforeHeader),
+		"no body":            {FirstDelay: time.Minute},
+		"no end":             {Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 5}},
+		"no end of an error": {Status: 500, Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 5}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := serve(t, simulator.Config{}, accountsInOrder([]string{"a", "b"}, "")+alice+"relay {\nheader_timeout 250ms\n}")

@@ -32,7 +32,10 @@ func TestAnswersThatDoNotComeInTime(t *testing.T) {
 		{"an answer in time, later than a stream's header may be", []simulator.Reply{slow}, false, []string{"a"}, 200, false},
 		{"a header and no body", []simulator.Reply{{FirstDelay: time.Minute}}, false, []string{"a"}, 504, true},
 		{"a failure, then no header", []simulator.Reply{{Status: 529}, silence}, false, []string{"a", "b"}, 504, true},
+		{"an error without an end", []simulator.Reply{{Status: 500, Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 20}}}, false, []string{"a"}, 504, true},
+		{"a page without an end", []simulator.Reply{{Status: 502, Body: []byte(simulator.BadGatewayHTML), Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 20}}}, false, []string{"a"}, 504, true},
 
+		{"stream: an error without an end, twice", []simulator.Reply{{Status: 500, Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 20}}, {Status: 500, Fault: simulator.Fault{Kind: simulator.Hang, Bytes: 20}}}, true, []string{"a", "b"}, 504, false},
 		{"stream: no header", []simulator.Reply{silence}, true, []string{"a", "b"}, 200, false},
 		{"stream: no header twice", []simulator.Reply{silence, silence}, true, []string{"a", "b"}, 504, false},
 		{"stream: no header, then no content", []simulator.Reply{silence, fault(simulator.Hang, 1)}, true, []string{"a", "b"}, 504, false},
@@ -46,6 +49,7 @@ func TestAnswersThatDoNotComeInTime(t *testing.T) {
 			relay {
 				header_timeout 250ms
 				first_event_timeout 250ms
+				idle_timeout 250ms
 				answer_timeout 600ms
 			}`)
 			for i, reply := range test.replies {

@@ -101,3 +101,36 @@ func TestAnUpstreamThatRefusesEverybody(t *testing.T) {
 		}
 	}
 }
+
+// Accounts that fail in different ways are asked on, up to max_switches.
+func TestDifferentAnswersAreAskedFurther(t *testing.T) {
+	var accounts []string
+	for i := range 20 {
+		accounts = append(accounts, fmt.Sprintf("%02d", i))
+	}
+	failing := []simulator.Reply{{Status: 429}, {Status: 529}, {Status: 500}, {Status: 503}, fault(simulator.Cut, 0)}
+	for name, test := range map[string]struct {
+		words    string
+		kinds, n int // how many ways of failing there are, and accounts asked
+	}{
+		"one way":                 {"", 1, 3},
+		"two ways, in turns":      {"", 2, 5},
+		"three ways, in turns":    {"", 3, 7},
+		"five ways, in turns":     {"", 5, 11}, // max_switches is 10
+		"two ways, one switch":    {"retry {\nmax_switches 1\n}", 2, 2},
+		"five ways, few switches": {"retry {\nmax_switches 4\n}", 5, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := serve(t, simulator.Config{}, accountsInOrder(accounts, "")+alice+test.words)
+			for i, account := range accounts {
+				g.sim.Set(upstreamSecret+account, simulator.Always(failing[i%test.kinds]))
+			}
+			if a := g.say("claude-sonnet-5-5", true); a.status == 200 {
+				t.Errorf("%d %s", a.status, a.body)
+			}
+			if asked := g.asked(); len(asked) != test.n {
+				t.Errorf("asked %q, want %d accounts", asked, test.n)
+			}
+		})
+	}
+}

@@ -262,3 +262,33 @@ func TestSpendLimitsTakeAnAccountOut(t *testing.T) {
 		g.stop()
 	}
 }
+
+// Fast mode's own limit is about fast requests, and only where one was asked for.
+func TestFastModesOwnLimit(t *testing.T) {
+	const fast = `{"model":"claude-opus-5-5","max_tokens":64,"speed":"fast","messages":[{"role":"user","content":"hi"}]}`
+	slow := asking("claude-opus-5-5", false)
+	spent := simulator.Reply{Status: 429, Limits: &simulator.Limits{Status: "allowed", FastReset: time.Now().Add(time.Hour)}}
+	for _, test := range []struct {
+		name, failed string
+		out          bool // fast requests
+	}{{"a fast request", fast, true}, {"a slow one", slow, false}} {
+		t.Run(test.name, func(t *testing.T) {
+			g := serve(t, simulator.Config{}, accountsInOrder([]string{"a"}, "")+alice)
+			g.sim.Queue("sk-upstream-a", spent)
+			wantError(t, g.do(inSession("first", test.failed)), 429, "rate_limit_error")
+			for range 2 {
+				if a := g.do(inSession("slow", slow)); a.status != 200 {
+					t.Errorf("a slow request got %d %s", a.status, a.body)
+				}
+				a := g.do(inSession("fast", fast))
+				if !test.out && a.status != 200 {
+					t.Errorf("a fast request got %d %s", a.status, a.body)
+				} else if test.out {
+					refusal{503, "overloaded_error", true, ""}.check(t, a)
+					wantRetryAfter(t, a, 3590, 3600)
+				}
+				g.restart()
+			}
+		})
+	}
+}
