@@ -1,8 +1,11 @@
 package billing
 
 import (
+	"cmp"
 	"math/bits"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/internal/modelname"
 )
 
 // Sizes that a hold goes by.
@@ -10,16 +13,22 @@ const (
 	usualBytesPerToken = 4    // of English text or code
 	leastBytesPerToken = 2    // of a whole request
 	usualOutput        = 4096 // tokens at most
+	// largestOutput is that of a model of which it is not known.
+	largestOutput = 32_768
 )
 
 // Estimate is about what a request costs: that of one input token for every 4
-// bytes of its body, and of maxTokens output tokens but not more than 4,096. Speed,
-// Geo and Tier of asked are as the request asks for them; its counts are not looked
-// at. A maxTokens below 1 is taken for 0: the API refuses such requests. Models and
+// bytes of its body, at most the model's window, and of maxTokens output tokens but
+// not more than 4,096. Speed, Geo and Tier of asked are as the request asks for
+// them; its counts are not looked at. A maxTokens below 1 is none: 4,096. Models and
 // prompt sizes are priced as Cost does; a model without a price costs nothing.
 func (p *Prices) Estimate(model string, bytes, maxTokens int64, asked Usage, at time.Time) USD {
+	if maxTokens < 1 {
+		maxTokens = usualOutput
+	}
+	facts, _ := p.Facts(model)
 	cost, _ := p.Cost(model, Usage{
-		Input:  bytes / usualBytesPerToken,
+		Input:  withinWindow(bytes/usualBytesPerToken, facts),
 		Output: min(maxTokens, usualOutput),
 		Speed:  asked.Speed, Tier: asked.Tier, Geo: asked.Geo,
 	}, at)
@@ -38,14 +47,25 @@ func (p *Prices) Estimate(model string, bytes, maxTokens int64, asked Usage, at 
 //   - the place that is asked for; without one, the US too, since an account may
 //     have that by default.
 //
-// What can't be foreseen is left out: web searches, input that a server tool or a
-// link in the request adds, and iterations, which other models may make. A
-// maxTokens below 1 is taken for 0, as for Estimate; a model without a price costs
+// Input is at most the model's window; elsewhere says that some of it is not in the
+// body (a link, the id of a file), and then it is all of the window. A maxTokens
+// below 1 is none: the model's largest output, 32,768 where that is not known.
+//
+// What can't be foreseen is left out: web searches, input that a server tool adds,
+// and iterations, which other models may make. A model without a price costs
 // nothing.
-func (p *Prices) Most(model string, bytes, maxTokens int64, asked Usage, at time.Time) USD {
+func (p *Prices) Most(model string, bytes, maxTokens int64, elsewhere bool, asked Usage, at time.Time) USD {
 	v := p.at(model, at)
 	if v == nil {
 		return 0
+	}
+	facts, _ := p.Facts(model)
+	tokens := withinWindow(bytes/leastBytesPerToken, facts)
+	if elsewhere {
+		tokens = cmp.Or(facts.MaxInputTokens, modelname.LongContext)
+	}
+	if maxTokens < 1 {
+		maxTokens = cmp.Or(facts.MaxOutputTokens, largestOutput)
 	}
 	var inputPrice, outputPrice USD
 	var surplus USD
@@ -63,12 +83,21 @@ func (p *Prices) Most(model string, bytes, maxTokens int64, asked Usage, at time
 		}
 	}
 	var input, output exact
-	input.add(bytes/leastBytesPerToken, inputPrice)
+	input.add(tokens, inputPrice)
 	output.add(maxTokens, outputPrice)
 	if input == (exact{}) {
 		surplus = 0
 	}
 	return input.ceil(femtoPerNano).Plus(output.ceil(femtoPerNano)).Plus(surplus)
+}
+
+// withinWindow bounds a number of input tokens by the model's window, where that is
+// known.
+func withinWindow(tokens int64, facts modelname.Facts) int64 {
+	if facts.MaxInputTokens > 0 {
+		return min(tokens, facts.MaxInputTokens)
+	}
+	return tokens
 }
 
 // answersTo are the speeds, tiers and places that an answer may have.

@@ -24,8 +24,10 @@ func TestEstimate(t *testing.T) {
 		{"claude-opus-9", 4000, 500, Usage{}, 1000*5000 + 500*25_000}, // as the dearest opus
 		{"claude-haiku-5-5", 400_000, 1000, Usage{}, 100_000*100 + 1000*500},
 		{"claude-haiku-5-5", 400_004, 1000, Usage{}, 100_001*500 + 1000*2500},
-		{"claude-opus-5-5", 4000, 0, Usage{}, 1000 * 4000},
-		{"claude-opus-5-5", -4, -1, Usage{}, 0},
+		{"claude-opus-5-5", 4000, 0, Usage{}, 1000*4000 + 4096*20_000},
+		{"claude-opus-5-5", -4, -1, Usage{}, 4096 * 20_000},
+		{"claude-opus-4-5", 4_000_000, 1, Usage{}, 200_000*5000 + 25_000}, // its window
+		{"claude-opus-4-5[1m]", 4_000_000, 1, Usage{}, 1_000_000*5000 + 25_000},
 		{"glm-4.6", 4000, 500, Usage{}, 0},
 		// What was used before the request is none of its own.
 		{"claude-opus-5-5", 4, 1, Usage{Input: 9, WebSearches: 9, Iterations: []Iteration{{Input: 9}}}, 4000 + 20_000},
@@ -66,13 +68,23 @@ func TestMost(t *testing.T) {
 		{"priority, refused", priority, "claude-opus-7", 2000, 500, Usage{Tier: "standard_only"}, 1000*2000 + 500*1000},
 		{"the dearest step", BuiltIn(), "claude-haiku-5-5", 2000, 500, Usage{Geo: "global"}, 1000*1000 + 500*2500},
 		{"a family", BuiltIn(), "claude-fable-9", 2000, 500, Usage{Geo: "global"}, 1000*20_000 + 500*50_000},
-		{"no max_tokens", BuiltIn(), "claude-opus-5-5", 2000, 0, Usage{Geo: "global"}, 1000 * 8000},
-		{"nothing", BuiltIn(), "claude-opus-5-5", -2, -1, Usage{}, 0},
+		{"no max_tokens", BuiltIn(), "claude-opus-5-5", 2000, 0, Usage{Geo: "global"}, 1000*8000 + 128_000*20_000},
+		{"no max_tokens, of a model that is not known", BuiltIn(), "claude-opus-9", 2000, -1, Usage{Geo: "global"}, 1000*10_000 + 32_768*25_000},
+		{"more than the window", BuiltIn(), "claude-opus-4-5", 2_000_000, 1, Usage{Geo: "global"}, 200_000*10_000 + 25_000},
+		{"more than the window, long", BuiltIn(), "claude-opus-4-5[1M]", 3_000_000, 1, Usage{Geo: "global"}, 1_000_000*10_000 + 25_000},
 		{"no price", BuiltIn(), "glm-4.6", 2000, 500, Usage{}, 0},
 		{"absurd", BuiltIn(), "claude-opus-5-5", math.MaxInt64, math.MaxInt64, Usage{}, math.MaxInt64},
 	} {
-		if got := c.prices.Most(c.model, c.bytes, c.maxTokens, c.asked, day); got != c.want {
+		if got := c.prices.Most(c.model, c.bytes, c.maxTokens, false, c.asked, day); got != c.want {
 			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+	for model, want := range map[string]USD{
+		"claude-opus-4-5": 200_000*10_000 + 500*25_000,
+		"claude-opus-9":   1_000_000*10_000 + 500*25_000, // not known
+	} {
+		if got := BuiltIn().Most(model, 2000, 500, true, Usage{Geo: "global"}, november); got != want {
+			t.Errorf("%s with input that is not in the body: %s, want %s", model, got, want)
 		}
 	}
 }
@@ -87,11 +99,11 @@ func TestMostRoundsUp(t *testing.T) {
 		bytes, maxTokens int64
 		want             USD
 	}{
-		{"half", 6, 0, 8 + 1}, // 7.5, and 1.5 more at most if input, cache writes and reads are 2.5 each
+		{"half", 6, 1, 8 + 1 + 4}, // 7.5, and 1.5 more at most if input, cache writes and reads are 2.5 each
 		{"half", 0, 1, 4},
 		{"fifth", 2, 1, 3 + 1 + 4},
 	} {
-		if got := p.Most(c.model, c.bytes, c.maxTokens, Usage{}, november); got != c.want {
+		if got := p.Most(c.model, c.bytes, c.maxTokens, false, Usage{}, november); got != c.want {
 			t.Errorf("%s, %d bytes, %d tokens: %d nano-dollars, want %d", c.model, c.bytes, c.maxTokens, int64(got), int64(c.want))
 		}
 	}
@@ -118,7 +130,7 @@ func TestNoUsageCostsMoreThanMost(t *testing.T) {
 		model := rapid.SampledFrom(models).Draw(t, "model")
 		at := rapid.SampledFrom([]time.Time{november, november.AddDate(0, -3, 0)}).Draw(t, "at")
 		size := rapid.OneOf(rapid.Int64Range(0, 20), rapid.Int64Range(0, 5000), rapid.Int64Range(0, 4_000_000))
-		bytes, maxTokens := size.Draw(t, "bytes"), size.Draw(t, "max_tokens")
+		bytes, maxTokens := size.Draw(t, "bytes"), 1+size.Draw(t, "max_tokens")
 		asked := Usage{
 			Speed: rapid.SampledFrom([]string{"", "standard", "fast"}).Draw(t, "asked speed"),
 			Tier:  rapid.SampledFrom([]string{"", "auto", "standard_only"}).Draw(t, "asked tier"),
@@ -139,11 +151,14 @@ func TestNoUsageCostsMoreThanMost(t *testing.T) {
 		}
 		u.Output = rapid.Int64Range(0, maxTokens).Draw(t, "output")
 		rest := bytes / 2
+		if facts, _ := p.Facts(model); facts.MaxInputTokens > 0 {
+			rest = min(rest, facts.MaxInputTokens) // what upstream takes
+		}
 		for _, kind := range []*int64{&u.Input, &u.CacheWrite5m, &u.CacheWrite1h, &u.CacheRead} {
 			*kind = rapid.OneOf(rapid.Int64Range(0, rest), rapid.Just(rest)).Draw(t, "tokens")
 			rest -= *kind
 		}
-		most := p.Most(model, bytes, maxTokens, asked, at)
+		most := p.Most(model, bytes, maxTokens, false, asked, at)
 		if cost, _ := p.Cost(model, u, at); cost.Total() > most {
 			t.Errorf("%s: %+v costs %s, more than the %s for %d bytes and %d tokens asked for with %+v",
 				model, u, cost.Total(), most, bytes, maxTokens, asked)
@@ -155,7 +170,7 @@ func TestEstimatesAllocateNothing(t *testing.T) {
 	p := BuiltIn()
 	if n := testing.AllocsPerRun(100, func() {
 		p.Estimate("claude-haiku-5-5", 50_000, 128_000, Usage{}, november)
-		p.Most("claude-haiku-5-5", 50_000, 128_000, Usage{Speed: "fast"}, november)
+		p.Most("claude-haiku-5-5", 50_000, 128_000, false, Usage{Speed: "fast"}, november)
 	}); n != 0 {
 		t.Errorf("%v allocations, want none", n)
 	}
@@ -165,6 +180,6 @@ func BenchmarkMost(b *testing.B) {
 	p := BuiltIn()
 	b.ReportAllocs()
 	for b.Loop() {
-		p.Most("claude-haiku-5-5", 50_000, 128_000, Usage{Speed: "fast"}, november)
+		p.Most("claude-haiku-5-5", 50_000, 128_000, false, Usage{Speed: "fast"}, november)
 	}
 }

@@ -79,7 +79,7 @@ func (x *exchange) newClaim() *billing.Claim {
 	case holdEstimate:
 		c.Amount = x.prices.Estimate(x.call.Model, size, x.call.MaxTokens, asked, c.Time)
 	case holdMax:
-		c.Amount = x.prices.Most(x.call.Model, size, x.call.MaxTokens, asked, c.Time)
+		c.Amount = x.prices.Most(x.call.Model, size, x.call.MaxTokens, x.call.HasInputElsewhere(), asked, c.Time)
 	}
 	if x.group != nil && x.group.subscription {
 		until, declared := x.key.user.subscriptions[x.group.name]

@@ -109,7 +109,11 @@ const Exact = 3
 // none.
 func Date(name string) time.Time {
 	name = Dated(Bare(name))
-	date, err := time.Parse("-20060102", name[len(Undated(name)):])
+	text := name[len(Undated(name)):]
+	if text == "" {
+		return time.Time{}
+	}
+	date, err := time.Parse("-20060102", text)
 	if err != nil {
 		return time.Time{}
 	}
