@@ -121,7 +121,7 @@ func (g *gateway) wantLast(account, model string, began time.Time, want time.Dur
 	}
 }
 
-// What one kind of request was told is about no other kind.
+// A failure of one kind of request says nothing of another kind.
 func TestWhatAThrottleIsAbout(t *testing.T) {
 	const fast = `{"model":"claude-opus-5-5","max_tokens":64,"speed":"fast","messages":[{"role":"user","content":"hi"}]}`
 	opus, sonnet := asking("claude-opus-5-5", false), asking("claude-sonnet-5-5", false)
