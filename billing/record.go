@@ -4,20 +4,31 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/internal/modelname"
 )
 
 // Price fills in what r used, what that cost at list price and what is charged
 // for it: the token counts (the sums, where there are iterations), the costs,
 // RateMultiplier, Charged and Unpriced. Model, ModelSent and Time must be set:
 // the model that the client asked for is priced, at that time, and an
-// iteration of the model that was sent instead counts as that model.
+// iteration of the model that was sent instead counts as that model. Where the
+// client asked for an alias that moves (IsAlias), the model that the answer named
+// is priced, if it has a price of its own.
 //
 // It returns the model among those used that the table knows least, and how
 // well: callers log a MatchFamily or MatchNone once per model.
-func (r *Record) Price(p *Prices, u Usage, rate Rate) (model string, match Match) {
+func (r *Record) Price(p *Prices, u Usage, rate Rate, named string) (model string, match Match) {
 	r.setCounts(&u)
-	cost, priced := p.cost(r.Model, r.ModelSent, &u, r.Time)
+	model = r.Model
+	if IsAlias(model) && named != "" {
+		if _, _, match := p.find(named); match > MatchFamily {
+			model = named
+		}
+	}
+	cost, priced := p.cost(model, r.ModelSent, &u, r.Time)
 	r.InputCost = cost.Input
 	r.OutputCost = cost.Output
 	r.CacheWriteCost = cost.CacheWrite
@@ -28,7 +39,6 @@ func (r *Record) Price(p *Prices, u Usage, rate Rate) (model string, match Match
 	r.Charged = r.Cost.Times(rate)
 	r.Unpriced = !priced
 
-	model = r.Model
 	_, _, match = p.find(model)
 	for i := range u.Iterations {
 		other := u.Iterations[i].Model
@@ -41,6 +51,9 @@ func (r *Record) Price(p *Prices, u Usage, rate Rate) (model string, match Match
 	}
 	return model, match
 }
+
+// IsAlias reports whether a model's name stands for whatever model is the newest.
+func IsAlias(model string) bool { return strings.HasSuffix(modelname.Base(model), "-latest") }
 
 func (r *Record) setCounts(u *Usage) {
 	r.Input, r.Output = max(u.Input, 0), max(u.Output, 0)

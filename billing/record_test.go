@@ -102,7 +102,7 @@ func TestRecordPrice(t *testing.T) {
 		}
 		// Whatever an earlier estimate left is replaced.
 		got := Record{Time: november, Model: c.model, ModelSent: c.sent, Input: 77, Output: 77, WebSearchCost: 77, Charged: 77, Unpriced: !c.want.Unpriced}
-		worst, match := got.Price(BuiltIn(), c.usage, rate)
+		worst, match := got.Price(BuiltIn(), c.usage, rate, "")
 		c.want.Time, c.want.Model, c.want.ModelSent = november, c.model, c.sent
 		if diff := cmp.Diff(c.want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.name, diff)
@@ -113,10 +113,29 @@ func TestRecordPrice(t *testing.T) {
 	}
 }
 
+func TestAliasesArePricedByWhatAnswers(t *testing.T) {
+	for _, c := range []struct {
+		model, named string
+		input        USD // of 1,000 tokens
+	}{
+		{"claude-opus-latest", "claude-opus-5-5", 1000 * 4000},
+		{"claude-opus-latest[1m]", "claude-opus-5-5", 1000 * 4000},
+		{"claude-opus-latest", "claude-opus-4-5-20251101", 1000 * 5000},
+		{"claude-opus-latest", "", 1000 * 5000},        // the family's dearest
+		{"claude-opus-latest", "glm-4.6", 1000 * 5000}, // which has no price
+		{"claude-opus-5", "claude-opus-5-5", 1000 * 5000},
+	} {
+		r := Record{Time: november, Model: c.model, ModelSent: c.model}
+		if r.Price(BuiltIn(), Usage{Input: 1000, Geo: "global"}, nano, c.named); r.InputCost != c.input || r.Model != c.model {
+			t.Errorf("%s answered by %q: %+v, want %s", c.model, c.named, r, c.input)
+		}
+	}
+}
+
 func TestRecordPriceAllocatesNothing(t *testing.T) {
 	r := Record{Time: november, Model: "claude-opus-5"}
 	u := Usage{Iterations: []Iteration{{Input: 1}, {Model: "claude-haiku-9"}}}
-	if n := testing.AllocsPerRun(100, func() { r.Price(BuiltIn(), u, nano) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { r.Price(BuiltIn(), u, nano, "") }); n != 0 {
 		t.Errorf("%v allocations, want none", n)
 	}
 }

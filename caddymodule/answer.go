@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
@@ -189,7 +190,7 @@ func (x *exchange) renamer() *anthropic.Renamer {
 // bounds are what the answer can have used.
 func (x *exchange) bounds() anthropic.Bounds {
 	facts, _ := x.prices.Facts(x.call.Model)
-	return anthropic.Bounds{Body: x.bodySize, Window: facts.MaxInputTokens, MaxTokens: x.call.MaxTokens}
+	return anthropic.Bounds{Body: x.bodySize, Window: facts.MaxInputTokens, MaxTokens: x.call.MaxTokens, Alias: billing.IsAlias(x.call.Model)}
 }
 
 // prefixMismatch tells Claude Code that thinking blocks were dropped.

@@ -42,7 +42,7 @@ func (x *exchange) settleUnder(ctx context.Context, used anthropic.Reading) erro
 	r.Session, r.Stream = x.session, x.call.Stream
 	r.Estimated, r.Billing = used.Estimated || used.Cut, x.payer
 	r.DurationMS = time.Since(x.arrived).Milliseconds()
-	model, match := r.Price(x.prices, billingUsage(used.Usage), x.rate())
+	model, match := r.Price(x.prices, billingUsage(used.Usage), x.rate(), used.Model)
 	if x.simple {
 		r.Charged = 0
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
@@ -38,6 +39,7 @@ func (a *answer) stream() *upstream.Failure {
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
 	s := &stream{answer: a, from: from, buffer: buffer[:], renamer: a.renamer()}
+	s.meter.KeepModel = billing.IsAlias(a.call.Model)
 	if a.streamTimeout > 0 {
 		a.guard.bound(&timeout{what: "no end of the answer", option: "stream_timeout", after: a.streamTimeout})
 	}

@@ -86,7 +86,7 @@ func TestTranscriptsArePriced(t *testing.T) {
 			Model: transcript.model, ModelSent: transcript.model,
 			Time: time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC),
 		}
-		record.Price(billing.BuiltIn(), billingUsage(transcript.used), 1_000_000_000)
+		record.Price(billing.BuiltIn(), billingUsage(transcript.used), 1_000_000_000, "")
 		if record.Cost != transcript.cost || record.Charged != transcript.cost || record.Unpriced {
 			t.Errorf("%s: cost %s, charged %s, unpriced %v; want %s", transcript.file, record.Cost, record.Charged, record.Unpriced, transcript.cost)
 		}

@@ -14,6 +14,10 @@ import (
 //
 // Nothing that it reports depends on how the stream was cut into pieces.
 type Meter struct {
+	// KeepModel has Reading tell the model that the answer names.
+	KeepModel bool
+
+	model   string
 	scanner sse.Scanner
 	event   eventKind // by the name so far
 	judged  bool      // the event at hand was too large to be empty
@@ -157,6 +161,12 @@ func (m *Meter) Seal() string {
 // An answer is estimated unless upstream told the output's total after all
 // content. A whole answer without any content is not.
 func (m *Meter) Reading(now time.Duration, b Bounds) Reading {
+	r := m.reading(now, b)
+	r.Model = m.model
+	return r
+}
+
+func (m *Meter) reading(now time.Duration, b Bounds) Reading {
 	switch {
 	case !m.reported:
 		return Reading{}

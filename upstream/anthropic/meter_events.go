@@ -78,6 +78,9 @@ func (m *Meter) end(now time.Duration) {
 		m.done, m.whole = true, true
 	case messageStart:
 		m.readStart(gjson.Get(textOf(data), "message.usage"))
+		if m.KeepModel && m.model == "" {
+			m.model = strings.Clone(gjson.Get(textOf(data), "message.model").String())
+		}
 	case messageDelta:
 		usage := gjson.Get(textOf(data), "usage")
 		m.final = m.totals.read(usage) || m.final

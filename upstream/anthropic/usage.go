@@ -17,6 +17,9 @@ type Reading struct {
 	// Cut: upstream reported a count that can't be true, and it was cut to the most
 	// that is believed. It is worth a line in the operator's log.
 	Cut bool
+	// Model is the one that the answer names, where Bounds.Alias wants to know; "" =
+	// none.
+	Model string
 }
 
 // Bounds are what is known before an answer of what it can have used.
@@ -27,6 +30,8 @@ type Bounds struct {
 	Window int64
 	// MaxTokens is the request's own limit of output tokens; 0 = none.
 	MaxTokens int64
+	// Alias: the model that was asked for is a name for another one, which moves.
+	Alias bool
 }
 
 // What is believed of counts that upstream reports.
@@ -277,6 +282,14 @@ func (t *totals) estimated(output int64, b Bounds) Reading {
 // without has used nothing.
 func ReadUsage(body []byte, b Bounds) Reading {
 	root := gjson.Parse(textOf(body))
+	r := readUsage(root, b)
+	if b.Alias {
+		r.Model = strings.Clone(root.Get("model").String())
+	}
+	return r
+}
+
+func readUsage(root gjson.Result, b Bounds) Reading {
 	var t totals
 	t.read(root.Get("usage"))
 	if t.whole() {

@@ -195,3 +195,18 @@ func TestTailOfALargeAnswer(t *testing.T) {
 		t.Errorf("no usage at the head: %+v", u)
 	}
 }
+
+func TestTheAnswersModelIsKeptForAliases(t *testing.T) {
+	const start = "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"claude-opus-5-5\",\"usage\":{\"input_tokens\":1,\"output_tokens\":1}}}\n\n"
+	for keep, want := range map[bool]string{true: "claude-opus-5-5", false: ""} {
+		m := Meter{KeepModel: keep}
+		m.Feed([]byte(start), 0)
+		if got := m.Reading(0, Bounds{}).Model; got != want {
+			t.Errorf("of a stream, keep %t: %q", keep, got)
+		}
+		body := []byte(`{"type":"message","model":"claude-opus-5-5","content":[],"usage":{"input_tokens":1,"output_tokens":1}}`)
+		if got := ReadUsage(body, Bounds{Alias: keep}).Model; got != want {
+			t.Errorf("of a whole answer, keep %t: %q", keep, got)
+		}
+	}
+}
