@@ -112,10 +112,10 @@ SITE {
 			delay 5ms
 		}
 		relay {
-			header_timeout 300ms
-			answer_timeout 300ms
-			first_event_timeout 300ms
-			idle_timeout 300ms
+			header_timeout 2s
+			answer_timeout 2s
+			first_event_timeout 2s
+			idle_timeout 2s
 		}
 	}
 }
