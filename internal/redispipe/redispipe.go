@@ -6,6 +6,7 @@ package redispipe
 import (
 	"context"
 	"io/fs"
+	"slices"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -63,11 +64,20 @@ func Exec(ctx context.Context, client redis.UniversalClient, queue func(redis.Pi
 			}
 		}
 	}
-	_, _ = pipe.Exec(ctx) // the first error of those that the commands have
+	commands, err := pipe.Exec(ctx)
+	if err != nil && !slices.ContainsFunc(commands, failed) {
+		// No command was run: the server refused the connection, as it does after a
+		// change of the password, and the library keeps that to the pipeline.
+		for _, command := range commands {
+			command.SetErr(err)
+		}
+	}
 	for _, f := range answered {
 		f()
 	}
 }
+
+func failed(command redis.Cmder) bool { return command.Err() != nil }
 
 // take returns the riders that no pipeline has taken yet.
 func (r *riders) take() []Rider {

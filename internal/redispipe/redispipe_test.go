@@ -3,6 +3,7 @@ package redispipe
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/alicebob/miniredis/v2"
@@ -61,5 +62,30 @@ func TestRunTeachesTheScript(t *testing.T) {
 	}
 	if ridden != 1 {
 		t.Errorf("the rider travelled %d times", ridden)
+	}
+}
+
+// TestARefusedConnectionIsAnError: what a server says while a connection is set up
+// is about all commands that were to go over it.
+func TestARefusedConnectionIsAnError(t *testing.T) {
+	server := miniredis.RunT(t)
+	server.RequireAuth("another")
+	client := redis.NewClient(&redis.Options{Addr: server.Addr(), Password: "old", Protocol: 2, MaxRetries: 1})
+	defer client.Close()
+	ctx := context.Background()
+	script := redis.NewScript("return 1")
+	reply, err := Run(ctx, client, script, []string{"key"})
+	if err == nil || !strings.Contains(err.Error(), "WRONGPASS") {
+		t.Errorf("got %v, %v; want the server's refusal of the password", reply, err)
+	}
+	var first, rider *redis.Cmd
+	answered := false
+	carrying := WithRider(ctx, func(pipe redis.Pipeliner, _ Guard) func() {
+		rider = script.EvalSha(ctx, pipe, nil)
+		return func() { answered = rider.Err() != nil }
+	})
+	Exec(carrying, client, func(pipe redis.Pipeliner) { first = script.EvalSha(ctx, pipe, nil) })
+	if first.Err() == nil || rider.Err() == nil || !answered {
+		t.Errorf("the command has %v, its rider %v (answered %t)", first.Err(), rider.Err(), answered)
 	}
 }
