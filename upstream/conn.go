@@ -58,7 +58,7 @@ func (t target) address() string {
 type conn struct {
 	to     target
 	client *http.ClientConn
-	wire   *wire
+	wire   *wire // nil in clear, where no connection is shared
 	// shared: it speaks HTTP/2, so that it carries several requests at a time.
 	shared bool
 
@@ -105,11 +105,14 @@ func watched(dial func(ctx context.Context, network, address string) (net.Conn, 
 		if err != nil {
 			return nil, err
 		}
-		w := &wire{Conn: raw}
-		if c, ok := ctx.Value(dialing{}).(*conn); ok {
-			c.wire = w
+		c, ok := ctx.Value(dialing{}).(*conn)
+		if !ok {
+			// Without the methods of a *net.TCPConn, which would report a request's body
+			// that can't be read as a connection that broke.
+			return struct{ net.Conn }{raw}, nil
 		}
-		return w, nil
+		c.wire = &wire{Conn: raw}
+		return c.wire, nil
 	}
 }
 
@@ -117,8 +120,11 @@ func watched(dial func(ctx context.Context, network, address string) (net.Conn, 
 // context's cause if that has ended, else a *ConnectError.
 func (p *pool) dial(ctx context.Context, to target) (*conn, error) {
 	c := &conn{to: to, inFlight: 1, used: true}
-	limited, cancel := context.WithTimeout(context.WithValue(ctx, dialing{}, c), p.limits.connect)
+	limited, cancel := context.WithTimeout(ctx, p.limits.connect)
 	defer cancel()
+	if to.scheme == schemeHTTPS { // only HTTP/2, which is never in clear here, asks its wire
+		limited = context.WithValue(limited, dialing{}, c)
+	}
 	limited = httptrace.WithClientTrace(limited, &httptrace.ClientTrace{
 		// Of two hops, upstream's is the last.
 		TLSHandshakeDone: func(state tls.ConnectionState, _ error) { c.shared = state.NegotiatedProtocol == "h2" },
