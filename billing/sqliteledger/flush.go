@@ -141,7 +141,7 @@ func (l *Ledger) write(records []*settled) error {
 		var b *batch
 		part := records[:min(len(records), batchSize)]
 		err := l.writer.transaction(func() (err error) {
-			b, err = l.writer.insertRecords(part, l.location)
+			b, err = l.writer.insertRecords(part, l.days, l.location, l.now())
 			return err
 		})
 		if err != nil {
@@ -185,8 +185,22 @@ func (l *Ledger) exclusively(f func() error) error {
 	return f()
 }
 
+// replayed is a record that an earlier process had settled, as of now: who paid then
+// pays now, since nobody can have been removed meanwhile.
+func (l *Ledger) replayed(record *billing.Record) *settled {
+	r := &settled{Record: *record}
+	if r.Billing == billing.PaidFromBalance && l.people.users[r.User] == nil {
+		// A power failure cost the database more than the journal; the opening balance
+		// is credited when he is declared again.
+		l.people.meet(r.User).number = max(r.UserNumber, 1)
+	}
+	r.owner, r.isGone = l.people.owner(&r.Record)
+	l.enter(r)
+	return r
+}
+
 // replay writes what an earlier process left in the journal to the database, and
-// tells whether there was anything.
+// reports whether there was anything.
 func (l *Ledger) replay() (replayed bool, err error) {
 	files, err := l.lanes.inOrder()
 	if err != nil {
@@ -204,8 +218,7 @@ func (l *Ledger) replay() (replayed bool, err error) {
 			"directory", l.dir, "records", len(records), "bytes_of_unfinished_record", f.Size()-end)
 		left := make([]*settled, len(records))
 		for i := range records {
-			left[i] = &settled{Record: records[i]}
-			left[i].subscription, left[i].key = l.people.spendsFrom(&records[i])
+			left[i] = l.replayed(&records[i])
 		}
 		if err := l.write(left); err != nil {
 			return false, err

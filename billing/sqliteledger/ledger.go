@@ -41,13 +41,16 @@ type Ledger struct {
 	log      *slog.Logger
 	sync     bool
 	location *time.Location
+	days     calendar
+	now      func() time.Time
 
 	lock   *conn
 	reader *sql.DB
 
 	// writing is held by who uses writer. Locked before mu.
-	writing sync.Mutex
-	writer  *writer
+	writing  sync.Mutex
+	writer   *writer
+	settling settling
 
 	// lanes are the journal. Locked before mu.
 	lanes lanes
@@ -63,6 +66,7 @@ type Ledger struct {
 	seen    *seen
 	people  people
 	holds   map[string]hold // by record id
+	settled int64           // when the last record was, or nothing may be any more before
 	current *gathering      // what the lanes' Current files hold
 	taken   *gathering      // what their Other files hold, on its way to the database
 

@@ -30,8 +30,11 @@ type Options struct {
 	// LockWait is how long Open waits for a process that holds the directory
 	// to let go. Default: 3 s.
 	LockWait time.Duration
-	// Location is where the days of windows begin, at midnight. Default: UTC.
+	// Location is where days begin, at midnight: those of windows, of Usage and of
+	// Prune. Days that were summed up in another one stay as they were. Default: UTC.
 	Location *time.Location
+
+	now func() time.Time // time.Now but in tests
 }
 
 // Open opens the ledger in dir, which is made, with mode 0700, where it
@@ -47,6 +50,9 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 	if opts.Location == nil {
 		opts.Location = time.UTC
 	}
+	if opts.now == nil {
+		opts.now = time.Now
+	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("ledger directory: %w", err)
@@ -55,7 +61,7 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 		return nil, fmt.Errorf("ledger directory: %w", err)
 	}
 	l := &Ledger{
-		dir: dir, log: opts.Logger, sync: opts.Sync, location: opts.Location,
+		dir: dir, log: opts.Logger, sync: opts.Sync, location: opts.Location, now: opts.now,
 		mostWaiting: maxWaiting,
 		current:     newGathering(), taken: newGathering(), spare: newGathering(),
 		holds:  make(map[string]hold),
@@ -116,7 +122,7 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	if l.writer, err = openWriter(ctx, path, opts.Sync); err != nil {
 		return err
 	}
-	if err := migrate(ctx, l.writer, l.log); err != nil {
+	if err := migrate(ctx, l.writer, l.now(), l.log); err != nil {
 		return err
 	}
 	if err := l.writer.prepare(); err != nil {
@@ -139,6 +145,12 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	}
 	l.reader = sql.OpenDB(connector)
 	l.reader.SetMaxOpenConns(4)
+	if err := l.openCalendar(ctx); err != nil {
+		return err
+	}
+	if err := l.loadSettling(ctx); err != nil {
+		return err
+	}
 	if err := l.load(ctx); err != nil { // who is charged for what is in the journal
 		return err
 	}
