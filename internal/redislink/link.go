@@ -155,9 +155,10 @@ var refusals = []string{
 	"NOREPLICAS ", "BUSY ", "max number of clients ",
 }
 
-// oldRefusals are what Redis 6 says in place of a code to a script.
-var oldRefusals = []string{
-	"The user executing the script can't ", "while the cluster is down",
+// scriptRefusals are in what some servers say, without a code, to a script that they
+// have let begin.
+var scriptRefusals = []string{
+	"The user executing the script can't ", "ACL failure in script", "while the cluster is down",
 }
 
 // isOutage reports whether a command's error means that Redis serves nobody: it did
@@ -174,7 +175,7 @@ func isOutage(err error) bool {
 	// To a script, Redis 6 gives its refusal somewhere within "Error running script …".
 	return slices.ContainsFunc(refusals, func(code string) bool {
 		return strings.HasPrefix(text, code) || strings.Contains(text, ": -"+code)
-	}) || slices.ContainsFunc(oldRefusals, func(words string) bool { return strings.Contains(text, words) })
+	}) || slices.ContainsFunc(scriptRefusals, func(words string) bool { return strings.Contains(text, words) })
 }
 
 // failed takes note of a failure of a command that was sent at a moment.
