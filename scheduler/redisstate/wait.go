@@ -80,7 +80,7 @@ func (s *State) wait(ask *scheduler.Ask, sent time.Time, epoch int) {
 		ask: *ask, until: sent.Add(ask.TTL), heard: sent, epoch: epoch,
 		again: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	w.ask.Exclude = append([]string(nil), ask.Exclude...)
+	w.ask.Exclude, w.ask.Along = append([]string(nil), ask.Exclude...), nil
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiters[ask.Lease] = w
@@ -220,7 +220,7 @@ func (s *State) putBack(ctx context.Context, w *waiter) (scheduler.Answer, error
 // listen hears the messages to this node.
 func (s *State) listen() {
 	mine, unlocked := s.prefix+"node:"+s.options.Node, s.prefix+"unlocked"
-	channel := s.client.Subscribe(s.ctx, mine, unlocked)
+	channel := s.link.Client().Subscribe(s.ctx, mine, unlocked)
 	unlink := context.AfterFunc(s.ctx, func() { channel.Close() }) // which ends the reading
 	defer unlink()
 	for s.ctx.Err() == nil {
