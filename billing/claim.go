@@ -7,11 +7,9 @@ import (
 
 // Claim is the money that a request asks to be set aside.
 type Claim struct {
-	// ID is that of the record to come.
-	ID string
-	// Time is that of the record to come: it says which windows count, and whether
-	// the subscription has expired, whatever the clock says.
-	Time time.Time
+	// ID is that of the record to come. Which windows count, and whether a
+	// subscription has expired, is judged by the ledger's clock, at once.
+	ID   string
 	User string
 	// KeyID is the key whose limits count, if the ledger has it.
 	KeyID string
@@ -87,7 +85,7 @@ func (r *Refusal) Error() string {
 	return fmt.Sprintf("the balance does not suffice, %s is left", r.Left)
 }
 
-// Lacks tells whether the windows refuse a claim at a time, under the limits and
+// Lacks reports whether the windows refuse a claim at a time, under the limits and
 // with that much set aside by others: what lack (LackWindow or LackKeyLimit)
 // names. nil if they don't. The zero Windows have nothing used.
 func (ws Windows) Lacks(lack Lack, limits Limits, at time.Time, held, least USD) *Refusal {

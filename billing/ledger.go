@@ -33,7 +33,8 @@ var (
 )
 
 // Ledger keeps users, their money and keys, and a record of each request.
-// Implementations are safe for concurrent use. After any crash, for every user,
+// Implementations are safe for concurrent use. Days are those of one Calendar, in the
+// time zone that the ledger is opened with. After any crash, for every user,
 // Σ charged = opening + credits − balance, where charged are the records that his
 // balance paid, those that Prune deleted among them.
 type Ledger interface {
@@ -51,9 +52,9 @@ type Ledger interface {
 type Cashier interface {
 	// Hold sets the claim's Amount aside on what pays: the user's balance, or the
 	// windows of his subscription; and on the key's limits, where it has any. It
-	// returns who pays: PaidFromBalance, PaidFromSubscription, or PaidByNobody for a
-	// user without a limit (a limit of his key counts all the same; with Terms it
-	// is the subscription that pays, for him too), and the user's number, both of
+	// returns who pays: PaidFromBalance, PaidFromSubscription, or PaidByNobody where
+	// the claim is Unlimited (a limit of the key counts all the same; with Terms it
+	// is the subscription that pays, then too), and the user's number, both of
 	// which go into the record. It is all or nothing: a *Refusal
 	// says what does not suffice. A claim whose ID holds something already changes
 	// nothing, and is answered as the first one was. ErrUnknownUser if the user was

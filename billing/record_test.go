@@ -141,7 +141,7 @@ func TestRecordPriceAllocatesNothing(t *testing.T) {
 }
 
 func TestRecordJSONNames(t *testing.T) {
-	const want = "id time user key_id account group platform model model_sent session stream status input_tokens output_tokens " +
+	const want = "id time settled user key_id account group platform model model_sent session stream status input_tokens output_tokens " +
 		"cache_write_5m_tokens cache_write_1h_tokens cache_read_tokens web_searches input_cost_usd output_cost_usd " +
 		"cache_write_cost_usd cache_read_cost_usd web_search_cost_usd cost_usd rate_multiplier charged_usd billing " +
 		"duration_ms ttft_ms attempts upstream_request_id estimated unpriced"

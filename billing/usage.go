@@ -9,7 +9,9 @@ import (
 type RecordFilter struct {
 	// From and To bound Time: From <= Time < To; zero = unbounded.
 	From, To time.Time
-	// SettledFrom and SettledTo bound Settled in the same way; for Records alone.
+	// SettledFrom and SettledTo bound Settled in the same way; for Records alone. Who
+	// asks when SettledTo is not to come any more, by the ledger's clock, gets all that
+	// will ever match: no record is settled before it any more, also after a restart.
 	SettledFrom, SettledTo time.Time
 	// User, KeyID, Account, Group and Model match exactly; "" = any.
 	User, KeyID, Account, Group, Model string

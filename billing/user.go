@@ -10,8 +10,8 @@ type User struct {
 	Name string
 	// Balance is the opening balance.
 	Balance USD
-	// Unlimited users have no balance: nothing is refused for money, and
-	// records say what it would have cost. For Declare alone.
+	// Unlimited: the config declares no balance, so that none is credited yet. For
+	// Declare alone; who pays is what a Claim says.
 	Unlimited bool
 	// Concurrency is how many requests may be in flight; 0 = no limit. For AddUser
 	// alone: the config's own is its business.
@@ -26,8 +26,8 @@ type UserChange struct {
 
 // The values of Profile.Source.
 const (
-	SourceConfig = "config" // the last one to speak of the user was Declare
-	SourceAPI    = "api"    // it was AddUser
+	SourceConfig = "config" // Declare made him
+	SourceAPI    = "api"    // AddUser made him, or was called for him since
 )
 
 // Profile is what a ledger knows of a user.
@@ -35,7 +35,8 @@ type Profile struct {
 	Name    string
 	Source  string
 	Balance Balance
-	// Concurrency and Disabled are those of an added user, zero for one declared.
+	// Concurrency and Disabled are those of an added user, whether a config declares
+	// him or not; zero for others.
 	Concurrency int
 	Disabled    bool
 	// Subscriptions are those made with Subscribe, in order of group.
@@ -46,13 +47,12 @@ type Profile struct {
 type Balance struct {
 	Amount USD
 	// Held is what requests in flight have set aside of it.
-	Held      USD
-	Unlimited bool
+	Held USD
 }
 
 // Credit is an amount put on a balance.
 type Credit struct {
-	// ID makes it be credited once.
+	// ID makes it be credited once to a user; not to one who has the name after him.
 	ID     string
 	Amount USD
 	Note   string
@@ -77,7 +77,7 @@ type Key struct {
 	// Expires is zero for a key that does not.
 	Expires time.Time
 	Created time.Time
-	// LastUsed is the Time of the latest record with it; zero = none.
+	// LastUsed is when the latest record with it was counted (CountedAt); zero = none.
 	LastUsed time.Time
 }
 

@@ -12,7 +12,7 @@ type Span int
 const (
 	Daily   Span = iota // 1 day
 	Weekly              // 7 days
-	Monthly             // 30 days
+	Monthly             // to the same day of the next month, or its last day where it has none
 
 	spans
 )
@@ -20,8 +20,17 @@ const (
 // String is "daily", "weekly" or "monthly".
 func (s Span) String() string { return [...]string{"daily", "weekly", "monthly"}[s] }
 
-// days is how long a window of the span is.
-func (s Span) days() int { return [...]int{1, 7, 30}[s] }
+// end is when a window of the span ends that begins on a day.
+func (s Span) end(year int, month time.Month, day int, loc *time.Location) time.Time {
+	switch s {
+	case Daily:
+		return midnight(year, month, day+1, loc)
+	case Weekly:
+		return midnight(year, month, day+7, loc)
+	}
+	last := time.Date(year, month+2, 0, 0, 0, 0, 0, time.UTC) // of the next month
+	return midnight(year, month+1, min(day, last.Day()), loc)
+}
 
 // Limits are the most that may be spent in a window of each Span; 0 = no limit.
 type Limits [spans]USD
@@ -41,19 +50,13 @@ type Windows [spans]Window
 // WindowsFrom are the windows that begin with a use at t, with nothing used. Days
 // begin at midnight in loc, whatever their length in hours. Times are in UTC and
 // whole seconds.
-func WindowsFrom(t time.Time, loc *time.Location) Windows {
-	year, month, day := t.In(loc).Date()
-	tomorrow := midnight(year, month, day+1, loc)
-	if !t.Before(tomorrow) { // it was midnight before the clock was put back
-		day++
-		tomorrow = midnight(year, month, day+1, loc)
-	}
+func WindowsFrom(t time.Time, loc *time.Location) (ws Windows) {
+	year, month, day := dateOf(t, loc)
 	today := midnight(year, month, day, loc)
-	return Windows{
-		Daily:   {Start: today, End: tomorrow},
-		Weekly:  {Start: today, End: midnight(year, month, day+Weekly.days(), loc)},
-		Monthly: {Start: today, End: midnight(year, month, day+Monthly.days(), loc)},
+	for s := range ws {
+		ws[s] = Window{Start: today, End: Span(s).end(year, month, day, loc)}
 	}
+	return ws
 }
 
 // midnight is when clocks in loc first show that day: at 0:00 or, where they are
@@ -78,6 +81,31 @@ func midnight(year int, month time.Month, day int, loc *time.Location) time.Time
 	})
 	return last.Add(time.Duration(passed) * time.Second)
 }
+
+// Moved are ws as a clock that shows now makes of them. A window that begins later
+// began when the clock was ahead: it begins today instead, with what was used of it,
+// so that it bars nobody for as long as the clock was ahead. It is what comes before
+// At, Lacks and Add.
+func (ws Windows) Moved(now time.Time, loc *time.Location) Windows {
+	var fresh *Windows
+	for s := range ws {
+		w := &ws[s]
+		if !w.Start.After(now) {
+			continue
+		}
+		if fresh == nil {
+			f := WindowsFrom(now, loc)
+			fresh = &f
+		}
+		w.Start, w.End = fresh[s].Start, fresh[s].End
+	}
+	return ws
+}
+
+// CountedAt is when a use is counted in windows, by a clock that shows now: as long
+// ago as t is, which is a matter of nobody's setting of clocks where t has a monotonic
+// reading (as that of time.Now, in the process that read it), and never after now.
+func CountedAt(t, now time.Time) time.Time { return now.Add(-max(now.Sub(t), 0)).Round(0) }
 
 // Add counts what was spent at t. A window that has ended by then makes room for a
 // new one; what belongs to one that has made room already is not counted.

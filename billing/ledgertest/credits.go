@@ -59,7 +59,7 @@ func creditAnybody(t *testing.T, open Open) {
 	credit(t, l, "added", "b", 0, -20)
 	credit(t, l, "added", "c", 1<<60, 1<<60-20)
 	credit(t, l, "unlimited", "a", 5, 5)
-	wantBalance(t, l, "unlimited", billing.Balance{Amount: 5, Unlimited: true})
+	wantBalance(t, l, "unlimited", billing.Balance{Amount: 5})
 	declare(t, l, billing.User{Name: "unlimited", Balance: 100})
 	wantBalance(t, l, "unlimited", billing.Balance{Amount: 105})
 	settled := record("after", 5)
@@ -68,8 +68,9 @@ func creditAnybody(t *testing.T, open Open) {
 	wantBalance(t, l, "added", billing.Balance{Amount: 1<<60 - 25})
 	remove(t, l, "added")
 	add(t, l, billing.User{Name: "added"})
-	wantCredit(t, l, "added", billing.Credit{ID: "a", Amount: 99, Time: epoch}, 0, false) // as long as there are records
-	credit(t, l, "added", "d", 1, 1)
+	credit(t, l, "added", "a", 99, 99) // that id was another's
+	wantCredit(t, l, "added", billing.Credit{ID: "a", Amount: 99, Time: epoch}, 99, false)
+	credit(t, l, "added", "d", 1, 100)
 }
 
 func creditNamedOpening(t *testing.T, open Open) {

@@ -19,27 +19,29 @@ import (
 // answers.
 type history struct {
 	*testing.T
+	world
 	random *rand.Rand
-	open   Open
 	l      billing.Ledger
 	plain  *memory
-	now    time.Time
 	count  int
-	// records are those settled, and not pruned.
+	// records are those settled, in order, and not pruned.
 	records []*billing.Record
-	// credited and charged are what each user was, by what was done.
+	// credited and charged are what each name was, by what was done.
 	credited, charged map[string]billing.USD
 }
 
-func anyHistory(t *testing.T, open Open) {
+func anyHistory(t *testing.T, w world) {
 	h := &history{
-		T: t, random: source(t), open: open, l: open(t), plain: newMemoryStore(time.UTC).open(), now: ahead,
+		T: t, world: w, random: source(t), l: w.open(t), plain: newMemoryStore(time.UTC, w.clock).open(),
 		credited: map[string]billing.USD{}, charged: map[string]billing.USD{},
 	}
 	defer func() { close1(t, h.l) }()
 	steps := []func(){
-		h.hold, h.hold, h.hold, h.hold, h.settleHeld, h.settleHeld, h.settleHeld, h.settle, h.settleAgain, h.release,
-		h.credit, h.declare, h.add, h.change, h.remove, h.addKey, h.revoke, h.subscribe, h.unsubscribe, h.pass, h.prune, h.reopen,
+		h.hold, h.hold, h.hold, h.hold, h.settleHeld, h.settleHeld, h.settleHeld, h.settle, h.settle, h.settleAgain, h.release,
+		h.credit, h.declare, h.add, h.change, h.remove, h.addKey, h.revoke, h.subscribe, h.unsubscribe, h.reopen, h.export,
+	}
+	if !w.clock.isOwn {
+		steps = append(steps, h.pass, h.prune, h.jump)
 	}
 	for range 600 {
 		h.count++
@@ -50,7 +52,7 @@ func anyHistory(t *testing.T, open Open) {
 	}
 	h.compareAll()
 	for name, u := range h.plain.users {
-		if u.known && h.charged[name] != h.credited[name]-u.Balance.Amount {
+		if h.charged[name] != h.credited[name]-u.Balance.Amount {
 			t.Errorf("%s was charged %d, credited %d, and has %d", name, h.charged[name], h.credited[name], u.Balance.Amount)
 		}
 	}
@@ -62,7 +64,7 @@ func (h *history) id(of string) string { return fmt.Sprint(of, " ", h.count) }
 func (h *history) amount() billing.USD { return billing.USD(h.random.Int64N(200)) }
 func (h *history) key(u string) billing.Key {
 	return key("sk-"+u+oneOf(h.random, "1", "2"), u, limits(h.amount()*2, h.amount()*5), func(k *billing.Key) {
-		k.Created = h.now.Truncate(time.Second).Add(time.Duration(h.count) * time.Second)
+		k.Created = epoch.Truncate(time.Second).Add(time.Duration(h.count) * time.Second)
 	})
 }
 
@@ -105,15 +107,18 @@ func (h *history) compareAll() {
 	}
 	keys, _ := h.plain.Keys(h.Context(), "")
 	wantKeys(h.T, h.l, "", keys...)
-	if diff := cmp.Diff(List(h.T, h.plain, billing.RecordFilter{}), List(h.T, h.l, billing.RecordFilter{})); diff != "" {
+	if diff := cmp.Diff(List(h.T, h.plain, billing.RecordFilter{}), List(h.T, h.l, billing.RecordFilter{}), asGiven); diff != "" {
 		h.Errorf("records (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(ids(h.records), ids(inOrder(h.T, h.l))); diff != "" {
+		h.Errorf("records in the order of settling (-want +got):\n%s", diff)
 	}
 	wantUsage(h.T, h.l, billing.RecordFilter{User: h.user()}, billing.ByGroup, billing.ByDay)
 }
 
 func (h *history) hold() {
 	user := h.user()
-	c := &billing.Claim{ID: h.id("claim"), Time: h.now, User: user, Amount: h.amount()}
+	c := &billing.Claim{ID: h.id("claim"), User: user, Amount: h.amount(), Unlimited: h.random.IntN(5) == 0}
 	c.Least = min(c.Amount, h.amount())
 	if h.random.IntN(2) == 0 {
 		c.KeyID = h.key(user).ID
@@ -121,7 +126,7 @@ func (h *history) hold() {
 	if h.random.IntN(2) == 0 {
 		c.Terms = &billing.Terms{
 			Group: h.group(), Limits: billing.Limits{h.amount() * 2, h.amount() * 4, h.amount() * 8},
-			Declared: h.random.IntN(2) == 0, Until: oneOf(h.random, time.Time{}, h.now, h.now.Add(1)),
+			Declared: h.random.IntN(2) == 0, Until: oneOf(h.random, time.Time{}, h.clock.Now().Add(-time.Hour), h.clock.Now().Add(time.Hour)),
 		}
 	}
 	var refusals []*billing.Refusal
@@ -159,33 +164,42 @@ func (h *history) settleHeld() {
 	if !ok {
 		return
 	}
-	r := &billing.Record{ID: held.ID, Time: held.Time, User: held.User, KeyID: held.KeyID, Billing: held.payer}
+	r := &billing.Record{
+		ID: held.ID, Time: h.clock.Now().Round(0), User: held.User, KeyID: held.KeyID,
+		Billing: held.payer.Billing, UserNumber: held.payer.UserNumber,
+	}
 	if held.Terms != nil {
 		r.Group = held.Terms.Group
 	}
 	h.keep(r)
 }
 
-// settle settles a record without a hold, now or late.
+// settle settles a record without a hold, now or late, of whoever has the name, or
+// had it, or will.
 func (h *history) settle() {
 	user := h.user()
-	r := &billing.Record{ID: h.id("record"), Time: h.now, User: user, Group: h.group(), KeyID: h.key(user).ID}
+	r := &billing.Record{ID: h.id("record"), Time: h.clock.Now(), User: user, Group: h.group(), KeyID: h.key(user).ID}
 	if h.random.IntN(3) == 0 {
-		r.Time = h.now.Add(-time.Duration(h.random.Int64N(int64(72 * time.Hour))))
+		r.Time = r.Time.Round(0).Add(-time.Duration(h.random.Int64N(int64(72 * time.Hour))))
 	}
-	r.Billing = oneOf(h.random, billing.PaidFromBalance, billing.PaidByNobody)
-	if h.plain.user(user) != nil && h.random.IntN(2) == 0 {
-		r.Billing = billing.PaidFromSubscription
+	if u := h.plain.users[user]; u != nil {
+		r.UserNumber = oneOf(h.random, 0, u.number, u.number, max(u.number-1, 1), u.number+1)
 	}
+	r.Billing = oneOf(h.random, billing.PaidFromBalance, billing.PaidByNobody, billing.PaidFromSubscription)
 	h.keep(r)
 }
 
 func (h *history) keep(r *billing.Record) {
 	r.Cost, r.Charged = h.amount(), h.amount()
+	u, ended := h.plain.user(r.User), billing.USD(0)
+	if u == nil || r.UserNumber != 0 && r.UserNumber != u.number {
+		ended = r.Charged // what nobody is charged is forgiven
+	}
 	if h.same("Settle", h.l.Settle(h.Context(), r, nil), h.plain.Settle(h.Context(), r, nil)) {
 		h.records = append(h.records, r)
 		if r.Billing == billing.PaidFromBalance {
 			h.charged[r.User] += r.Charged
+			h.credited[r.User] += ended
 		}
 	}
 	h.compare(r.User)
@@ -224,7 +238,7 @@ func (h *history) rest(user string) {
 
 func (h *history) credit() {
 	user := h.user()
-	c := billing.Credit{ID: fmt.Sprint(h.random.IntN(30)), Amount: h.amount() - 60, Time: h.now}
+	c := billing.Credit{ID: fmt.Sprint(h.random.IntN(30)), Amount: h.amount() - 60, Time: epoch}
 	want, wantNew, wantErr := h.plain.Credit(h.Context(), user, c)
 	got, isNew, err := h.l.Credit(h.Context(), user, c)
 	if h.same("Credit", err, wantErr) {
@@ -240,10 +254,8 @@ func (h *history) credit() {
 
 func (h *history) declare() {
 	u := billing.User{Name: h.user(), Balance: h.amount() * 5, Unlimited: h.random.IntN(3) == 0}
-	h.rest(u.Name)
-	before := h.plain.meet(u.Name).opened
-	if h.same("Declare", h.l.Declare(h.Context(), []billing.User{u}), h.plain.Declare(h.Context(), []billing.User{u})) &&
-		!u.Unlimited && !before {
+	isCredited := !u.Unlimited && h.plain.added(u.Name) == nil && !h.plain.meet(u.Name).opened
+	if h.same("Declare", h.l.Declare(h.Context(), []billing.User{u}), h.plain.Declare(h.Context(), []billing.User{u})) && isCredited {
 		h.credited[u.Name] += u.Balance
 	}
 	h.compare(u.Name)
@@ -251,7 +263,6 @@ func (h *history) declare() {
 
 func (h *history) add() {
 	u := billing.User{Name: h.user(), Balance: h.amount() * 5, Concurrency: h.random.IntN(9)}
-	h.rest(u.Name)
 	if h.same("AddUser", h.l.AddUser(h.Context(), u), h.plain.AddUser(h.Context(), u)) {
 		h.credited[u.Name] += u.Balance
 	}
@@ -268,7 +279,6 @@ func (h *history) change() {
 
 func (h *history) remove() {
 	user := h.user()
-	h.rest(user)
 	balance, _ := h.plain.Balance(h.Context(), user)
 	if h.same("RemoveUser", h.l.RemoveUser(h.Context(), user), h.plain.RemoveUser(h.Context(), user)) {
 		h.credited[user] -= balance.Amount
@@ -298,7 +308,7 @@ func (h *history) login(k billing.Key) {
 }
 
 func (h *history) subscribe() {
-	user, group, until := h.user(), h.group(), h.now.Truncate(time.Second).Add(time.Duration(h.random.IntN(72))*time.Hour)
+	user, group, until := h.user(), h.group(), epoch.Truncate(time.Second).Add(time.Duration(h.random.IntN(72))*time.Hour)
 	h.same("Subscribe", h.l.Subscribe(h.Context(), user, group, until), h.plain.Subscribe(h.Context(), user, group, until))
 	h.compare(user)
 }
@@ -311,23 +321,62 @@ func (h *history) unsubscribe() {
 }
 
 func (h *history) pass() {
-	h.now = h.now.Add(time.Duration(h.random.Int64N(int64(20 * time.Hour))))
+	h.restForClock()
+	h.clock.Pass(h.T, time.Duration(h.random.Int64N(int64(20*time.Hour))))
+}
+
+// jump sets the clock ahead or back.
+func (h *history) jump() {
+	h.restForClock()
+	h.clock.Jump(h.T, oneOf[time.Duration](h.random, -1, 1)*oneOf(h.random, jumps...))
+	h.compareAll()
+}
+
+// restForClock is for stores where holds come back when their time has passed.
+func (h *history) restForClock() {
+	if h.Shared {
+		h.rest("")
+	}
 }
 
 func (h *history) prune() {
-	if h.random.IntN(3) > 0 {
-		return
+	h.restForClock()
+	h.clock.Pass(h.T, 2*time.Hour)
+	before := h.clock.Now().Add(-100 * time.Hour)
+	got, err := h.l.Prune(h.Context(), before)
+	if got == 0 && h.Shared {
+		return // by a clock that was set since, it may be too early
 	}
-	before := h.now.Add(-100 * time.Hour)
-	want, _ := h.plain.Prune(h.Context(), before)
-	prune(h.T, h.l, before, want)
+	if want := h.plain.pruneDay(before); err != nil || got != want {
+		h.Errorf("Prune(%v): %d, %v; want %d", before, got, err, want)
+	}
 	h.records = slices.DeleteFunc(h.records, func(r *billing.Record) bool { return h.plain.records[r.ID] == nil })
 	h.compareAll()
+}
+
+// export compares what was settled between two moments.
+func (h *history) export() {
+	all := inOrder(h.T, h.l)
+	if len(all) == 0 {
+		return
+	}
+	i, j := h.random.IntN(len(all)), h.random.IntN(len(all))
+	f := billing.RecordFilter{SettledFrom: all[min(i, j)].Settled, SettledTo: all[max(i, j)].Settled, User: oneOf(h.random, "", h.user())}
+	want := []*billing.Record{}
+	for _, r := range all[min(i, j):max(i, j)] {
+		if f.User == "" || f.User == r.User {
+			want = append(want, r)
+		}
+	}
+	slices.SortFunc(want, newestFirst)
+	if diff := cmp.Diff(ids(want), ids(List(h.T, h.l, f))); diff != "" {
+		h.Errorf("%+v (-want +got):\n%s", f, diff)
+	}
 }
 
 func (h *history) reopen() {
 	h.rest("")
 	close1(h.T, h.l)
-	h.l = h.open(h.T)
+	h.l = h.world.open(h.T)
 	h.compareAll()
 }

@@ -34,7 +34,7 @@ var holdTests = map[string]func(*testing.T, Open){
 
 // claim is of alice's balance, for no more than the amount.
 func claim(id string, amount billing.USD, change ...func(*billing.Claim)) *billing.Claim {
-	c := &billing.Claim{ID: id, Time: epoch, User: "alice", Amount: amount, Least: amount}
+	c := &billing.Claim{ID: id, User: "alice", Amount: amount, Least: amount}
 	for _, f := range change {
 		f(c)
 	}
@@ -44,6 +44,9 @@ func claim(id string, amount billing.USD, change ...func(*billing.Claim)) *billi
 func least(amount billing.USD) func(*billing.Claim) {
 	return func(c *billing.Claim) { c.Least = amount }
 }
+
+// unlimited makes a claim one of a user whom the config declares without a limit.
+func unlimited(c *billing.Claim) { c.Unlimited = true }
 
 // hold wants a claim to be met.
 func hold(t *testing.T, l billing.Ledger, payer string, c *billing.Claim) {
@@ -218,21 +221,23 @@ func holdUnlimited(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Unlimited: true})
-	hold(t, l, billing.PaidByNobody, claim("a", 1<<40))
-	wantBalance(t, l, "alice", billing.Balance{Unlimited: true})
+	hold(t, l, billing.PaidByNobody, claim("a", 1<<40, unlimited))
+	wantBalance(t, l, "alice", billing.Balance{})
 	free := record("a", 500)
 	free.Billing = billing.PaidByNobody
 	settle(t, l, free)
-	wantBalance(t, l, "alice", billing.Balance{Unlimited: true})
-	hold(t, l, billing.PaidByNobody, claim("b", 1<<40))
+	wantBalance(t, l, "alice", billing.Balance{})
+	refused(t, l, billing.Refusal{Lack: billing.LackBalance}, claim("limited", 1)) // it is the claim that says so
+	hold(t, l, billing.PaidByNobody, claim("b", 1<<40, unlimited))
 	declare(t, l, billing.User{Name: "alice", Balance: 100})
 	l.Release(t.Context(), "b")
 	wantBalance(t, l, "alice", billing.Balance{Amount: 100})
 
 	hold(t, l, billing.PaidFromBalance, claim("c", 60))
+	hold(t, l, billing.PaidByNobody, claim("d", 1000, unlimited)) // though there is a balance
+	wantBalance(t, l, "alice", billing.Balance{Amount: 100, Held: 60})
 	declare(t, l, billing.User{Name: "alice", Unlimited: true})
 	settle(t, l, record("c", 70)) // as it was promised
-	declare(t, l, billing.User{Name: "alice", Balance: 100})
 	wantBalance(t, l, "alice", billing.Balance{Amount: 30})
 }
 

@@ -14,7 +14,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-var keyTests = map[string]func(*testing.T, Open){
+var keyTests = map[string]func(*testing.T, world){
 	"keys come back as they went in":              keysRoundTrip,
 	"keys are listed in order of creation":        keysListed,
 	"a key logs in until it is revoked":           login,
@@ -106,8 +106,8 @@ func wantNoLogin(t *testing.T, l billing.Ledger, k billing.Key) {
 	}
 }
 
-func keysRoundTrip(t *testing.T, open Open) {
-	l := open(t)
+func keysRoundTrip(t *testing.T, w world) {
+	l := w.open(t)
 	declare(t, l, billing.User{Name: "alice", Balance: 10})
 	if err := l.AddUser(t.Context(), billing.User{Name: "any: é}\x00"}); err != nil {
 		t.Fatal(err)
@@ -124,7 +124,7 @@ func keysRoundTrip(t *testing.T, open Open) {
 	wantKeys(t, l, "", full, plain)
 	wantLogin(t, l, full)
 	close1(t, l)
-	l = open(t)
+	l = w.open(t)
 	defer close1(t, l)
 	wantLogin(t, l, full)
 	wantLogin(t, l, plain)
@@ -135,8 +135,8 @@ func keysRoundTrip(t *testing.T, open Open) {
 	}
 }
 
-func keysListed(t *testing.T, open Open) {
-	l := open(t)
+func keysListed(t *testing.T, w world) {
+	l := w.open(t)
 	defer close1(t, l)
 	wantKeys(t, l, "")
 	wantKeys(t, l, "alice")
@@ -158,8 +158,8 @@ func keysListed(t *testing.T, open Open) {
 	wantKeys(t, l, "carol")
 }
 
-func login(t *testing.T, open Open) {
-	l := open(t)
+func login(t *testing.T, w world) {
+	l := w.open(t)
 	declare(t, l, billing.User{Name: "alice"})
 	one, two := key("sk-one", "alice"), key("sk-two", "alice")
 	addKey(t, l, one, two)
@@ -176,14 +176,14 @@ func login(t *testing.T, open Open) {
 		t.Errorf("RevokeKey again: %v, want ErrUnknownKey", err)
 	}
 	close1(t, l)
-	l = open(t)
+	l = w.open(t)
 	defer close1(t, l)
 	wantNoLogin(t, l, one)
 	wantLogin(t, l, two)
 }
 
-func loginLater(t *testing.T, open Open) {
-	l := open(t)
+func loginLater(t *testing.T, w world) {
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"})
 	k := key("sk-one", "alice")
@@ -197,8 +197,8 @@ func loginLater(t *testing.T, open Open) {
 	wantKeys(t, l, "")
 }
 
-func keysRefused(t *testing.T, open Open) {
-	l := open(t)
+func keysRefused(t *testing.T, w world) {
+	l := w.open(t)
 	defer close1(t, l)
 	k := key("sk-one", "alice")
 	if err := l.AddKey(t.Context(), k); !errors.Is(err, billing.ErrUnknownUser) {
@@ -214,8 +214,8 @@ func keysRefused(t *testing.T, open Open) {
 	wantLogin(t, l, k)
 }
 
-func loginProfile(t *testing.T, open Open) {
-	l := open(t)
+func loginProfile(t *testing.T, w world) {
+	l := w.open(t)
 	defer close1(t, l)
 	if err := l.AddUser(t.Context(), billing.User{Name: "alice", Balance: 5, Concurrency: 3}); err != nil {
 		t.Fatal(err)
@@ -238,8 +238,9 @@ func loginProfile(t *testing.T, open Open) {
 	wantNoLogin(t, l, k)
 }
 
-func keyLimits(t *testing.T, open Open) {
-	l := open(t)
+func keyLimits(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "balance", Balance: 10_000}, billing.User{Name: "unlimited", Unlimited: true},
 		billing.User{Name: "subscription"})
@@ -253,7 +254,7 @@ func keyLimits(t *testing.T, open Open) {
 			if payer == billing.PaidFromSubscription {
 				subscribed("g", billing.Limits{})(c)
 			}
-			c.User = user
+			c.User, c.Unlimited = user, user == "unlimited"
 			return c
 		}
 		for span, change := range map[billing.Span]func(*billing.Key){
@@ -265,7 +266,7 @@ func keyLimits(t *testing.T, open Open) {
 			full := billing.Refusal{Lack: billing.LackKeyLimit, Span: span, Limit: 100, Left: 100}
 			refused(t, l, full, ask(id, 101, k))
 			hold(t, l, payer, ask(id, 100, k))
-			r := spent(payer+id, k, epoch, 70)
+			r := spent(payer+id, k, now, 70)
 			r.Billing, r.Group = payer, "g"
 			if payer == billing.PaidFromSubscription {
 				r.Charged = 1000 // but that is not what it takes
@@ -274,7 +275,7 @@ func keyLimits(t *testing.T, open Open) {
 			}
 			settle(t, l, r)
 			settle(t, l, r)
-			full.Left, full.Until = 30, windows(epoch, 0)[span].End
+			full.Left, full.Until = 30, windows(now, 0)[span].End
 			refused(t, l, full, ask(id+"2", 31, k))
 			hold(t, l, payer, ask(id+"2", 30, k))
 			hold(t, l, payer, ask(id+"3", 0, k))
@@ -284,30 +285,36 @@ func keyLimits(t *testing.T, open Open) {
 	wantBalance(t, l, "balance", billing.Balance{Amount: 10_000 - 2*70, Held: 2*30 + 500})
 }
 
-func keyWindows(t *testing.T, open Open) {
-	l := open(t)
+func keyWindows(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 10_000})
 	k := key("sk-one", "alice", limits(100, 250))
 	addKey(t, l, k)
-	first := windows(epoch, 0)
-	settle(t, l, spent("a", k, epoch, 100))
+	first := windows(now, 0)
+	settle(t, l, spent("a", k, now, 100))
 	daily := billing.Refusal{Lack: billing.LackKeyLimit, Limit: 100, Until: first[billing.Daily].End}
 	refused(t, l, daily, claim("b", 1, withKey(k)))
-	refused(t, l, daily, claim("b", 1, withKey(k), at(first[billing.Daily].End.Add(-1))))
-	next := first[billing.Daily].End
-	hold(t, l, billing.PaidFromBalance, claim("b", 100, withKey(k), at(next)))
+	w.clock.PassUntil(t, first[billing.Daily].End.Add(-1))
+	refused(t, l, daily, claim("b", 1, withKey(k)))
+	w.clock.Pass(t, 1)
+	next := w.clock.Now()
+	hold(t, l, billing.PaidFromBalance, claim("b", 100, withKey(k)))
 	settle(t, l, spent("b", k, next, 100))
-	settle(t, l, spent("late", k, epoch, 40))
-	third := next.Add(24 * time.Hour)
+	settle(t, l, spent("late", k, now, 40))
+	w.clock.Pass(t, 24*time.Hour)
 	monthly := billing.Refusal{Lack: billing.LackKeyLimit, Span: billing.Monthly, Limit: 250, Left: 10, Until: first[billing.Monthly].End}
-	refused(t, l, monthly, claim("c", 11, withKey(k), at(third)))
-	hold(t, l, billing.PaidFromBalance, claim("c", 10, withKey(k), at(third)))
-	hold(t, l, billing.PaidFromBalance, claim("d", 90, withKey(k), at(first[billing.Monthly].End)))
+	refused(t, l, monthly, claim("c", 11, withKey(k)))
+	hold(t, l, billing.PaidFromBalance, claim("c", 10, withKey(k)))
+	l.Release(t.Context(), "c")
+	w.clock.PassUntil(t, first[billing.Monthly].End)
+	hold(t, l, billing.PaidFromBalance, claim("d", 100, withKey(k)))
 }
 
-func keyHeld(t *testing.T, open Open) {
-	l := open(t)
+func keyHeld(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 10_000})
 	one, two := key("sk-one", "alice", limits(100, 0)), key("sk-two", "alice", limits(100, 0))
@@ -321,15 +328,15 @@ func keyHeld(t *testing.T, open Open) {
 	refused(t, l, held, claim("e", 1, withKey(one)))
 	l.Release(t.Context(), "d")
 	l.Release(t.Context(), "d")
-	settle(t, l, spent("a", one, epoch, 5))
-	held.Left, held.Until = 95, windows(epoch, 0)[billing.Daily].End
+	settle(t, l, spent("a", one, now, 5))
+	held.Left, held.Until = 95, windows(now, 0)[billing.Daily].End
 	hold(t, l, billing.PaidFromBalance, claim("e", 95, withKey(one)))
 	refused(t, l, held, claim("f", 1, withKey(one)))
 	wantBalance(t, l, "alice", billing.Balance{Amount: 9_995, Held: 31 + 400 + 95})
 }
 
-func allOrNothing(t *testing.T, open Open) {
-	l := open(t)
+func allOrNothing(t *testing.T, w world) {
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
 	tight, wide := key("sk-tight", "alice", limits(100, 0)), key("sk-wide", "alice", limits(5000, 0))
@@ -349,8 +356,8 @@ func allOrNothing(t *testing.T, open Open) {
 	hold(t, l, billing.PaidFromBalance, claim("c", 100, withKey(tight)))
 }
 
-func revokeInFlight(t *testing.T, open Open) {
-	l := open(t)
+func revokeInFlight(t *testing.T, w world) {
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
 	k := key("sk-one", "alice", limits(100, 100))
@@ -369,14 +376,14 @@ func revokeInFlight(t *testing.T, open Open) {
 	wantKeys(t, l, "alice")
 }
 
-func lastUsed(t *testing.T, open Open) {
-	l := open(t)
+func lastUsed(t *testing.T, w world) {
+	l := w.open(t)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
 	one, two := key("sk-one", "alice", limits(100, 0)), key("sk-two", "alice")
 	two.Created = one.Created.Add(time.Second)
 	addKey(t, l, one, two)
 	wantKeys(t, l, "alice", one, two)
-	now := one.Created.Add(time.Hour)
+	now := one.Created.Add(-4 * time.Hour)
 	free := spent("free", two, now, 0)
 	free.Billing = billing.PaidByNobody
 	for _, r := range []*billing.Record{
@@ -387,7 +394,7 @@ func lastUsed(t *testing.T, open Open) {
 	one.LastUsed, two.LastUsed = now.Add(2*time.Hour), now
 	wantKeys(t, l, "alice", one, two)
 	close1(t, l)
-	l = open(t)
+	l = w.open(t)
 	defer close1(t, l)
 	wantKeys(t, l, "alice", one, two)
 }

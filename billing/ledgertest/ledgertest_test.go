@@ -10,11 +10,10 @@ import (
 // TestMemory runs the suite on the plain ledger that it compares others with.
 func TestMemory(t *testing.T) {
 	Run(t, Harness{
-		Fresh: func(_ *testing.T, loc *time.Location) Open {
-			store := newMemoryStore(loc)
+		Fresh: func(_ *testing.T, loc *time.Location, clock *Clock) Open {
+			store := newMemoryStore(loc, clock)
 			return func(*testing.T) billing.Ledger { return store.open() }
 		},
-		Advance: func(time.Duration) {},
-		Shared:  true,
+		Shared: true,
 	})
 }

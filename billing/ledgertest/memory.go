@@ -23,16 +23,21 @@ type memory struct {
 type memoryStore struct {
 	mu      sync.Mutex
 	loc     *time.Location
+	clock   *Clock
+	settled time.Time // of the last record, or what was exported last
+	pruned  time.Time // when a day was deleted
 	users   map[string]*memoryUser
 	keys    map[string]*memoryKey // by ID
 	records map[string]*billing.Record
 	holds   map[string]memoryHold
 }
 
+// memoryUser is whoever has a name at present, or will have it next.
 type memoryUser struct {
 	billing.Profile
-	known   bool // neither a stranger, nor removed
-	opened  bool // was credited the opening balance
+	number  int64
+	known   bool // he was declared or added
+	opened  bool // he was credited the opening balance
 	credits map[string]bool
 	groups  map[string]*billing.Subscription
 }
@@ -44,14 +49,14 @@ type memoryKey struct {
 
 type memoryHold struct {
 	billing.Claim
-	payer string
+	payer billing.Payer
 	key   *memoryKey // nil if there was none when the hold was made
 	by    *memory
 }
 
-func newMemoryStore(loc *time.Location) *memoryStore {
+func newMemoryStore(loc *time.Location, clock *Clock) *memoryStore {
 	return &memoryStore{
-		loc: loc, users: map[string]*memoryUser{}, keys: map[string]*memoryKey{}, records: map[string]*billing.Record{},
+		loc: loc, clock: clock, users: map[string]*memoryUser{}, keys: map[string]*memoryKey{}, records: map[string]*billing.Record{},
 		holds: map[string]memoryHold{},
 	}
 }
@@ -101,7 +106,7 @@ func (l *memory) Hold(_ context.Context, claim *billing.Claim) (billing.Payer, e
 		return billing.Payer{}, billing.ErrUnknownUser
 	}
 	if before, isHeld := l.holds[claim.ID]; isHeld {
-		return billing.Payer{Billing: before.payer, UserNumber: 1}, nil
+		return before.payer, nil
 	}
 	payer, refusals := l.judge(claim)
 	if len(refusals) > 0 {
@@ -113,16 +118,18 @@ func (l *memory) Hold(_ context.Context, claim *billing.Claim) (billing.Payer, e
 		hold.Terms = &terms
 	}
 	l.holds[claim.ID] = hold
-	return billing.Payer{Billing: payer, UserNumber: 1}, nil
+	return payer, nil
 }
 
-// judge tells who pays for a claim of somebody known, and all that speaks against
+// judge returns who pays for a claim of somebody known, and all that speaks against
 // it.
-func (l *memory) judge(claim *billing.Claim) (payer string, refusals []*billing.Refusal) {
+func (l *memory) judge(claim *billing.Claim) (payer billing.Payer, refusals []*billing.Refusal) {
+	now := l.now()
 	u := l.user(claim.User)
+	payer = billing.Payer{Billing: billing.PaidFromBalance, UserNumber: u.number}
 	switch terms := claim.Terms; {
 	case terms != nil:
-		payer = billing.PaidFromSubscription
+		payer.Billing = billing.PaidFromSubscription
 		s := u.groups[terms.Group]
 		if s == nil {
 			s = &billing.Subscription{}
@@ -134,32 +141,45 @@ func (l *memory) judge(claim *billing.Claim) (payer string, refusals []*billing.
 		switch {
 		case !subscribed:
 			refusals = append(refusals, &billing.Refusal{Lack: billing.LackSubscription})
-		case !until.IsZero() && !claim.Time.Before(until):
+		case !until.IsZero() && !now.Before(until):
 			refusals = append(refusals, &billing.Refusal{Lack: billing.LackTime, Until: until})
 		default:
 			held := l.held(func(h memoryHold) bool {
 				return h.payer == payer && h.User == claim.User && h.Terms.Group == terms.Group
 			})
-			if r := s.Windows.Lacks(billing.LackWindow, terms.Limits, claim.Time, held, claim.Least); r != nil {
+			if r := s.Windows.Lacks(billing.LackWindow, terms.Limits, now, held, claim.Least); r != nil {
 				refusals = append(refusals, r)
 			}
 		}
-	case u.Balance.Unlimited:
-		payer = billing.PaidByNobody
+	case claim.Unlimited:
+		payer.Billing = billing.PaidByNobody
 	default:
-		payer = billing.PaidFromBalance
 		left := u.Balance.Amount
-		if claim.Least > 0 && left-l.heldOnBalance(claim.User) < claim.Least {
+		if claim.Least > 0 && left-l.heldOnBalance(u) < claim.Least {
 			refusals = append(refusals, &billing.Refusal{Lack: billing.LackBalance, Left: left, Held: left >= claim.Least})
 		}
 	}
 	if k := l.keys[claim.KeyID]; k != nil {
 		held := l.held(func(h memoryHold) bool { return h.key == k })
-		if r := k.windows.Lacks(billing.LackKeyLimit, k.Limits, claim.Time, held, claim.Least); r != nil {
+		if r := k.windows.Lacks(billing.LackKeyLimit, k.Limits, now, held, claim.Least); r != nil {
 			refusals = append(refusals, r)
 		}
 	}
 	return payer, refusals
+}
+
+// now is what the clock shows. Windows that it was ahead for are moved.
+func (l *memory) now() time.Time {
+	now := l.clock.Now()
+	for _, u := range l.users {
+		for _, s := range u.groups {
+			s.Windows = s.Windows.Moved(now, l.loc)
+		}
+	}
+	for _, k := range l.keys {
+		k.windows = k.windows.Moved(now, l.loc)
+	}
+	return now
 }
 
 func (l *memory) held(on func(memoryHold) bool) (sum billing.USD) {
@@ -171,8 +191,9 @@ func (l *memory) held(on func(memoryHold) bool) (sum billing.USD) {
 	return sum
 }
 
-func (l *memory) heldOnBalance(user string) billing.USD {
-	return l.held(func(h memoryHold) bool { return h.payer == billing.PaidFromBalance && h.User == user })
+func (l *memory) heldOnBalance(u *memoryUser) billing.USD {
+	payer := billing.Payer{Billing: billing.PaidFromBalance, UserNumber: u.number}
+	return l.held(func(h memoryHold) bool { return h.payer == payer && h.User == u.Name })
 }
 
 func (l *memory) Release(_ context.Context, id string) {
@@ -192,25 +213,44 @@ func (l *memory) Settle(ctx context.Context, r *billing.Record, _ roundtrip.Batc
 	case l.records[r.ID] != nil:
 		delete(l.holds, r.ID)
 		return nil
-	case r.Billing == billing.PaidFromBalance:
-		if u == nil {
-			return billing.ErrUnknownUser
-		}
-		u.Balance.Amount -= r.Spent()
-	case r.Billing == billing.PaidFromSubscription && u != nil:
-		u.subscription(r.Group).Windows.Add(r.Time, r.Spent(), l.loc)
-	}
-	if k := l.keys[r.KeyID]; k != nil {
-		k.windows.Add(r.Time, r.Spent(), l.loc)
-		if r.Time.After(k.LastUsed) {
-			k.LastUsed = r.Time.UTC()
-		}
+	case u == nil && r.Billing == billing.PaidFromBalance:
+		return billing.ErrUnknownUser
+	case u == nil || u.known && (r.UserNumber == 0 || r.UserNumber == u.number):
+		l.spend(u, r)
 	}
 	kept := *r
-	kept.Time = kept.Time.UTC()
+	kept.Time, kept.Settled = kept.Time.UTC().Round(0), l.settle(l.clock.Now())
 	l.records[r.ID] = &kept
 	delete(l.holds, r.ID)
 	return nil
+}
+
+// spend takes what a record spent from who has its name, nil if nobody ever had.
+func (l *memory) spend(u *memoryUser, r *billing.Record) {
+	now := l.now()
+	at := billing.CountedAt(r.Time, now)
+	switch {
+	case u == nil:
+	case r.Billing == billing.PaidFromBalance:
+		u.Balance.Amount -= r.Spent()
+	case r.Billing == billing.PaidFromSubscription:
+		u.subscription(r.Group).Windows.Add(at, r.Spent(), l.loc)
+	}
+	if k := l.keys[r.KeyID]; k != nil {
+		k.windows.Add(at, r.Spent(), l.loc)
+		if at.After(k.LastUsed) || k.LastUsed.After(now) {
+			k.LastUsed = at
+		}
+	}
+}
+
+// settle is when a record is settled, or the end of an export, after all others.
+func (l *memory) settle(at time.Time) time.Time {
+	if next := l.settled.Add(1); next.After(at.Round(0)) {
+		at = next
+	}
+	l.settled = at.Round(0)
+	return l.settled
 }
 
 func (l *memory) Balance(_ context.Context, user string) (billing.Balance, error) {
@@ -227,7 +267,7 @@ func (l *memory) balance(user string) (billing.Balance, error) {
 		return billing.Balance{}, billing.ErrUnknownUser
 	}
 	b := u.Balance
-	b.Held = l.heldOnBalance(user)
+	b.Held = l.heldOnBalance(u)
 	return b, nil
 }
 
@@ -237,8 +277,9 @@ func (l *memory) Subscription(_ context.Context, user, group string) (billing.Su
 		return billing.Subscription{}, err
 	}
 	if u := l.user(user); u != nil && u.groups[group] != nil {
+		now := l.now()
 		s := *u.groups[group]
-		s.Windows = s.Windows.At(time.Now())
+		s.Windows = s.Windows.At(now)
 		return s, nil
 	}
 	return billing.Subscription{Group: group}, nil
@@ -247,6 +288,9 @@ func (l *memory) Subscription(_ context.Context, user, group string) (billing.Su
 func (l *memory) Records(_ context.Context, filter billing.RecordFilter, yield func(*billing.Record) bool) error {
 	l.mu.Lock()
 	closed := l.closed
+	if now := l.clock.Now(); !filter.SettledTo.IsZero() && !filter.SettledTo.After(now) && filter.SettledTo.After(l.settled) {
+		l.settled = filter.SettledTo.Add(-1) // nothing is settled any more before the end of an export
+	}
 	records := l.matching(&filter)
 	l.mu.Unlock()
 	if closed {
@@ -273,6 +317,7 @@ func (l *memory) matching(f *billing.RecordFilter) []*billing.Record {
 	records := slices.SortedFunc(maps.Values(l.records), newestFirst)
 	return slices.DeleteFunc(records, func(r *billing.Record) bool {
 		return !f.From.IsZero() && r.Time.Before(f.From) || !f.To.IsZero() && !r.Time.Before(f.To) ||
+			!f.SettledFrom.IsZero() && r.Settled.Before(f.SettledFrom) || !f.SettledTo.IsZero() && !r.Settled.Before(f.SettledTo) ||
 			f.User != "" && f.User != r.User || f.KeyID != "" && f.KeyID != r.KeyID ||
 			f.Account != "" && f.Account != r.Account || f.Group != "" && f.Group != r.Group ||
 			f.Model != "" && f.Model != r.Model || f.After != nil && newestFirst(r, f.After) <= 0
@@ -294,8 +339,8 @@ func (l *memory) Record(_ context.Context, id string) (*billing.Record, error) {
 func (l *memory) Usage(_ context.Context, filter billing.RecordFilter, by []billing.Dimension, yield func(*billing.UsageRow) bool) error {
 	l.mu.Lock()
 	closed := l.closed
-	filter.After = nil
-	rows := sum(l.matching(&filter), by)
+	filter.After, filter.SettledFrom, filter.SettledTo = nil, time.Time{}, time.Time{}
+	rows := sum(l.matching(&filter), by, l.loc)
 	l.mu.Unlock()
 	if closed {
 		return billing.ErrClosed
@@ -308,19 +353,42 @@ func (l *memory) Usage(_ context.Context, filter billing.RecordFilter, by []bill
 	return nil
 }
 
-func (l *memory) Prune(_ context.Context, before time.Time) (count int, err error) {
+func (l *memory) Prune(_ context.Context, before time.Time) (int, error) {
 	defer l.mu.Unlock()
 	if err := l.begin(); err != nil {
 		return 0, err
 	}
-	midnight := before.UTC().Truncate(24 * time.Hour)
+	now := l.clock.Now().Round(0)
+	if now.Sub(l.pruned).Abs() < time.Hour {
+		return 0, nil
+	}
+	count := l.pruneDay(before)
+	if count > 0 {
+		l.pruned = now
+	}
+	return count, nil
+}
+
+// pruneDay is Prune, however long ago the last one was.
+func (l *memory) pruneDay(before time.Time) (count int) {
+	if now := l.clock.Now().Round(0); before.After(now) {
+		before = now
+	}
+	records := slices.SortedFunc(maps.Values(l.records), newestFirst)
+	if len(records) == 0 {
+		return 0
+	}
+	end := billing.WindowsFrom(records[len(records)-1].Time, l.loc)[billing.Daily].End
+	if end.After(before) {
+		return 0
+	}
 	for id, r := range l.records {
-		if r.Time.Before(midnight) {
+		if r.Time.Before(end) {
 			delete(l.records, id)
 			count++
 		}
 	}
-	return count, nil
+	return count
 }
 
 var _ billing.Ledger = (*memory)(nil)

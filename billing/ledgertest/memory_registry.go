@@ -17,7 +17,7 @@ import (
 func (l *memory) meet(name string) *memoryUser {
 	if l.users[name] == nil {
 		l.users[name] = &memoryUser{
-			Profile: billing.Profile{Name: name},
+			Profile: billing.Profile{Name: name}, number: 1,
 			credits: map[string]bool{}, groups: map[string]*billing.Subscription{},
 		}
 	}
@@ -36,8 +36,10 @@ func (l *memory) Declare(_ context.Context, users []billing.User) error {
 			return errNoName
 		}
 		u := l.meet(declared.Name)
-		u.known, u.Source, u.Balance.Unlimited = true, billing.SourceConfig, declared.Unlimited
-		u.Concurrency, u.Disabled = 0, false
+		if u.known && u.Source == billing.SourceAPI {
+			continue
+		}
+		u.known, u.Source = true, billing.SourceConfig
 		if !declared.Unlimited && !u.opened {
 			u.opened = true
 			u.Balance.Amount += declared.Balance
@@ -58,7 +60,7 @@ func (l *memory) AddUser(_ context.Context, added billing.User) error {
 	if u.known && u.Source == billing.SourceAPI {
 		return billing.ErrUserExists
 	}
-	u.known, u.Source, u.Balance.Unlimited = true, billing.SourceAPI, false
+	u.known, u.Source = true, billing.SourceAPI
 	u.Concurrency, u.Disabled = added.Concurrency, false
 	u.Balance.Amount += added.Balance
 	return nil
@@ -99,18 +101,19 @@ func (l *memory) RemoveUser(_ context.Context, name string) error {
 	if u == nil {
 		return billing.ErrUnknownUser
 	}
-	u.known, u.Balance.Amount = false, 0
-	clear(u.groups)
+	delete(l.users, name)
+	l.meet(name).number = u.number + 1
 	maps.DeleteFunc(l.keys, func(_ string, k *memoryKey) bool { return k.User == name })
 	return nil
 }
 
 func (l *memory) profile(u *memoryUser) billing.Profile {
+	now := l.now()
 	p := u.Profile
 	p.Balance, _ = l.balance(u.Name)
 	for _, group := range slices.Sorted(maps.Keys(u.groups)) {
 		if s := *u.groups[group]; s.Subscribed {
-			s.Windows = s.Windows.At(time.Now())
+			s.Windows = s.Windows.At(now)
 			p.Subscriptions = append(p.Subscriptions, s)
 		}
 	}

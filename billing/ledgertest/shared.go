@@ -12,7 +12,7 @@ import (
 )
 
 // sharedTests are for stores over which several ledgers may be open.
-var sharedTests = map[string]func(*testing.T, Open){
+var sharedTests = map[string]func(*testing.T, world){
 	"ledgers of one store share money":                 shareMoney,
 	"ledgers of one store share windows and limits":    shareWindows,
 	"ledgers of one store never promise more together": shareHolds,
@@ -29,8 +29,8 @@ func openTwo(t *testing.T, open Open) (one, two billing.Ledger) {
 	return one, two
 }
 
-func shareMoney(t *testing.T, open Open) {
-	one, two := openTwo(t, open)
+func shareMoney(t *testing.T, w world) {
+	one, two := openTwo(t, w.open)
 	declare(t, one, billing.User{Name: "alice", Balance: 1000})
 	wantBalance(t, two, "alice", billing.Balance{Amount: 1000})
 	hold(t, one, billing.PaidFromBalance, claim("a", 600))
@@ -47,28 +47,29 @@ func shareMoney(t *testing.T, open Open) {
 	declare(t, two, billing.User{Name: "alice", Balance: 1000})
 	wantBalance(t, one, "alice", billing.Balance{Amount: 950})
 	for _, l := range []billing.Ledger{one, two} {
-		if diff := cmp.Diff([]*billing.Record{record("a", 100)}, List(t, l, billing.RecordFilter{})); diff != "" {
+		if diff := cmp.Diff([]*billing.Record{record("a", 100)}, List(t, l, billing.RecordFilter{}), asGiven); diff != "" {
 			t.Errorf("records (-want +got):\n%s", diff)
 		}
 		wantUsage(t, l, billing.RecordFilter{}, billing.ByUser)
 	}
 }
 
-func shareWindows(t *testing.T, open Open) {
-	one, two := openTwo(t, open)
+func shareWindows(t *testing.T, w world) {
+	now := w.clock.Now()
+	one, two := openTwo(t, w.open)
 	declare(t, one, billing.User{Name: "alice", Balance: 1000})
 	k := key("sk-alice", "alice", limits(100, 0))
 	addKey(t, one, k)
 	terms := subscribed("g", billing.Limits{100, 0, 0})
-	end := windows(epoch, 0)[billing.Daily].End
-	settle(t, one, used("a", epoch, 30))
-	settle(t, two, used("b", epoch, 40))
+	end := windows(now, 0)[billing.Daily].End
+	settle(t, one, used("a", now, 30))
+	settle(t, two, used("b", now, 40))
 	full := billing.Refusal{Lack: billing.LackWindow, Limit: 100, Left: 30, Until: end}
 	refused(t, one, full, claim("c", 31, terms))
 	hold(t, one, billing.PaidFromSubscription, claim("c", 30, terms))
 	full.Held = true
 	refused(t, two, full, claim("d", 1, terms))
-	settle(t, one, spent("e", k, epoch, 60))
+	settle(t, one, spent("e", k, now, 60))
 	full = billing.Refusal{Lack: billing.LackKeyLimit, Limit: 100, Left: 40, Until: end}
 	refused(t, two, full, claim("f", 41, withKey(k)))
 	hold(t, two, billing.PaidFromBalance, claim("f", 40, withKey(k)))
@@ -76,15 +77,15 @@ func shareWindows(t *testing.T, open Open) {
 	refused(t, one, full, claim("g", 1, withKey(k)))
 }
 
-func shareHolds(t *testing.T, open Open) {
-	one, two := openTwo(t, open)
+func shareHolds(t *testing.T, w world) {
+	one, two := openTwo(t, w.open)
 	holdAtOnce(t, one, two)
 }
 
 // shareChanges has one ledger learn of what the other changed, though it has asked
 // for all of it before.
-func shareChanges(t *testing.T, open Open) {
-	one, two := openTwo(t, open)
+func shareChanges(t *testing.T, w world) {
+	one, two := openTwo(t, w.open)
 	revoked, added, removed, disabled := key("1-revoked", "alice"), key("2-added", "alice"), key("3-removed", "bob"), key("4-disabled", "carol")
 	add(t, one, billing.User{Name: "alice"}, billing.User{Name: "bob"}, billing.User{Name: "carol"})
 	addKey(t, one, revoked, removed, disabled)

@@ -11,7 +11,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-var subscriptionTests = map[string]func(*testing.T, Open){
+var subscriptionTests = map[string]func(*testing.T, world){
 	"a subscription that never was":                    neverSubscribed,
 	"a subscription pays instead of the balance":       subscriptionPays,
 	"a subscription is good until just before its end": subscriptionEnds,
@@ -33,10 +33,6 @@ func subscribed(group string, limits billing.Limits) func(*billing.Claim) {
 // ofGroup makes a claim one of a group that the ledger has to know of.
 func ofGroup(group string, limits billing.Limits) func(*billing.Claim) {
 	return func(c *billing.Claim) { c.Terms = &billing.Terms{Group: group, Limits: limits} }
-}
-
-func at(when time.Time) func(*billing.Claim) {
-	return func(c *billing.Claim) { c.Time = when }
 }
 
 // used is a record of group g that costs something, and would charge more.
@@ -64,8 +60,8 @@ func wantSubscription(t *testing.T, l billing.Ledger, user string, want billing.
 	}
 }
 
-func neverSubscribed(t *testing.T, open Open) {
-	l := open(t)
+func neverSubscribed(t *testing.T, w world) {
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
 	none := billing.Refusal{Lack: billing.LackSubscription}
@@ -81,8 +77,9 @@ func neverSubscribed(t *testing.T, open Open) {
 	}
 }
 
-func subscriptionPays(t *testing.T, open Open) {
-	l := open(t)
+func subscriptionPays(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
 	limits := billing.Limits{billing.Daily: 100, billing.Weekly: 500}
@@ -93,65 +90,71 @@ func subscriptionPays(t *testing.T, open Open) {
 		c := claim(fmt.Sprint(i), 50, terms)
 		hold(t, l, billing.PaidFromSubscription, c)
 		wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
-		settle(t, l, used(c.ID, epoch, 30))
-		settle(t, l, used(c.ID, epoch, 30))
+		settle(t, l, used(c.ID, now, 30))
+		settle(t, l, used(c.ID, now, 30))
 		wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
-		wantUsed(t, l, "g", billing.Daily, epoch, billing.USD(30*(i+1)), windows(epoch, 0)[billing.Daily].End)
+		wantUsed(t, l, "g", billing.Daily, billing.USD(30*(i+1)), windows(now, 0)[billing.Daily].End)
 	}
 	hold(t, l, billing.PaidFromBalance, claim("c", 1000)) // and that is still there for other groups
 }
 
-func subscriptionEnds(t *testing.T, open Open) {
-	l := open(t)
+func subscriptionEnds(t *testing.T, w world) {
+	l := w.open(t)
 	defer close1(t, l)
+	end := w.clock.Now().Add(time.Hour)
 	declare(t, l, billing.User{Name: "alice"})
-	over := billing.Refusal{Lack: billing.LackTime, Until: epoch}
+	over := billing.Refusal{Lack: billing.LackTime, Until: end}
 	declared := func(until time.Time) func(*billing.Claim) {
 		return func(c *billing.Claim) { c.Terms = &billing.Terms{Group: "g", Declared: true, Until: until} }
 	}
-	before := at(epoch.Add(-1))
-	hold(t, l, billing.PaidFromSubscription, claim("a", 1, declared(epoch), before))
-	refused(t, l, over, claim("b", 1, declared(epoch), at(epoch)))
-	refused(t, l, over, claim("b", 0, declared(epoch), at(ahead)))
-	hold(t, l, billing.PaidFromSubscription, claim("c", 1, declared(ahead), at(epoch)))
-
 	own := ofGroup("g", billing.Limits{})
-	subscribe(t, l, "alice", "g", epoch)
-	hold(t, l, billing.PaidFromSubscription, claim("d", 1, own, before))
-	refused(t, l, over, claim("e", 1, own, at(epoch)))
-	hold(t, l, billing.PaidFromSubscription, claim("f", 1, declared(time.Time{}), at(ahead))) // the config's word counts
+	hold(t, l, billing.PaidFromSubscription, claim("a", 1, declared(end)))
+	subscribe(t, l, "alice", "g", end)
+	hold(t, l, billing.PaidFromSubscription, claim("d", 1, own))
+	w.clock.PassUntil(t, end.Add(-1))
+	hold(t, l, billing.PaidFromSubscription, claim("just before", 1, own))
+	w.clock.PassUntil(t, end)
+	refused(t, l, over, claim("b", 1, declared(end)))
+	refused(t, l, over, claim("e", 1, own))
+	hold(t, l, billing.PaidFromSubscription, claim("f", 1, declared(time.Time{}))) // the config's word counts
+	w.clock.Pass(t, 400*24*time.Hour)
+	refused(t, l, over, claim("b", 0, declared(end)))
+	refused(t, l, over, claim("e", 0, own))
+	hold(t, l, billing.PaidFromSubscription, claim("c", 1, declared(ahead)))
 	subscribe(t, l, "alice", "g", ahead)
-	hold(t, l, billing.PaidFromSubscription, claim("g", 1, own, at(epoch)))
-	refused(t, l, over, claim("h", 1, declared(epoch), at(epoch))) // here as well
+	hold(t, l, billing.PaidFromSubscription, claim("g", 1, own))
+	refused(t, l, over, claim("h", 1, declared(end))) // here as well
 	subscribe(t, l, "alice", "g", time.Time{})
-	hold(t, l, billing.PaidFromSubscription, claim("i", 1, own, at(ahead)))
+	hold(t, l, billing.PaidFromSubscription, claim("i", 1, own))
 }
 
-func subscribeAgain(t *testing.T, open Open) {
-	l := open(t)
+func subscribeAgain(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"})
 	subscribe(t, l, "alice", "g", ahead)
-	settle(t, l, used("a", ahead, 10))
+	settle(t, l, used("a", now, 10))
 	subscribe(t, l, "alice", "g", ahead.Add(48*time.Hour))
-	want := billing.Subscription{Group: "g", Subscribed: true, Until: ahead.Add(48 * time.Hour), Windows: windows(ahead, 10)}
+	want := billing.Subscription{Group: "g", Subscribed: true, Until: ahead.Add(48 * time.Hour), Windows: windows(now, 10)}
 	wantSubscription(t, l, "alice", want)
 	subscribe(t, l, "alice", "g", time.Time{})
 	want.Until = time.Time{}
 	wantSubscription(t, l, "alice", want)
 	refused(t, l, billing.Refusal{
 		Lack: billing.LackWindow, Limit: 10, Until: want.Windows[billing.Daily].End,
-	}, claim("b", 1, at(ahead), ofGroup("g", billing.Limits{10, 0, 0})))
+	}, claim("b", 1, ofGroup("g", billing.Limits{10, 0, 0})))
 }
 
-func unsubscribe(t *testing.T, open Open) {
-	l := open(t)
+func unsubscribe(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
 	terms := ofGroup("g", billing.Limits{100, 0, 0})
-	subscribe(t, l, "alice", "g", ahead.Add(time.Second))
-	settle(t, l, used("a", ahead, 60))
-	hold(t, l, billing.PaidFromSubscription, claim("b", 30, at(ahead), terms))
+	subscribe(t, l, "alice", "g", ahead)
+	settle(t, l, used("a", now, 60))
+	hold(t, l, billing.PaidFromSubscription, claim("b", 30, terms))
 	if err := l.Unsubscribe(t.Context(), "alice", "g"); err != nil {
 		t.Fatalf("Unsubscribe: %v", err)
 	}
@@ -159,32 +162,33 @@ func unsubscribe(t *testing.T, open Open) {
 		t.Errorf("Unsubscribe again: %v, want ErrNotSubscribed", err)
 	}
 	wantSubscription(t, l, "alice", billing.Subscription{Group: "g"})
-	refused(t, l, billing.Refusal{Lack: billing.LackSubscription}, claim("c", 1, at(ahead), terms))
-	settle(t, l, used("b", ahead, 25)) // was under way
-	settle(t, l, used("a", ahead, 60)) // is settled already
+	refused(t, l, billing.Refusal{Lack: billing.LackSubscription}, claim("c", 1, terms))
+	settle(t, l, used("b", now, 25)) // was under way
+	settle(t, l, used("a", now, 60)) // is settled already
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
 	subscribe(t, l, "alice", "g", ahead)
 	wantSubscription(t, l, "alice",
-		billing.Subscription{Group: "g", Subscribed: true, Until: ahead, Windows: windows(ahead, 25)})
+		billing.Subscription{Group: "g", Subscribed: true, Until: ahead, Windows: windows(now, 25)})
 	if n := len(List(t, l, billing.RecordFilter{})); n != 2 {
 		t.Errorf("%d records, want 2", n)
 	}
 }
 
-func unlimitedSubscribed(t *testing.T, open Open) {
-	l := open(t)
+func unlimitedSubscribed(t *testing.T, w world) {
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Unlimited: true})
-	refused(t, l, billing.Refusal{Lack: billing.LackSubscription}, claim("a", 1, ofGroup("g", billing.Limits{10, 0, 0})))
+	refused(t, l, billing.Refusal{Lack: billing.LackSubscription}, claim("a", 1, unlimited, ofGroup("g", billing.Limits{10, 0, 0})))
 	refused(t, l, billing.Refusal{Lack: billing.LackWindow, Limit: 10, Left: 10},
-		claim("a", 11, subscribed("g", billing.Limits{10, 0, 0})))
-	hold(t, l, billing.PaidFromSubscription, claim("a", 10, subscribed("g", billing.Limits{10, 0, 0})))
+		claim("a", 11, unlimited, subscribed("g", billing.Limits{10, 0, 0})))
+	hold(t, l, billing.PaidFromSubscription, claim("a", 10, unlimited, subscribed("g", billing.Limits{10, 0, 0})))
 }
 
 // subscriptionsApart has users and groups whose names make the same text when
 // they are put together.
-func subscriptionsApart(t *testing.T, open Open) {
-	l := open(t)
+func subscriptionsApart(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	pairs := [][2]string{
 		{"a", "b:c"}, {"a:b", "c"}, {"a", "b}c"}, {"a}b", "c"}, {"a\x00b", "c"}, {"a", "b\x00c"}, {"a", "b c"}, {"a b", "c"},
@@ -194,22 +198,23 @@ func subscriptionsApart(t *testing.T, open Open) {
 		declare(t, l, billing.User{Name: pair[0]})
 		subscribe(t, l, pair[0], pair[1], ahead.Add(time.Duration(i)*time.Second))
 		settle(t, l, &billing.Record{
-			ID: fmt.Sprint(i), Time: ahead, User: pair[0], Group: pair[1], Cost: billing.USD(i + 1), Billing: billing.PaidFromSubscription,
+			ID: fmt.Sprint(i), Time: now, User: pair[0], Group: pair[1], Cost: billing.USD(i + 1), Billing: billing.PaidFromSubscription,
 		})
 	}
 	for i, pair := range pairs {
 		wantSubscription(t, l, pair[0], billing.Subscription{
-			Group: pair[1], Subscribed: true, Until: ahead.Add(time.Duration(i) * time.Second), Windows: windows(ahead, billing.USD(i+1)),
+			Group: pair[1], Subscribed: true, Until: ahead.Add(time.Duration(i) * time.Second), Windows: windows(now, billing.USD(i+1)),
 		})
 	}
 }
 
-func subscriptionShown(t *testing.T, open Open) {
-	l := open(t)
+func subscriptionShown(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"})
-	settle(t, l, used("a", ahead, 30)) // by the config's word alone
-	wantSubscription(t, l, "alice", billing.Subscription{Group: "g", Windows: windows(ahead, 30)})
+	settle(t, l, used("a", now, 30)) // by the config's word alone
+	wantSubscription(t, l, "alice", billing.Subscription{Group: "g", Windows: windows(now, 30)})
 	if p := profile(t, l, "alice"); len(p.Subscriptions) != 0 {
 		t.Errorf("the profile has %+v", p.Subscriptions)
 	}
@@ -222,7 +227,7 @@ func subscriptionShown(t *testing.T, open Open) {
 	subscribe(t, l, "alice", "ended", time.Time{})
 	want := []billing.Subscription{
 		{Group: "ended", Subscribed: true},
-		{Group: "g", Subscribed: true, Windows: windows(ahead, 30)},
+		{Group: "g", Subscribed: true, Windows: windows(now, 30)},
 		{Group: "h", Subscribed: true, Until: ahead},
 	}
 	if diff := cmp.Diff(want, profile(t, l, "alice").Subscriptions); diff != "" {

@@ -19,7 +19,7 @@ var usageTests = map[string]func(*testing.T, Open){
 	"usage is the sum over records": usageSums,
 	"usage of nothing":              usageOfNothing,
 	"usage is in order":             usageOrdered,
-	"usage has days of UTC":         usageDays,
+	"usage has days":                usageDays,
 	"usage is exact":                usageExact,
 	"usage ends with yield":         usageEnds,
 }
@@ -28,8 +28,8 @@ var dimensions = []billing.Dimension{
 	billing.ByUser, billing.ByKey, billing.ByAccount, billing.ByGroup, billing.ByModel, billing.ByDay,
 }
 
-// sum is what Usage gives for records.
-func sum(records []*billing.Record, by []billing.Dimension) []*billing.UsageRow {
+// sum is what Usage gives for records, by days in loc.
+func sum(records []*billing.Record, by []billing.Dimension, loc *time.Location) []*billing.UsageRow {
 	sums := map[billing.UsageRow]*billing.UsageRow{}
 	if len(by) == 0 {
 		sums[billing.UsageRow{}] = &billing.UsageRow{}
@@ -39,7 +39,7 @@ func sum(records []*billing.Record, by []billing.Dimension) []*billing.UsageRow 
 		for _, d := range by {
 			*name.Name(d) = map[billing.Dimension]string{
 				billing.ByUser: r.User, billing.ByKey: r.KeyID, billing.ByAccount: r.Account,
-				billing.ByGroup: r.Group, billing.ByModel: r.Model, billing.ByDay: r.Time.UTC().Format(time.DateOnly),
+				billing.ByGroup: r.Group, billing.ByModel: r.Model, billing.ByDay: dayText(r.Time, loc),
 			}[d]
 		}
 		row := sums[name]
@@ -67,6 +67,11 @@ func sum(records []*billing.Record, by []billing.Dimension) []*billing.UsageRow 
 	})
 }
 
+// dayText is the day at a time, which lasts until clocks show the next.
+func dayText(when time.Time, loc *time.Location) string {
+	return billing.WindowsFrom(when, loc)[billing.Daily].Start.In(loc).Format(time.DateOnly)
+}
+
 func usage(t *testing.T, l billing.Ledger, filter billing.RecordFilter, by ...billing.Dimension) []*billing.UsageRow {
 	t.Helper()
 	rows := []*billing.UsageRow{}
@@ -85,7 +90,7 @@ func wantUsage(t *testing.T, l billing.Ledger, filter billing.RecordFilter, by .
 	t.Helper()
 	whole := filter
 	whole.After, whole.Limit = nil, 0
-	if diff := cmp.Diff(sum(List(t, l, whole), by), usage(t, l, filter, by...), cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(sum(List(t, l, whole), by, time.UTC), usage(t, l, filter, by...), cmpopts.EquateEmpty()); diff != "" {
 		t.Errorf("Usage(%+v, %v) (-records +usage):\n%s", filter, by, diff)
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-var windowTests = map[string]func(*testing.T, Open){
+var windowTests = map[string]func(*testing.T, world){
 	"each window has its limit":                       windowLimits,
 	"the refusal names the window that lasts longest": windowNamed,
 	"holds count in the windows":                      windowsHeld,
@@ -21,8 +21,9 @@ var windowTests = map[string]func(*testing.T, Open){
 	"windows are exact":                               windowsExact,
 }
 
-func windowLimits(t *testing.T, open Open) {
-	l := open(t)
+func windowLimits(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"})
 	for span := billing.Daily; span <= billing.Monthly; span++ {
@@ -32,14 +33,14 @@ func windowLimits(t *testing.T, open Open) {
 		terms := subscribed(group, limits)
 		full := billing.Refusal{Lack: billing.LackWindow, Span: span, Limit: 100, Left: 100}
 		refused(t, l, full, claim("a", 101, terms))
-		r := used(group, epoch, 60)
+		r := used(group, now, 60)
 		r.Group = group
 		settle(t, l, r)
-		full.Left, full.Until = 40, windows(epoch, 0)[span].End
+		full.Left, full.Until = 40, windows(now, 0)[span].End
 		refused(t, l, full, claim("a", 41, terms))
 		hold(t, l, billing.PaidFromSubscription, claim("a "+group, 40, terms))
 		settle(t, l, &billing.Record{
-			ID: "b " + group, Time: epoch, User: "alice", Group: group, Cost: 70, Billing: billing.PaidFromSubscription,
+			ID: "b " + group, Time: now, User: "alice", Group: group, Cost: 70, Billing: billing.PaidFromSubscription,
 		})
 		full.Left = -30
 		refused(t, l, full, claim("c", 1, terms))
@@ -48,12 +49,13 @@ func windowLimits(t *testing.T, open Open) {
 	}
 }
 
-func windowNamed(t *testing.T, open Open) {
-	l := open(t)
+func windowNamed(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"})
-	settle(t, l, used("a", epoch, 90))
-	end := windows(epoch, 0)
+	settle(t, l, used("a", now, 90))
+	end := windows(now, 0)
 	for _, c := range []struct {
 		limits billing.Limits
 		want   billing.Span
@@ -72,8 +74,9 @@ func windowNamed(t *testing.T, open Open) {
 	}
 }
 
-func windowsHeld(t *testing.T, open Open) {
-	l := open(t)
+func windowsHeld(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"}, billing.User{Name: "bob"})
 	terms := subscribed("g", billing.Limits{100, 1_000_000, 0})
@@ -88,9 +91,9 @@ func windowsHeld(t *testing.T, open Open) {
 	refused(t, l, held, claim("c", 1, terms))
 	l.Release(t.Context(), "b")
 	l.Release(t.Context(), "b")
-	settle(t, l, used("a", epoch, 10))
+	settle(t, l, used("a", now, 10))
 	hold(t, l, billing.PaidFromSubscription, claim("c", 9999, terms, least(90)))
-	held.Left, held.Until = 90, windows(epoch, 0)[billing.Daily].End
+	held.Left, held.Until = 90, windows(now, 0)[billing.Daily].End
 	refused(t, l, held, claim("d", 1, terms))
 	// A window that others can't free is named before one that they can.
 	refused(t, l, billing.Refusal{
@@ -98,9 +101,10 @@ func windowsHeld(t *testing.T, open Open) {
 	}, claim("d", 10, subscribed("g", billing.Limits{15, 300, 300})))
 }
 
-func windowConcurrently(t *testing.T, open Open) {
+func windowConcurrently(t *testing.T, w world) {
+	now := w.clock.Now()
 	const goroutines, each, amount, limit = 16, 30, 10, 1000
-	l := open(t)
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"})
 	terms := subscribed("g", billing.Limits{0, limit, 0})
@@ -123,7 +127,7 @@ func windowConcurrently(t *testing.T, open Open) {
 				case i%3 == 2:
 					l.Release(context.Background(), c.ID)
 				default:
-					if err := l.Settle(context.Background(), used(c.ID, epoch, amount), nil); err != nil {
+					if err := l.Settle(context.Background(), used(c.ID, now, amount), nil); err != nil {
 						t.Errorf("Settle: %v", err)
 					}
 					mu.Lock()
@@ -137,70 +141,77 @@ func windowConcurrently(t *testing.T, open Open) {
 	if paid > limit {
 		t.Errorf("%d was used of %d", paid, limit)
 	}
-	wantUsed(t, l, "g", billing.Weekly, epoch, billing.USD(paid), windows(epoch, 0)[billing.Weekly].End)
+	wantUsed(t, l, "g", billing.Weekly, billing.USD(paid), windows(now, 0)[billing.Weekly].End)
 	if rest := billing.USD(limit - paid); rest > 0 {
 		hold(t, l, billing.PaidFromSubscription, claim("the rest", rest, terms)) // nothing is held any more
 	}
 }
 
-func windowsRestart(t *testing.T, open Open) {
-	l := open(t)
+func windowsRestart(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"})
-	first := windows(epoch, 0)
-	settle(t, l, used("a", epoch, 10))
-	settle(t, l, used("b", first[billing.Daily].End.Add(-1), 5))
+	first := windows(now, 0)
+	settle(t, l, used("a", now, 10))
+	w.clock.PassUntil(t, first[billing.Daily].End.Add(-1))
+	settle(t, l, used("b", w.clock.Now(), 5))
 	next := first[billing.Daily].End.Add(30 * time.Hour) // a day without use between them
-	wantUsed(t, l, "g", billing.Daily, next, 0, time.Time{})
-	wantUsed(t, l, "g", billing.Weekly, next, 15, first[billing.Weekly].End)
+	w.clock.PassUntil(t, next)
+	wantUsed(t, l, "g", billing.Daily, 0, time.Time{})
+	wantUsed(t, l, "g", billing.Weekly, 15, first[billing.Weekly].End)
 	settle(t, l, used("c", next, 7))
-	wantUsed(t, l, "g", billing.Daily, next, 7, windows(next, 0)[billing.Daily].End)
-	wantUsed(t, l, "g", billing.Weekly, next, 22, first[billing.Weekly].End)
-	wantUsed(t, l, "g", billing.Monthly, next, 22, first[billing.Monthly].End)
-	settle(t, l, used("d", first[billing.Monthly].End, 3))
-	for span, w := range windows(first[billing.Monthly].End, 0) {
-		wantUsed(t, l, "g", billing.Span(span), first[billing.Monthly].End, 3, w.End)
+	wantUsed(t, l, "g", billing.Daily, 7, windows(next, 0)[billing.Daily].End)
+	wantUsed(t, l, "g", billing.Weekly, 22, first[billing.Weekly].End)
+	wantUsed(t, l, "g", billing.Monthly, 22, first[billing.Monthly].End)
+	w.clock.PassUntil(t, first[billing.Monthly].End)
+	settle(t, l, used("d", w.clock.Now(), 3))
+	for span, window := range windows(w.clock.Now(), 0) {
+		wantUsed(t, l, "g", billing.Span(span), 3, window.End)
 	}
 }
 
-func windowsLate(t *testing.T, open Open) {
-	l := open(t)
+func windowsLate(t *testing.T, w world) {
+	now := w.clock.Now()
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"})
-	next := epoch.Add(24 * time.Hour)
-	settle(t, l, used("a", epoch, 10))
+	settle(t, l, used("a", now, 10))
+	w.clock.Pass(t, 24*time.Hour)
+	next := w.clock.Now()
 	settle(t, l, used("b", next, 5))
-	settle(t, l, used("late", epoch.Add(time.Hour), 100)) // of the first day
-	wantUsed(t, l, "g", billing.Daily, next, 5, windows(next, 0)[billing.Daily].End)
-	wantUsed(t, l, "g", billing.Weekly, next, 115, windows(epoch, 0)[billing.Weekly].End)
-	settle(t, l, used("before all", epoch.Add(-24*time.Hour), 1000))
-	wantUsed(t, l, "g", billing.Monthly, next, 115, windows(epoch, 0)[billing.Monthly].End)
+	settle(t, l, used("late", now.Add(time.Hour), 100)) // of the first day
+	wantUsed(t, l, "g", billing.Daily, 5, windows(next, 0)[billing.Daily].End)
+	wantUsed(t, l, "g", billing.Weekly, 115, windows(now, 0)[billing.Weekly].End)
+	settle(t, l, used("before all", now.Add(-24*time.Hour), 1000))
+	wantUsed(t, l, "g", billing.Monthly, 115, windows(now, 0)[billing.Monthly].End)
 	if n := len(List(t, l, billing.RecordFilter{})); n != 4 {
 		t.Errorf("%d records, want all 4", n)
 	}
 }
 
 // windowsExact has amounts that a float64 would round.
-func windowsExact(t *testing.T, open Open) {
+func windowsExact(t *testing.T, w world) {
+	now := w.clock.Now()
 	const odd = 1<<53 + 1
-	l := open(t)
+	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"})
 	for _, id := range []string{"a", "b", "c"} {
-		settle(t, l, used(id, ahead, odd))
+		settle(t, l, used(id, now, odd))
 	}
-	wantSubscription(t, l, "alice", billing.Subscription{Group: "g", Windows: windows(ahead, 3*odd)})
+	wantSubscription(t, l, "alice", billing.Subscription{Group: "g", Windows: windows(now, 3*odd)})
 }
 
-// wantUsed checks what is used of alice's window at a time, and when that ends,
-// zero for one that has not begun. It asks by a claim that no window can meet.
-func wantUsed(t *testing.T, l billing.Ledger, group string, span billing.Span, when time.Time, used billing.USD, end time.Time) {
+// wantUsed checks what is used of alice's window, and when that ends, zero for one
+// that has not begun. It asks by a claim that no window can meet.
+func wantUsed(t *testing.T, l billing.Ledger, group string, span billing.Span, used billing.USD, end time.Time) {
 	t.Helper()
 	const limit = 1_000_000
 	var limits billing.Limits
 	limits[span] = limit
 	refused(t, l, billing.Refusal{Lack: billing.LackWindow, Span: span, Limit: limit, Left: limit - used, Until: end},
-		claim("more than the limit", limit+1, at(when), subscribed(group, limits)))
+		claim("more than the limit", limit+1, subscribed(group, limits)))
 }
 
 // windows are those that began with a use at a time, by days in UTC.
