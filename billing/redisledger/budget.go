@@ -154,8 +154,8 @@ func (r *reply) nanos(i int) time.Time {
 	return time.Time{}
 }
 
-// millis is a time in milliseconds since 1970.
-func (r *reply) millis(i int) time.Time { return time.UnixMilli(r.number(i)) }
+// micros is a time in microseconds since 1970.
+func (r *reply) micros(i int) time.Time { return time.UnixMicro(r.number(i)) }
 
 // sub reads a list within the list.
 func (r *reply) sub(i, length int) *reply {

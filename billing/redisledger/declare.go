@@ -145,11 +145,16 @@ func (l *Ledger) declare(ctx context.Context, users []billing.User) error {
 
 // runRegistry runs one of the scripts about users, keys and subscriptions.
 func (l *Ledger) runRegistry(ctx context.Context, script *redis.Script, args ...any) (any, error) {
-	if l.closed.Load() {
-		return nil, billing.ErrClosed
-	}
-	if err := ctx.Err(); err != nil {
+	if err := l.usable(ctx); err != nil {
 		return nil, err
 	}
 	return l.link.Run(ctx, script, []string{l.prefix}, args...)
+}
+
+// usable is an error if the ledger was closed, or the caller is gone.
+func (l *Ledger) usable(ctx context.Context) error {
+	if l.closed.Load() {
+		return billing.ErrClosed
+	}
+	return ctx.Err()
 }

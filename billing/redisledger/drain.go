@@ -56,7 +56,7 @@ func (l *Ledger) drainFile(ctx context.Context, d *directory, f *spoolFile) erro
 			}
 			n := 0
 			if err == nil {
-				n, err = l.bring(ctx, d, records)
+				n, err = l.bring(ctx, d, records, from < f.inherited)
 			}
 			if err != nil {
 				l.spool.mu.Lock()
@@ -73,10 +73,10 @@ func (l *Ledger) drainFile(ctx context.Context, d *directory, f *spoolFile) erro
 	return nil
 }
 
-// bring settles records in Redis, and puts those aside that it refuses. After an
-// error, it is to be called again.
-func (l *Ledger) bring(ctx context.Context, d *directory, records []billing.Record) (isNew int, err error) {
-	errs, isNew := l.settleAll(ctx, records)
+// bring settles records in Redis, which may have had them once, and puts those aside
+// that it refuses. After an error, it is to be called again.
+func (l *Ledger) bring(ctx context.Context, d *directory, records []billing.Record, wasThere bool) (isNew int, err error) {
+	errs, isNew := l.settleAll(ctx, records, wasThere)
 	for i, err := range errs {
 		switch {
 		case err == nil:
@@ -134,7 +134,7 @@ func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
 		if len(records) == 0 {
 			break
 		}
-		errs, _ := l.settleAll(ctx, records)
+		errs, _ := l.settleAll(ctx, records, false)
 		for _, err := range errs {
 			switch {
 			case err != nil && !isRefusal(err):

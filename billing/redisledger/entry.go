@@ -52,7 +52,7 @@ func (l *Ledger) changeAgain(ctx context.Context, e *billing.Record) (isNew bool
 
 // addUser adds a user; the entry's number, if it has one, must be his. It learns it.
 func (l *Ledger) addUser(ctx context.Context, e *billing.Record) (added bool, err error) {
-	answer, err := l.runRegistry(ctx, addUserScript, e.User, int64(e.Charged), e.Attempts, formatTime(e.Time), e.UserNumber)
+	answer, err := l.link.Run(ctx, addUserScript, []string{l.prefix}, e.User, int64(e.Charged), e.Attempts, formatTime(e.Time), e.UserNumber)
 	if err != nil {
 		return false, err
 	}
@@ -69,7 +69,7 @@ func (l *Ledger) addUser(ctx context.Context, e *billing.Record) (added bool, er
 // credit credits a user; the entry's number, if it has one, must be his. It learns it.
 func (l *Ledger) credit(ctx context.Context, e *billing.Record) (balance billing.Balance, credited bool, err error) {
 	asked := l.count.ask()
-	answer, err := l.runRegistry(ctx, creditScript,
+	answer, err := l.link.Run(ctx, creditScript, []string{l.prefix},
 		e.User, strings.TrimPrefix(e.ID, "c"), int64(e.Charged), formatTime(e.Time), e.Session, l.name, e.UserNumber)
 	if err != nil {
 		return balance, false, err

@@ -131,7 +131,11 @@ func (l *Ledger) holdArguments(c *billing.Claim, h *hold, guard redislink.Guard)
 	}
 	u := l.snapshot.unknown(c)
 	h.unknown = sums{h.unknown.user.Plus(u.user), h.unknown.key.Plus(u.key), h.unknown.subscription.Plus(u.subscription)}
-	return keys, append(args, int64(h.unknown.user), int64(h.unknown.key), int64(h.unknown.subscription))
+	args = append(args, int64(h.unknown.user), int64(h.unknown.key), int64(h.unknown.subscription))
+	for _, w := range billing.WindowsFrom(l.snapshot.now(), l.location) {
+		args = append(args, formatBounds(w))
+	}
+	return keys, args
 }
 
 // answerHold takes in hold.lua's answer.
@@ -174,7 +178,7 @@ func parseAccount(answer any, c *billing.Claim) (did string, a account, now time
 	if r.err != nil {
 		return "", a, now, r.err
 	}
-	did, now = r.text(0), r.millis(4)
+	did, now = r.text(0), r.micros(4)
 	if a.user, _, err = parseUser(r.list[1]); err != nil {
 		return did, a, now, err
 	}

@@ -52,7 +52,7 @@
 //	{namespace}:settled:day:<n>   sorted set of the same, by when they were settled, of a day, counted from 1970
 //	{namespace}:settled:last      when the last one was
 //	{namespace}:settled:<process> how much a process has settled; gone a day after it
-//	{namespace}:pruned            the day that is being deleted, for an hour
+//	{namespace}:pruned            the end of the day that was deleted last, when, and the last end of all; in seconds
 //
 // Σ charged = opening + opened + credits + forgiven − balance holds in Redis at any
 // time, where charged are the records that the balance paid, and pruned.
@@ -102,6 +102,8 @@ type Options struct {
 	// Location says where the days begin, by which windows are counted. Processes
 	// of one store have the same. Default: UTC.
 	Location *time.Location
+	// Now is the clock of this process. Default: time.Now.
+	Now func() time.Time
 	// Logger is told what goes wrong in the background. Default: nobody.
 	Logger *slog.Logger
 }
@@ -116,6 +118,7 @@ type Ledger struct {
 	prefix   string
 	name     string // of this process
 	location *time.Location
+	clock    func() time.Time
 	log      *slog.Logger
 	snapshot *snapshot
 	holds    *holds
@@ -146,12 +149,15 @@ func New(link *redislink.Link, options Options) *Ledger {
 	if options.Location == nil {
 		options.Location = time.UTC
 	}
+	if options.Now == nil {
+		options.Now = time.Now
+	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	l := &Ledger{
-		link: link, prefix: "{" + options.Namespace + "}:", name: uuid.NewString(), location: options.Location, log: options.Logger,
-		snapshot: newSnapshot(options.Location), holds: newHolds(), logins: newLogins(), count: new(counter), wake: make(chan struct{}, 1),
+		link: link, prefix: "{" + options.Namespace + "}:", name: uuid.NewString(), location: options.Location, clock: options.Now, log: options.Logger,
+		snapshot: newSnapshot(options.Location, options.Now), holds: newHolds(), logins: newLogins(), count: new(counter), wake: make(chan struct{}, 1),
 	}
 	l.spool = newSpool(options, l.snapshot)
 	l.retryRefused.Store(true)
@@ -307,7 +313,7 @@ func (l *Ledger) heartbeat(ctx context.Context) (wentBack bool, err error) {
 	if a.err != nil {
 		return false, a.err
 	}
-	l.snapshot.learnTime(a.millis(2))
+	l.snapshot.learnTime(a.micros(2))
 	asked.acknowledged-- // nothing was settled by this
 	if lost := l.count.learn(asked, counted, 0); lost > 1 {
 		l.wentBack(lost - 1)

@@ -19,13 +19,9 @@ import (
 
 func TestLedger(t *testing.T) {
 	mini := miniredis.RunT(t)
-	var passed time.Duration
 	conformance(t, func(t *testing.T) redis.UniversalClient {
 		return connect(t, &redis.Options{Addr: mini.Addr()})
-	}, func(d time.Duration) {
-		passed += d
-		mini.SetTime(time.Now().Add(passed))
-	})
+	}, mini.SetTime)
 }
 
 func TestLedgerOnRedis(t *testing.T) {
@@ -66,16 +62,19 @@ func connect(t testing.TB, options *redis.Options) *redis.Client {
 	return client
 }
 
-func conformance(t *testing.T, client func(*testing.T) redis.UniversalClient, advance func(time.Duration)) {
+func conformance(t *testing.T, client func(*testing.T) redis.UniversalClient, follow func(time.Time)) {
 	server := client(t)
 	ledgertest.Run(t, ledgertest.Harness{
-		Fresh: func(t *testing.T, loc *time.Location) ledgertest.Open {
-			options := redisledger.Options{Namespace: namespace(t, server), Location: loc, Spool: t.TempDir()}
+		Fresh: func(t *testing.T, loc *time.Location, clock *ledgertest.Clock) ledgertest.Open {
+			if follow != nil {
+				clock.Follow(follow)
+			}
+			options := redisledger.Options{Namespace: namespace(t, server), Location: loc, Now: clock.Now, Spool: t.TempDir()}
 			link := redislink.New(server, redislink.Options{Namespace: options.Namespace, Timeout: 2 * time.Second})
 			t.Cleanup(link.Close)
 			return func(*testing.T) billing.Ledger { return redisledger.New(link, options) }
 		},
-		Advance: advance,
+		OwnTime: follow == nil,
 		Shared:  true,
 	})
 }

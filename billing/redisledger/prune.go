@@ -2,7 +2,6 @@ package redisledger
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -36,7 +35,8 @@ func (l *Ledger) prune(ctx context.Context, before time.Time) (count int, err er
 	if _, err := l.heartbeat(ctx); err != nil { // which tells the time
 		return 0, err
 	}
-	if ahead := l.snapshot.now().Sub(time.Now()); ahead < 0 { // this process's clock is not trusted alone
+	now := l.snapshot.now()
+	if ahead := now.Sub(l.clock()); ahead < 0 { // this process's clock is not trusted alone
 		before = before.Add(ahead)
 	}
 	days, err := l.days(ctx, &billing.RecordFilter{})
@@ -48,7 +48,7 @@ func (l *Ledger) prune(ctx context.Context, before time.Time) (count int, err er
 		return 0, err
 	}
 	end := billing.WindowsFrom(oldest, l.location)[billing.Daily].End
-	if end.After(before) {
+	if end.After(before) || end.After(now) {
 		return 0, nil
 	}
 	if isDue, err := l.pruneIsDue(ctx, end); err != nil || !isDue {
@@ -92,16 +92,8 @@ func (l *Ledger) oldest(ctx context.Context, day string) (time.Time, error) {
 // pruneIsDue reports whether the day that ends at a time may be deleted now: no other
 // was in the last hour.
 func (l *Ledger) pruneIsDue(ctx context.Context, end time.Time) (bool, error) {
-	name, mark := l.prefix+"pruned", strconv.FormatInt(end.Unix(), 10)
-	_, err := ask(ctx, l, func(pipe redis.Pipeliner) *redis.BoolCmd { return pipe.SetNX(ctx, name, mark, pruneEvery) })
-	if err != nil {
-		return false, err
-	}
-	last, err := ask(ctx, l, func(pipe redis.Pipeliner) *redis.StringCmd { return pipe.Get(ctx, name) })
-	if errors.Is(err, redis.Nil) {
-		return false, nil
-	}
-	return last == mark, err
+	isDue, err := l.link.Run(ctx, pruneDueScript, []string{l.prefix + "pruned"}, end.Unix(), int64(pruneEvery/time.Second))
+	return isDue == int64(1), err
 }
 
 // deleteRecords deletes a page of a day, and the day if it has no more.

@@ -117,17 +117,24 @@ func (l *Ledger) recordsBySettled(ctx context.Context, filter *billing.RecordFil
 }
 
 // settledDays are the first and the last day, counted from 1970, of what the filter
-// says of when records were settled.
+// says of when records were settled. Nothing is settled within that any more, unless it
+// ends later than now.
 func (l *Ledger) settledDays(ctx context.Context, filter *billing.RecordFilter) (first, last int64, err error) {
 	const length = int64(24 * time.Hour / time.Microsecond)
-	at, err := ask(ctx, l, func(pipe redis.Pipeliner) *redis.StringCmd { return pipe.Get(ctx, l.prefix+"settled:last") })
-	if errors.Is(err, redis.Nil) {
-		return 0, -1, nil
+	sealed := int64(0)
+	if !filter.SettledTo.IsZero() {
+		sealed = ceilMicros(filter.SettledTo) - 1
 	}
+	answer, err := l.link.Run(ctx, sealScript, []string{l.prefix + "settled:last"}, sealed)
+	if err != nil {
+		return 0, 0, err
+	}
+	at, _ := answer.(string)
 	newest, err := strconv.ParseInt(at, 10, 64)
 	if err != nil {
 		return 0, 0, err
 	}
+	l.count.seal(newest)
 	days, err := l.days(ctx, &billing.RecordFilter{})
 	if err != nil || len(days) == 0 {
 		return 0, -1, err
@@ -151,8 +158,10 @@ func settledBound(t time.Time, none, begin string) string {
 	if t.IsZero() {
 		return none
 	}
-	return begin + strconv.FormatInt(t.Add(time.Microsecond-1).UnixMicro(), 10)
+	return begin + strconv.FormatInt(ceilMicros(t), 10)
 }
+
+func ceilMicros(t time.Time) int64 { return t.Add(time.Microsecond - 1).UnixMicro() }
 
 // dayOfMember is the day under which the record is kept that a member of an index names.
 func dayOfMember(member string) string {

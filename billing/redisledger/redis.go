@@ -25,6 +25,8 @@ var (
 	balanceScript   = script("budgets", "balance")
 	heartbeatScript = script("budgets", "heartbeat")
 	pruneScript     = script("prune")
+	pruneDueScript  = script("budgets", "prune_due")
+	sealScript      = script("budgets", "seal")
 
 	declareScript     = registryScript("declare")
 	addUserScript     = registryScript("add_user")

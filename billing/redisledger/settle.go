@@ -19,9 +19,14 @@ import (
 
 var (
 	errSpent = errors.New("the balance is at the end of what a ledger can hold")
-	// errClock: by Redis's clock the request came on another day than was thought.
-	errClock = errors.New("the clocks of Redis and of this machine run apart")
 )
+
+// clockError: by Redis's clock the request came on another day than was thought.
+type clockError struct{ at time.Time }
+
+func (e *clockError) Error() string {
+	return "the clocks of Redis and of this machine run apart: by that of Redis the request came at " + e.at.UTC().Format(time.RFC3339)
+}
 
 // Settle implements billing.Ledger. The record is in the spool before Redis is asked,
 // and stays there for a minute after Redis has taken it. When Redis doesn't take it, or
@@ -52,11 +57,15 @@ func (l *Ledger) settle(ctx context.Context, r *billing.Record, along roundtrip.
 	place, spoolErr := l.spool.keep(r)
 	err := l.link.Down()
 	if err == nil {
-		if err = l.submit(ctx, r, along); l.declareAgain(ctx, r.User, err) {
-			err = l.submit(ctx, r, nil)
+		if err = l.submit(ctx, r, false, along); l.declareAgain(ctx, r.User, err) {
+			err = l.submit(ctx, r, false, nil)
 		}
 	}
-	if err == nil || isFinal(err) {
+	if err == nil {
+		return nil
+	}
+	if isFinal(err) {
+		l.spool.undo(place)
 		return err
 	}
 	if spoolErr == nil {
@@ -71,47 +80,57 @@ func (l *Ledger) settle(ctx context.Context, r *billing.Record, along roundtrip.
 }
 
 // submit settles a record in Redis.
-func (l *Ledger) submit(ctx context.Context, r *billing.Record, along roundtrip.Batch) (err error) {
+func (l *Ledger) submit(ctx context.Context, r *billing.Record, wasThere bool, along roundtrip.Batch) (err error) {
+	var clock *clockError
+	at := l.cameAt(r)
 	for range 3 { // the first time, the clock of Redis may not be known
 		asked := l.count.ask()
-		keys, args := l.settleArguments(r)
+		keys, args := l.settleArguments(r, at, wasThere)
 		answer, runErr := l.link.RunAlong(ctx, redislink.Guard{}, along, settleScript, keys, args...)
 		if runErr != nil {
 			return runErr
 		}
-		if _, err = l.settled(r, asked, answer); err != errClock {
+		if _, err = l.settled(r, asked, answer); !errors.As(err, &clock) {
 			return err
 		}
-		along = nil
+		along, at = nil, clock.at
 	}
 	return err
 }
 
-// ageOf is how long ago a request came. While its process lives, that does not depend
-// on what its clock shows.
-func ageOf(r *billing.Record) time.Duration { return max(time.Since(r.Time), 0) }
+// cameAt is when a request came, by Redis's clock as far as it is known. While its
+// process lives, that does not depend on what the process's clock shows.
+func (l *Ledger) cameAt(r *billing.Record) time.Time {
+	now := l.clock()
+	return billing.CountedAt(r.Time, now).Add(l.snapshot.now().Sub(now))
+}
 
-// settleArguments are settle.lua's.
-func (l *Ledger) settleArguments(r *billing.Record) (keys []string, args []any) {
-	day, age := day(r.Time), ageOf(r)
+// settleArguments are settle.lua's, for a request that came at a time by Redis's clock;
+// wasThere: Redis may have had the record from an earlier process.
+func (l *Ledger) settleArguments(r *billing.Record, at time.Time, wasThere bool) (keys []string, args []any) {
+	day, age := day(r.Time), max(l.clock().Sub(r.Time), 0)
 	keys = []string{
 		l.userKey(r.User), l.daysKey(), l.recordsKey(day), l.indexKey(day),
 		l.key(keyBudget(r.KeyID)), l.key(subscriptionBudget(r.User, r.Group)), l.subscriptionsKey(r.User),
-		l.countKey(), l.prefix + "settled:last", l.settledKey(""),
+		l.countKey(), l.prefix + "settled:last", l.settledKey(""), l.prefix + "pruned",
 	}
 	change := ""
 	if r.Billing == billing.PaidFromBalance {
 		change = strconv.FormatInt(-int64(r.Charged), 10)
 	}
 	args = []any{
-		r.ID, journal.Encode(nil, r), stamp(r.Time) + r.ID, day, change, int64(r.Spent()), age.Milliseconds(), billing.UnixNano(r.Time),
+		r.ID, journal.Encode(nil, r), stamp(r.Time) + r.ID, day, change, int64(r.Spent()), (age + time.Microsecond - 1).Microseconds(),
 	}
-	for _, w := range billing.WindowsFrom(l.snapshot.now().Add(-age), l.location) {
+	for _, w := range billing.WindowsFrom(at, l.location) {
 		args = append(args, formatBounds(w))
 	}
 	args = append(args, r.Group, digit(r.Billing == billing.PaidFromSubscription))
 	h, isThere := l.holds.find(r.ID)
-	if args = append(args, h.member(), l.count.lastSettled(), r.UserNumber); isThere {
+	since := any("")
+	if wasThere {
+		since = r.Time.Unix()
+	}
+	if args = append(args, h.member(), l.count.lastSettled(), r.UserNumber, since); isThere {
 		for _, b := range h.budgets {
 			keys = append(keys, l.key(b), l.holdsKey(b))
 		}
@@ -127,7 +146,10 @@ func (l *Ledger) settled(r *billing.Record, asked count, answer any) (isNew bool
 	if a.err != nil {
 		return false, a.err
 	}
-	l.snapshot.learnTime(a.millis(4))
+	l.snapshot.learnTime(a.micros(4))
+	if did == "clock" {
+		err, settledAt = &clockError{time.UnixMicro(settledAt)}, 0
+	}
 	if lost := l.count.learn(asked, counted, settledAt); lost > 0 {
 		l.wentBack(lost)
 	}
@@ -137,7 +159,10 @@ func (l *Ledger) settled(r *billing.Record, asked count, answer any) (isNew bool
 	case "spent":
 		return false, fmt.Errorf("charging %q %s: %w", r.User, r.Charged, errSpent)
 	case "clock":
-		return false, errClock
+		return false, err
+	case "deleted":
+		l.log.Error("a record that an earlier process left in the spool is of a day that was deleted since; it is taken to have been settled before that",
+			"record", r.ID, "time", r.Time, "user", r.User, "charged_usd", r.Charged.String())
 	}
 	isNew = did == "kept"
 	if isNew && r.Billing == billing.PaidFromBalance && (r.UserNumber == 0 || r.UserNumber == u.number) {
@@ -163,14 +188,14 @@ func isRefusal(err error) bool {
 // settleAll settles records, and what else is in the spool, in one round trip, two
 // where the server doesn't know the script yet. It returns what came of each, and how
 // many Redis did not have.
-func (l *Ledger) settleAll(ctx context.Context, records []billing.Record) (errs []error, isNew int) {
+func (l *Ledger) settleAll(ctx context.Context, records []billing.Record, wasThere bool) (errs []error, isNew int) {
 	asked := l.count.ask()
 	cmds := make([]*redis.Cmd, len(records))
 	send := func(run func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd) error {
 		return l.link.Exec(ctx, redislink.Guard{}, nil, func(pipe redis.Pipeliner) {
 			for i := range records {
 				if isSettled(&records[i]) {
-					keys, args := l.settleArguments(&records[i])
+					keys, args := l.settleArguments(&records[i], l.cameAt(&records[i]), wasThere)
 					cmds[i] = run(ctx, pipe, keys, args...)
 				}
 			}
@@ -192,8 +217,8 @@ func (l *Ledger) settleAll(ctx context.Context, records []billing.Record) (errs 
 			if answer, oneErr = cmds[i].Result(); oneErr == nil {
 				did, oneErr = l.settled(&records[i], asked, answer)
 			}
-			if oneErr == errClock {
-				oneErr = l.submit(ctx, &records[i], nil)
+			if clock := (*clockError)(nil); errors.As(oneErr, &clock) {
+				oneErr = l.submit(ctx, &records[i], wasThere, nil)
 				did = oneErr == nil
 			}
 		}
@@ -239,6 +264,13 @@ func (c *counter) lastSettled() int64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.settledAt
+}
+
+// seal takes note that nothing is settled any more at a time, or before.
+func (c *counter) seal(at int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settledAt = max(c.settledAt, at)
 }
 
 // learn takes in an answer, and returns how many writes Redis has lost.

@@ -13,6 +13,7 @@ import (
 // are judged by it.
 type snapshot struct {
 	location *time.Location
+	clock    func() time.Time
 	seed     maphash.Seed
 
 	mu            sync.Mutex
@@ -27,9 +28,9 @@ type snapshot struct {
 	ahead time.Duration
 }
 
-func newSnapshot(location *time.Location) *snapshot {
+func newSnapshot(location *time.Location, clock func() time.Time) *snapshot {
 	return &snapshot{
-		location: location, seed: maphash.MakeSeed(), users: make(map[string]user),
+		location: location, clock: clock, seed: maphash.MakeSeed(), users: make(map[string]user),
 		subscriptions: make(map[budget]*subscription), keys: make(map[budget]*limitedKey),
 		unsettled: make(map[uint64]struct{}), spent: make(map[budget]billing.USD),
 	}
@@ -39,14 +40,14 @@ func newSnapshot(location *time.Location) *snapshot {
 func (s *snapshot) now() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return time.Now().Add(s.ahead)
+	return s.clock().Add(s.ahead)
 }
 
 // learnTime takes in what Redis's clock showed a moment ago.
 func (s *snapshot) learnTime(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ahead = time.Until(now).Round(time.Millisecond)
+	s.ahead = now.Sub(s.clock())
 }
 
 // learnUser takes in what Redis told of a user, and returns his balance. Answers
@@ -214,7 +215,7 @@ func add(all map[budget]billing.USD, b budget, amount billing.USD) {
 
 // spend counts a record in the windows that are known. mu is held.
 func (s *snapshot) spend(r *billing.Record) {
-	at := time.Now().Add(s.ahead - ageOf(r))
+	at := billing.CountedAt(r.Time, s.clock()).Add(s.ahead)
 	for _, b := range limitedBudgets(r) {
 		if known := s.windows(b); known != nil {
 			known.Windows = known.Moved(at, s.location)

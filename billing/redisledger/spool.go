@@ -79,6 +79,8 @@ type directory struct {
 type spoolFile struct {
 	*journal.File
 	missing int64
+	// inherited is up to where the records are those of earlier processes.
+	inherited int64
 }
 
 func (f *spoolFile) miss(from int64) {
@@ -91,6 +93,7 @@ func (f *spoolFile) miss(from int64) {
 type place struct {
 	file  *spoolFile
 	start int64
+	stop  int64
 	end   journal.Position
 }
 
@@ -121,7 +124,18 @@ func (s *spool) keep(r *billing.Record) (place, error) {
 	if at.end, err = at.file.Append(*buffer); err != nil {
 		err = s.tried(err)
 	}
+	at.stop = at.file.Size()
 	return at, err
+}
+
+// undo forgets a record that was refused, unless others came after it: then Redis is
+// asked for it once more when the spool is read again.
+func (s *spool) undo(at place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at.file != nil && at.file == s.own.current && at.file.Size() == at.stop {
+		_ = at.file.Cut(at.start)
+	}
 }
 
 // miss takes note that Redis did not take a record that is kept, and returns once it
@@ -223,6 +237,7 @@ func (s *spool) load(d *directory) error {
 		}
 		if count > 0 {
 			f.miss(0)
+			f.inherited = f.Size()
 			s.log.Info("Redis is told again of the records that an earlier process left in the spool", "directory", d.path, "records", count)
 		}
 	}
@@ -249,7 +264,7 @@ func (s *spool) openDirectory(path string) (_ *directory, err error) {
 		if err != nil {
 			return nil, err
 		}
-		*file = &spoolFile{f, -1}
+		*file = &spoolFile{File: f, missing: -1}
 	}
 	if d.refused, err = journal.OpenFile(filepath.Join(path, refusedName)); err != nil {
 		return nil, err
@@ -322,6 +337,9 @@ func (s *spool) takeOver(d *directory) error {
 			}
 		}
 	}
+	s.mu.Lock()
+	s.own.current.inherited = s.own.current.Size()
+	s.mu.Unlock()
 	s.log.Info("taking over records that an earlier process left in the spool", "directory", d.path, "records", total)
 	return nil
 }
@@ -355,7 +373,7 @@ func (s *spool) rotate() error {
 	if d == nil || s.closed || time.Since(d.begun) < keptFor || d.current.missing >= 0 || d.other.missing >= 0 {
 		return nil
 	}
-	d.begun = time.Now()
+	d.begun, d.other.inherited = time.Now(), 0
 	if d.other.Size() > 0 {
 		if err := d.other.Empty(); err != nil {
 			return fmt.Errorf("emptying a journal in %s: %w", d.path, err)

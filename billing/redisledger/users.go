@@ -26,7 +26,10 @@ func (l *Ledger) AddUser(ctx context.Context, user billing.User) error {
 	if err == nil && user.Concurrency < 0 {
 		err = fmt.Errorf("a concurrency of %d is negative", user.Concurrency)
 	}
-	entry := userEntry(user, time.Now())
+	entry := userEntry(user, l.clock())
+	if err == nil {
+		err = l.usable(ctx)
+	}
 	if err == nil {
 		_, err = l.addUser(ctx, entry)
 	}
@@ -60,7 +63,7 @@ func (l *Ledger) ChangeUser(ctx context.Context, name string, change billing.Use
 
 // RemoveUser implements billing.Ledger.
 func (l *Ledger) RemoveUser(ctx context.Context, name string) error {
-	if err := l.change(ctx, removeUserScript, name, formatTime(time.Now())); err != nil {
+	if err := l.change(ctx, removeUserScript, name, formatTime(l.clock())); err != nil {
 		return fmt.Errorf("removing user %q: %w", name, err)
 	}
 	l.undeclare(name)
@@ -179,6 +182,9 @@ func (l *Ledger) Credit(ctx context.Context, user string, credit billing.Credit)
 		err = fmt.Errorf("the amount is out of range, the limit is %s", largestAmount/2)
 	}
 	entry := creditEntry(user, credit)
+	if err == nil {
+		err = l.usable(ctx)
+	}
 	if err == nil {
 		balance, credited, err = l.credit(ctx, entry)
 	}

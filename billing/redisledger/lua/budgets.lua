@@ -4,7 +4,7 @@
 local time = redis.call('TIME')
 local micros = time[1] * 1000000 + time[2]
 local now = math.floor(micros / 1000)
-local nanos = string.format('%.0f', micros) .. '000'
+local shown = string.format('%.0f', micros) -- the time in microseconds, as text
 
 -- money are the fields of a user that parseTold reads.
 local function money(user)

@@ -6,11 +6,11 @@
 -- 'none' | 'subscription', one that the ledger has | 'declared', one that it need not
 -- have, 7 the end of a declared one, in nanoseconds, '' for none, 8 to 10 the group's
 -- limits, 11 to 13 what is not known here yet, of the balance, the key and the
--- subscription.
+-- subscription, 14 to 16 the windows that begin today: begin and end, in seconds.
 --
 -- Answers 'later': the guard is gone | 'stranger' | 'refused' | 'held', and for the
 -- latter two, what there was before, of the user, of the key, of the subscription, and
--- the time in milliseconds. What refuses is for Go to say, by the same rules.
+-- the time in microseconds. What refuses is for Go to say, by the same rules.
 if ARGV[1] ~= '' and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'later'} end
 local amount, least, pays, second = ARGV[3], ARGV[4], ARGV[6], math.floor(now / 1000)
 
@@ -19,11 +19,16 @@ local user = money(KEYS[2])
 if not user[1] or user[4] then return {'stranger'} end
 
 -- fits is billing.Windows.Lacks. A sum of a billion dollars is no sum to add to.
-local function fits(limits, budget, unknown)
+local is_today = second >= tonumber(string.match(ARGV[14], '^%S+')) and second < tonumber(string.match(ARGV[14], '%S+$'))
+local function fits(name, limits, budget, unknown)
   local held = budget[3] or '0'
   if #held > 18 then return false end
-  for i = 1, 3 do
-    local last = budget[3 + i] and string.match(budget[3 + i], ' (.*)')
+  for i, span in ipairs({'daily', 'weekly', 'monthly'}) do
+    local first, last = string.match(budget[3 + i] or '', '^(%S+) (%S+)$')
+    if first and second < tonumber(first) and is_today then -- a clock was wrong: it begins today
+      budget[3 + i], last = ARGV[13 + i], string.match(ARGV[13 + i], '%S+$')
+      redis.call('HSET', name, span, budget[3 + i])
+    end
     if limits[i] ~= '0' and least ~= '0' then
       local spent = last and second < tonumber(last) and budget[6 + i] or '0'
       if not covers(limits[i], spent, held, unknown, least) then return false end
@@ -44,18 +49,20 @@ else
   subscription = windows_of(budget, 'subscribed', 'until')
   local last = ARGV[7]
   if pays == 'subscription' then last = subscription[2] or '' end
-  met = (pays == 'declared' or subscription[1]) and (last == '' or covers(last, nanos, '1'))
-    and fits({ARGV[8], ARGV[9], ARGV[10]}, subscription, ARGV[13])
+  local is_there = pays == 'declared' or subscription[1]
+  local is_over = last ~= '' and not covers(last, shown .. '000', '1')
+  local has_room = fits(budget, {ARGV[8], ARGV[9], ARGV[10]}, subscription, ARGV[13])
+  if not is_there or is_over or not has_room then met = false end
 end
 
 local key = windows_of(KEYS[3], 'user', 'limits')
 if key[1] and key[2] ~= '' then
   if sweep(KEYS[3], KEYS[6]) then key[3] = redis.call('HGET', KEYS[3], 'held') end
-  met = met and fits({string.match(key[2], '^(%d+) (%d+) (%d+)$')}, key, ARGV[12])
+  if not fits(KEYS[3], {string.match(key[2], '^(%d+) (%d+) (%d+)$')}, key, ARGV[12]) then met = false end
 else
   key = false
 end
-if not met then return {'refused', user, key, subscription, now} end
+if not met then return {'refused', user, key, subscription, shown} end
 
 if amount ~= '0' then
   local function set_aside(budget, holds)
@@ -66,4 +73,4 @@ if amount ~= '0' then
   if budget then set_aside(budget, holds) end
   if key then set_aside(KEYS[3], KEYS[6]) end
 end
-return {'held', user, key, subscription, now}
+return {'held', user, key, subscription, shown}
