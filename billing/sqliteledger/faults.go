@@ -41,7 +41,7 @@ func isLocked(err error) bool { return err != nil && code(err) == sqlite3.SQLITE
 // present.
 func isRefused(err error) bool {
 	switch code(err) {
-	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM:
+	case sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM:
 		return true
 	}
 	return errors.Is(err, syscall.ENOSPC) || private.IsRefusal(err)

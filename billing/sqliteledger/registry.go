@@ -26,10 +26,12 @@ const (
 // takes nothing, after lockWait at most if another program has locked it.
 func (l *Ledger) change(f func() error) error {
 	return l.alone(func() error {
-		if err := l.writeDeclared(); err != nil {
-			return err
+		err := l.writeDeclared()
+		if err == nil {
+			err = f()
 		}
-		return f()
+		l.writer.took(err)
+		return err
 	})
 }
 
@@ -40,9 +42,7 @@ func (l *Ledger) alone(f func() error) error {
 	if l.closed.Load() {
 		return billing.ErrClosed
 	}
-	err := f()
-	l.writer.took(err)
-	return l.unwritable(l.explain(err))
+	return l.unwritable(l.explain(f()))
 }
 
 // see gives what f sees of the people.
@@ -72,8 +72,8 @@ func (l *Ledger) declareAll(ctx context.Context, users []billing.User) error {
 			return nil
 		})
 	}
+	l.writer.took(err)
 	if isLocked(err) {
-		l.writer.took(err)
 		credited, err = l.declareLater(ctx, users)
 	}
 	if err != nil {
