@@ -153,7 +153,7 @@ func BenchmarkSettleBesidePrune(b *testing.B) {
 		old[i].Time = old[i].Time.AddDate(0, -2, -i%30)
 	}
 	l.writing.Lock()
-	err := l.write(old)
+	err := l.write(old, func() {})
 	l.writing.Unlock()
 	if err != nil {
 		b.Fatal(err)

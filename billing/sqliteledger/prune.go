@@ -23,7 +23,7 @@ func (l *Ledger) Prune(ctx context.Context, before time.Time) (count int, err er
 		deleted, more, err := l.pruneStep(ctx, first)
 		count += deleted
 		if err != nil && err != billing.ErrClosed {
-			err = fmt.Errorf("deleting records before %s from the ledger in %s: %w", dayText(first), l.dir, err)
+			err = fmt.Errorf("deleting records before %s from the ledger in %s: %w", dayText(first), l.dir, l.unwritable(err))
 		}
 		if err != nil || !more {
 			return count, err

@@ -22,14 +22,27 @@ const (
 )
 
 // change runs f, which changes who there is, alone with the writer. Settles go on
-// meanwhile: f locks mu for what it does in memory.
+// meanwhile: f locks mu for what it does in memory. ErrUnwritable where the database
+// takes nothing, after lockWait at most if another program has locked it.
 func (l *Ledger) change(f func() error) error {
+	return l.alone(func() error {
+		err := l.writeDeclared()
+		if err == nil {
+			err = f()
+		}
+		l.writer.took(err)
+		return err
+	})
+}
+
+// alone is change for what needs not come after the users who wait to be declared.
+func (l *Ledger) alone(f func() error) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	if l.closed.Load() {
 		return billing.ErrClosed
 	}
-	return f()
+	return l.unwritable(l.explain(f()))
 }
 
 // see gives what f sees of the people.
@@ -39,21 +52,30 @@ func see[T any](l *Ledger, f func(*people) T) T {
 	return f(&l.people)
 }
 
-// Declare implements billing.Ledger.
+// Declare implements billing.Ledger. Where another program has locked the database,
+// the users are known from now on all the same, and are written to it as soon as it
+// takes them. If the process ends before that, the next one has a config as well.
 func (l *Ledger) Declare(ctx context.Context, users []billing.User) error {
-	return l.change(func() error { return l.declareAll(ctx, users) })
+	return l.alone(func() error { return l.declareAll(ctx, users) })
 }
 
 func (l *Ledger) declareAll(ctx context.Context, users []billing.User) error {
 	credited := make([]billing.USD, len(users))
-	err := l.writer.transaction(func() (err error) {
-		for i, u := range users {
-			if credited[i], err = l.declare(ctx, u); err != nil {
-				return fmt.Errorf("user %q: %w", u.Name, err)
+	err := l.writeDeclared()
+	if err == nil {
+		err = l.writer.transaction(func() (err error) {
+			for i, u := range users {
+				if credited[i], err = l.declare(ctx, u); err != nil {
+					return fmt.Errorf("user %q: %w", u.Name, err)
+				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
+	l.writer.took(err)
+	if isLocked(err) {
+		credited, err = l.declareLater(ctx, users)
+	}
 	if err != nil {
 		return fmt.Errorf("declaring users to the ledger in %s: %w", l.dir, err)
 	}
