@@ -93,6 +93,37 @@ func (s *Server) freeze(paused bool, signal syscall.Signal) {
 	s.paused = paused
 }
 
+// HoldReplicas keeps from the server's replicas what is written from now on, until
+// ReleaseReplicas: if one takes over meanwhile, that is lost. The server's clients
+// don't notice. It needs a server without users and passwords.
+func (s *Server) HoldReplicas() {
+	s.t.Helper()
+	s.do("ACL", "SETUSER", "default", "-psync", "-sync")
+	s.do("CLIENT", "KILL", "TYPE", "replica")
+}
+
+// ReleaseReplicas ends what HoldReplicas began.
+func (s *Server) ReleaseReplicas() {
+	s.t.Helper()
+	s.do("ACL", "SETUSER", "default", "+psync", "+sync")
+}
+
+// Save writes all data to the file that Restart reads, of a server that logs no
+// writes.
+func (s *Server) Save() {
+	s.t.Helper()
+	s.do("SAVE")
+}
+
+func (s *Server) do(words ...any) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := s.client.Do(ctx, words...).Err(); err != nil {
+		s.t.Fatalf("%v at the server %s: %v", words, s.Addr, err)
+	}
+}
+
 // answers says whether the server should: it runs and is not paused.
 func (s *Server) answers() bool {
 	s.mu.Lock()
@@ -211,6 +242,7 @@ func field(info, name string) string {
 
 func (s *Server) configFile() string { return filepath.Join(s.dir, "redis.conf") }
 func (s *Server) logFile() string    { return filepath.Join(s.dir, "log") }
+func (s *Server) dumpFile() string   { return filepath.Join(s.dir, "dump.rdb") }
 
 // logEnd returns the last lines of the log, at most 2,000 bytes.
 func (s *Server) logEnd() string {
