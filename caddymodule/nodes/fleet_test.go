@@ -1,6 +1,7 @@
 package nodes_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -45,6 +46,9 @@ type plan struct {
 	// accounts and more are blocks of the directive. SIM stands for the URL of the
 	// simulated upstream.
 	accounts, more string
+	// Default: namespace, and three gateways.
+	namespace string
+	gateways  int
 }
 
 // over plans a fleet over one server.
@@ -70,7 +74,7 @@ func accounts(prefix string, n, slots int, model string) string {
 // credential is what the simulator knows an account by.
 func credential(prefix string, i int) string { return fmt.Sprintf("sk-upstream-%s%d", prefix, i) }
 
-// fleet is three gateways over one store, before one upstream.
+// fleet is gateways over one store, before one upstream.
 type fleet struct {
 	t      testing.TB
 	sim    *simulator.Server
@@ -94,11 +98,13 @@ func launch(t testing.TB, p plan) *fleet {
 		t: t, sim: sim, client: p.client, answered: map[string]time.Time{},
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}},
 	}
-	t.Cleanup(func() { f.client.Close() })
+	if f.client != nil {
+		t.Cleanup(func() { f.client.Close() })
+	}
 	t.Cleanup(f.http.CloseIdleConnections)
 	f.sim.Set("", lasting(50*time.Millisecond, 150*time.Millisecond))
 	text := f.caddyfile(p, filepath.Join(t.TempDir(), "spool"))
-	for _, name := range []string{"A", "B", "C"} {
+	for _, name := range []string{"A", "B", "C"}[:cmp.Or(p.gateways, 3)] {
 		f.nodes = append(f.nodes, gatewaytest.Start(t, name, text))
 	}
 	for _, n := range f.nodes {
@@ -110,7 +116,7 @@ func launch(t testing.TB, p plan) *fleet {
 func (f *fleet) caddyfile(p plan, spool string) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, `{
-	admin off
+	admin ADMIN
 	persist_config off
 	auto_https off
 	grace_period 2s
@@ -126,7 +132,7 @@ SITE {
 		%s
 		%s
 		group default
-`, strings.Join(p.urls, " "), namespace, storeTimeout, spool, p.words, strings.ReplaceAll(p.accounts, "SIM", f.sim.URL), p.more)
+`, strings.Join(p.urls, " "), cmp.Or(p.namespace, namespace), storeTimeout, spool, p.words, strings.ReplaceAll(p.accounts, "SIM", f.sim.URL), p.more)
 	for i := range users {
 		fmt.Fprintf(&out, "user u%d {\nbalance 1000\nconcurrency 0\nkey sk-gateway-u%d default\n}\n", i, i)
 	}

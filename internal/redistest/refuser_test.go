@@ -61,7 +61,7 @@ func TestRefusalsAreThoseOfRedis(t *testing.T) {
 		"HELLO 2", "HELLO 2 AUTH default old", "AUTH default old", "PING", "GET {k}", "SET {k} 1", "DEL {k}", "CLIENT SETNAME me", "SELECT 0",
 		"EVAL " + write + " 1 {k} SET", "EVALSHA " + redis.NewScript(write).Hash() + " 1 {k} SET",
 	}
-	asUser := append([]string{"AUTH gateway " + troublePassword}, commands[3:]...)
+	asUser := append([]string{"AUTH gateway " + TroublePassword}, commands[3:]...)
 	for refused, test := range map[string]struct {
 		trouble  string
 		commands []string
@@ -130,7 +130,7 @@ func at(list []string, i int) string {
 func asWell(commands []string) (out []string) {
 	for _, command := range commands {
 		if command != "HELLO 2" {
-			out = append(out, strings.ReplaceAll(command, "default old", "default "+troublePassword))
+			out = append(out, strings.ReplaceAll(command, "default old", "default "+TroublePassword))
 		}
 	}
 	return out

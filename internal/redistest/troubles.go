@@ -23,22 +23,22 @@ type Trouble struct {
 	onlyNew bool
 }
 
-// troublePassword is what clients of a server in trouble log in with, where they do.
-const troublePassword = "correct-horse"
+// TroublePassword is what clients of a server in trouble log in with, where they do.
+const TroublePassword = "correct-horse"
 
 // Troubles are those that Begin can bring about.
 func Troubles() []Trouble {
 	memory, replicas := setting("maxmemory"), setting("min-replicas-to-write")
 	return []Trouble{
-		{Name: "password changed", Words: "WRONGPASS", onlyNew: true, Options: []Option{Password(troublePassword)},
-			begin: command("CONFIG", "SET", "requirepass", "another"), end: command("CONFIG", "SET", "requirepass", troublePassword)},
-		{Name: "user off", Words: "WRONGPASS", onlyNew: true, Options: []Option{User("gateway", troublePassword)},
+		{Name: "password changed", Words: "WRONGPASS", onlyNew: true, Options: []Option{Password(TroublePassword)},
+			begin: command("CONFIG", "SET", "requirepass", "another"), end: command("CONFIG", "SET", "requirepass", TroublePassword)},
+		{Name: "user off", Words: "WRONGPASS", onlyNew: true, Options: []Option{User("gateway", TroublePassword)},
 			begin: command("ACL", "SETUSER", "gateway", "off"), end: command("ACL", "SETUSER", "gateway", "on")},
-		{Name: "user without scripts", Words: "NOPERM", Options: []Option{User("gateway", troublePassword)},
+		{Name: "user without scripts", Words: "NOPERM", Options: []Option{User("gateway", TroublePassword)},
 			begin: command("ACL", "SETUSER", "gateway", "-eval", "-evalsha"), end: command("ACL", "SETUSER", "gateway", "+eval", "+evalsha")},
-		{Name: "user without writes", Words: "ERR The user executing the script can't run this command", Options: []Option{User("gateway", troublePassword)},
+		{Name: "user without writes", Words: "ERR The user executing the script can't run this command", Options: []Option{User("gateway", TroublePassword)},
 			begin: command("ACL", "SETUSER", "gateway", "-@write"), end: command("ACL", "SETUSER", "gateway", "+@all")},
-		{Name: "user without keys", Words: "NOPERM", Options: []Option{User("gateway", troublePassword)},
+		{Name: "user without keys", Words: "NOPERM", Options: []Option{User("gateway", TroublePassword)},
 			begin: command("ACL", "SETUSER", "gateway", "resetkeys", "~other:*"), end: command("ACL", "SETUSER", "gateway", "allkeys")},
 		{Name: "maxmemory", Words: "OOM", begin: memory("1"), end: memory("0")},
 		{Name: "maxclients", Words: "ERR max number of clients", onlyNew: true, begin: setting("maxclients")("1"), end: setting("maxclients")("1000")},
