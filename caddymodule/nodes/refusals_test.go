@@ -179,8 +179,10 @@ func outlast(t *testing.T, redis refusing, when circumstances) {
 		end = redis.begin(t)
 		o.began = time.Now()
 	}
-	p := plan{urls: []string{redis.url}, accounts: accounts("a", 1, 0, sonnet), gateways: 1, namespace: strings.ReplaceAll(t.Name(), "/", "-")}
-	p.namespace = regexp.MustCompile(`[^A-Za-z0-9_-]`).ReplaceAllString(p.namespace, "_")
+	p := plan{
+		urls: []string{redis.url}, accounts: accounts("a", 1, 0, sonnet), gateways: 1,
+		namespace: fmt.Sprintf("row-%d", serial.Add(1)),
+	}
 	if when.refuse {
 		p.words = "on_outage refuse"
 	}
@@ -203,7 +205,7 @@ func outlast(t *testing.T, redis refusing, when circumstances) {
 	end()
 	o.ended = time.Now()
 	o.waitForRedis()
-	time.Sleep(300 * time.Millisecond)
+	time.Sleep(max(0, time.Until(o.ended.Add(backWithin))))
 	o.lookAround(false)
 	stop()
 	o.wantAnswers()

@@ -38,6 +38,9 @@ func Troubles() []Trouble {
 			begin: command("ACL", "SETUSER", "gateway", "-eval", "-evalsha"), end: command("ACL", "SETUSER", "gateway", "+eval", "+evalsha")},
 		{Name: "user without writes", Words: "ERR The user executing the script can't run this command", Options: []Option{User("gateway", TroublePassword)},
 			begin: command("ACL", "SETUSER", "gateway", "-@write"), end: command("ACL", "SETUSER", "gateway", "+@all")},
+		// Scripts end after some of their writes.
+		{Name: "user without one write", Words: "ERR The user executing the script can't run this command", Options: []Option{User("gateway", TroublePassword)},
+			begin: command("ACL", "SETUSER", "gateway", "-hset"), end: command("ACL", "SETUSER", "gateway", "+hset")},
 		{Name: "user without keys", Words: "NOPERM", Options: []Option{User("gateway", TroublePassword)},
 			begin: command("ACL", "SETUSER", "gateway", "resetkeys", "~other:*"), end: command("ACL", "SETUSER", "gateway", "allkeys")},
 		{Name: "maxmemory", Words: "OOM", begin: memory("1"), end: memory("0")},
