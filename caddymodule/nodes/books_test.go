@@ -99,8 +99,11 @@ func (f *fleet) admin(at *gatewaytest.Gateway, method, path string, in, out any)
 	}
 	defer response.Body.Close()
 	answer, err := io.ReadAll(response.Body)
-	if err != nil || response.StatusCode != http.StatusOK {
-		return response.StatusCode, fmt.Errorf("%s %s at gateway %s: status %d, %w: %.300s", method, path, at.Name, response.StatusCode, err, answer)
+	if err != nil {
+		return response.StatusCode, err
+	}
+	if response.StatusCode != http.StatusOK {
+		return response.StatusCode, fmt.Errorf("%s %s at gateway %s: status %d: %.300s", method, path, at.Name, response.StatusCode, answer)
 	}
 	return response.StatusCode, json.Unmarshal(answer, out)
 }
@@ -134,28 +137,33 @@ func (f *fleet) missingFrom(records map[string]entry) (ids []string) {
 }
 
 // wantBooks fails the test unless within a time every whole answer is on record,
-// once and nothing else is, and, by what the admin API of a gateway says, the sums
+// once, and nothing else is, and, by what the admin API of a gateway says, the sums
 // are those of the records and of what the upstream counted, and everybody has what
 // he began with and was credited, less what he was charged.
 func (f *fleet) wantBooks(at *gatewaytest.Gateway, limit time.Duration, upstreams totals, credited map[string]billing.USD) {
 	f.t.Helper()
-	var records map[string]entry
-	var missing []string
+	var wrong []string
 	for end := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
-		var err error
-		if records, err = f.entries(at); err == nil {
-			if missing = f.missingFrom(records); len(missing) == 0 {
-				break
-			}
+		if wrong = f.audit(at, upstreams, credited); len(wrong) == 0 {
+			return
 		}
 		if time.Now().After(end) {
-			if err != nil {
-				f.t.Errorf("the records: %v", err)
-				return
-			}
-			f.t.Errorf("%d of %d whole answers have no record within %v:%s", len(missing), len(f.answered), limit, gatewaytest.List(missing))
 			break
 		}
+	}
+	for _, what := range wrong {
+		f.t.Errorf("%v after all answers: %s", limit, what)
+	}
+}
+
+// audit says what is wrong with the books.
+func (f *fleet) audit(at *gatewaytest.Gateway, upstreams totals, credited map[string]billing.USD) (wrong []string) {
+	records, err := f.entries(at)
+	if err != nil {
+		return []string{err.Error()}
+	}
+	if missing := f.missingFrom(records); len(missing) > 0 {
+		wrong = append(wrong, fmt.Sprintf("%d of %d whole answers have no record:%s", len(missing), len(f.answered), gatewaytest.List(missing)))
 	}
 	var sum totals
 	var strange []string
@@ -171,50 +179,49 @@ func (f *fleet) wantBooks(at *gatewaytest.Gateway, limit time.Duration, upstream
 		charged[e.User] += e.Charged
 	}
 	if len(strange) > 0 {
-		f.t.Errorf("%d records are of no whole answer:%s", len(strange), gatewaytest.List(strange))
+		wrong = append(wrong, fmt.Sprintf("%d records are of no whole answer:%s", len(strange), gatewaytest.List(strange)))
 	}
-	f.wantSums(at, sum, upstreams)
-	f.wantLeft(at, charged, credited)
+	wrong = append(wrong, f.auditSums(at, sum, upstreams)...)
+	return append(wrong, f.auditBalances(at, charged, credited)...)
 }
 
-// wantSums compares the sum of the records with what the ledger sums up, and with
+// auditSums compares the sum of the records with what the ledger sums up, and with
 // what the upstream counted.
-func (f *fleet) wantSums(at *gatewaytest.Gateway, records, upstreams totals) {
-	f.t.Helper()
+func (f *fleet) auditSums(at *gatewaytest.Gateway, records, upstreams totals) (wrong []string) {
 	var rows []totals
 	if _, err := f.admin(at, "GET", "usage", nil, &rows); err != nil || len(rows) != 1 {
-		f.t.Errorf("the usage: %d rows, %v", len(rows), err)
-		return
+		return []string{fmt.Sprintf("the usage has %d rows, %v", len(rows), err)}
 	}
 	if rows[0] != records {
-		f.t.Errorf("the usage is %+v, the sum of the records %+v", rows[0], records)
+		wrong = append(wrong, fmt.Sprintf("the usage is %+v, the sum of the records %+v", rows[0], records))
 	}
 	records.Cost, records.Charged = 0, 0
 	if records != upstreams {
-		f.t.Errorf("the records sum up to %+v, the upstream counted %+v", records, upstreams)
+		wrong = append(wrong, fmt.Sprintf("the records sum up to %+v, the upstream counted %+v", records, upstreams))
 	}
+	return wrong
 }
 
-// wantLeft compares balances, as the admin API and GET /v1/usage show them.
-func (f *fleet) wantLeft(at *gatewaytest.Gateway, charged, credited map[string]billing.USD) {
-	f.t.Helper()
+// auditBalances compares balances, as the admin API and GET /v1/usage show them.
+func (f *fleet) auditBalances(at *gatewaytest.Gateway, charged, credited map[string]billing.USD) (wrong []string) {
 	for i := range users {
 		name := fmt.Sprintf("u%d", i)
 		var user struct {
 			Balance billing.USD `json:"balance_usd"`
 		}
 		if _, err := f.admin(at, "GET", "users/"+name, nil, &user); err != nil {
-			f.t.Error(err)
+			wrong = append(wrong, err.Error())
 			continue
 		}
 		if want := openingBalance + credited[name] - charged[name]; user.Balance != want {
-			f.t.Errorf("%s has %s, which is %s too much: credited %s, charged %s",
-				name, user.Balance, user.Balance-want, credited[name], charged[name])
+			wrong = append(wrong, fmt.Sprintf("%s has %s, which is %s too much: credited %s, charged %s",
+				name, user.Balance, user.Balance-want, credited[name], charged[name]))
 		}
 		if status, left, err := f.remaining(at, i); err != nil || status != http.StatusOK || left != user.Balance {
-			f.t.Errorf("%s has %s by the admin API, %s by /v1/usage (status %d, %v)", name, user.Balance, left, status, err)
+			wrong = append(wrong, fmt.Sprintf("%s has %s by the admin API, %s by /v1/usage (status %d, %v)", name, user.Balance, left, status, err))
 		}
 	}
+	return wrong
 }
 
 // remaining asks GET /v1/usage what a user has left.

@@ -155,6 +155,7 @@ func lasting(least, most time.Duration) func(*simulator.Request) simulator.Reply
 type question struct {
 	model    string // default: sonnet
 	session  string // default: one of its own
+	key      string // default: that of the session's user
 	stream   bool
 	patience time.Duration // default: patience
 }
@@ -209,7 +210,7 @@ func (f *fleet) ask(at *gatewaytest.Gateway, q question) (a answer) {
 		a.err = err
 		return a
 	}
-	request.Header.Set("X-Api-Key", fmt.Sprintf("sk-gateway-u%d", userOf(a.session)))
+	request.Header.Set("X-Api-Key", cmp.Or(q.key, fmt.Sprintf("sk-gateway-u%d", userOf(a.session))))
 	request.Header.Set("X-Claude-Code-Session-Id", a.session)
 	response, err := f.http.Do(request)
 	if err != nil {
@@ -248,6 +249,11 @@ type load struct {
 // begin starts a load of clients at random ones of the gateways, streamed and
 // not.
 func (f *fleet) begin(clients int, at ...*gatewaytest.Gateway) *load {
+	return f.beginAs("", clients, at...)
+}
+
+// beginAs is begin, with one key; "" = those of all users.
+func (f *fleet) beginAs(key string, clients int, at ...*gatewaytest.Gateway) *load {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	l := &load{stop: cancel}
 	f.t.Cleanup(l.clients.Wait)
@@ -255,7 +261,7 @@ func (f *fleet) begin(clients int, at ...*gatewaytest.Gateway) *load {
 	for range clients {
 		l.clients.Go(func() {
 			for ctx.Err() == nil {
-				l.take(f.ask(at[rand.IntN(len(at))], question{stream: rand.IntN(2) == 0}))
+				l.take(f.ask(at[rand.IntN(len(at))], question{stream: rand.IntN(2) == 0, key: key}))
 			}
 		})
 	}

@@ -93,13 +93,32 @@ func (s *Server) freeze(paused bool, signal syscall.Signal) {
 	s.paused = paused
 }
 
-// HoldReplicas keeps from the server's replicas what is written from now on, until
-// ReleaseReplicas: if one takes over meanwhile, that is lost. The server's clients
-// don't notice. It needs a server without users and passwords.
+// HoldReplicas keeps from the server's replicas, of which there is at least one, what
+// is written from now on, until ReleaseReplicas: if one takes over meanwhile, that is
+// lost, and nothing else. The server's clients don't notice. It needs a server
+// without users and passwords.
 func (s *Server) HoldReplicas() {
 	s.t.Helper()
+	if err := wait("a replica to have all", s.replicated); err != nil {
+		s.t.Fatalf("the server at %s: %v", s.Addr, err)
+	}
 	s.do("ACL", "SETUSER", "default", "-psync", "-sync")
 	s.do("CLIENT", "KILL", "TYPE", "replica")
+}
+
+// replicated fails unless a replica has what was written until now.
+func (s *Server) replicated(ctx context.Context) error {
+	conn := s.client.Conn()
+	defer conn.Close()
+	// WAIT looks at what its own connection has seen written.
+	if err := conn.Ping(ctx).Err(); err != nil {
+		return err
+	}
+	replicas, err := conn.Do(ctx, "WAIT", 1, 500).Int()
+	if err == nil && replicas == 0 {
+		err = errors.New("no replica has")
+	}
+	return err
 }
 
 // ReleaseReplicas ends what HoldReplicas began.
