@@ -182,7 +182,8 @@ type Group struct {
 	// antigravity. Default: every account of the platform.
 	Accounts []string `json:"accounts,omitempty"`
 
-	// What a user pays per upstream dollar; 0 is free. Default: 1
+	// What a user pays per upstream dollar; 0 is free. Not beside limits, whatever
+	// it is: those count list prices, and nobody pays. Default: 1
 	RateMultiplier *billing.Rate `json:"rate_multiplier,omitempty"`
 
 	// What a subscription of the group allows. A group with limits serves its

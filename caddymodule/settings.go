@@ -109,7 +109,7 @@ type settings struct {
 type group struct {
 	name     string
 	platform upstream.Platform
-	rate     billing.Rate
+	rate     billing.Rate // what a user pays per upstream dollar; of a subscription 0, whose users pay nothing
 	// subscription: the group has limits, and serves its subscribers alone.
 	subscription bool
 	limits       billing.Limits
@@ -138,7 +138,7 @@ type key struct {
 func (h *Handler) settings() (*settings, error) {
 	h.setDefaults()
 	if err := h.Validate(); err != nil {
-		return nil, err
+		return nil, atPath(err)
 	}
 	zone, err := loadZone(h.Billing.Timezone)
 	if err != nil {
@@ -204,9 +204,11 @@ func (h *Handler) settings() (*settings, error) {
 		s.accounts = append(s.accounts, account)
 	}
 	for _, g := range h.Groups {
-		made := &group{name: g.Name, platform: upstream.Platform(g.Platform), rate: *g.RateMultiplier}
+		made := &group{name: g.Name, platform: upstream.Platform(g.Platform)}
 		if g.Limits != nil {
 			made.subscription, made.limits = true, g.Limits.amounts()
+		} else {
+			made.rate = *g.RateMultiplier
 		}
 		s.groups[g.Name] = made
 	}

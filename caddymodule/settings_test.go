@@ -156,7 +156,6 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 	}
 	group flash {
 		platform gemini
-		rate_multiplier 0
 		limits {
 			daily 0.5
 			monthly 150

@@ -16,6 +16,16 @@ const (
 	maxRetention = 3650 * 24 * time.Hour
 )
 
+// checkPrice lets a group have one of rate_multiplier and limits. With limits a
+// multiplier would do nothing, whatever it is: subscribers pay with what their
+// limits leave, which counts list prices.
+func (g *Group) checkPrice(at spot) error {
+	if g.RateMultiplier == nil || g.Limits == nil {
+		return nil
+	}
+	return at.errorf("rate_multiplier", "stands beside limits, where nobody pays by it: limits count list prices, and the balance does not pay; leave out one of the two")
+}
+
 // check checks what a subscription allows; nil is no limits.
 func (l *Limits) check(at spot) error {
 	if l == nil {

@@ -41,6 +41,14 @@ type fault struct {
 func (f *fault) Error() string { return f.err.Error() }
 func (f *fault) Unwrap() error { return f.err }
 
+// atPath adds its path to an error in an item of a JSON config, which has no lines.
+func atPath(err error) error {
+	if f, ok := errors.AsType[*fault](err); ok && f.path != "" {
+		return fmt.Errorf("%w (at %s)", err, f.path)
+	}
+	return err
+}
+
 // spot is a place in the config: its path, and what errors call it.
 type spot struct{ path, title string }
 
