@@ -17,11 +17,23 @@ type Claim struct {
 	KeyID string
 	// Terms are those of the subscription that pays; nil: the balance pays.
 	Terms *Terms
+	// Unlimited: the config declares the user without a limit, so that nobody pays
+	// where there are no Terms. What else is known of users does not say so.
+	Unlimited bool
 	// Amount is set aside, in the unit of Record.Spent.
 	Amount USD
 	// Least is what must be left beside what others have set aside; 0 asks for
 	// nothing, so that what is free is not refused but for want of a subscription.
 	Least USD
+}
+
+// Payer is who pays for a claim.
+type Payer struct {
+	// Billing is PaidFromBalance, PaidFromSubscription or PaidByNobody.
+	Billing string
+	// UserNumber is that of the user: 1 for the first of that name, and one more for
+	// each who has it after a RemoveUser.
+	UserNumber int64
 }
 
 // Terms are what a group asks of its users.

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
 // Errors of a Ledger. Others are failures of the store.
@@ -47,9 +49,10 @@ type Ledger interface {
 type Cashier interface {
 	// Hold sets the claim's Amount aside on what pays: the user's balance, or the
 	// windows of his subscription; and on the key's limits, where it has any. It
-	// tells who pays: PaidFromBalance, PaidFromSubscription, or PaidByNobody for a
+	// returns who pays: PaidFromBalance, PaidFromSubscription, or PaidByNobody for a
 	// user without a limit (a limit of his key counts all the same; with Terms it
-	// is the subscription that pays, for him too). It is all or nothing: a *Refusal
+	// is the subscription that pays, for him too), and the user's number, both of
+	// which go into the record. It is all or nothing: a *Refusal
 	// says what does not suffice. A claim whose ID holds something already changes
 	// nothing, and is answered as the first one was. ErrUnknownUser if the user was
 	// never declared nor added, or was removed. ErrUnwritable if no record could be
@@ -59,25 +62,29 @@ type Cashier interface {
 	// round trip. What is set aside comes back with Release or Settle of the same
 	// ID, and by itself at most 60 s after the end of this process. The claim is
 	// not kept after the return.
-	Hold(ctx context.Context, claim *Claim) (payer string, err error)
+	Hold(ctx context.Context, claim *Claim) (Payer, error)
 
 	// Release gives back what was set aside for a request that is not settled. It
 	// does nothing for one that holds nothing. It works when ctx has ended.
 	Release(ctx context.Context, id string)
 
 	// Settle keeps the record, ends its hold, and takes what it Spent: from the
-	// user's balance where Billing is PaidFromBalance, even below zero and even if
-	// the user is unlimited or removed by now; from the windows of his
-	// subscription of that Group where it is PaidFromSubscription, even if that is
-	// gone; and from the limits of its key, where the ledger knows the key and it
-	// has any: one transaction, once per record ID (settling again changes nothing
-	// and is no error). Windows count by the record's Time (Windows.Add), whatever
-	// the clock says. When it returns nil, all of that survives kill -9. When it
+	// user's balance where Billing is PaidFromBalance, even below zero; from the
+	// windows of his subscription of that Group where it is PaidFromSubscription,
+	// even if that is gone; and from the limits of its key, where the ledger knows
+	// the key and it has any: one transaction, once per record ID (settling again
+	// changes nothing and is no error). Where UserNumber is not the user's number any
+	// more, he was removed: the record is kept, and nobody who came after him pays;
+	// what it charged is forgiven, as a negative balance is that is removed. Windows
+	// count at the time of the request: as long ago, by the store's clock, as the
+	// record's Time is by this process's, and never after now. along is sent in the
+	// same round trip, where there is one. When it returns nil, all of that survives
+	// kill -9. When it
 	// returns an error, settle the same record again later: it may or may not have
 	// been kept, but never by half. Some errors stay: ErrUnknownUser, where the
 	// balance pays, and those of Record.Check. The record is not modified and not
 	// kept after the return.
-	Settle(ctx context.Context, record *Record) error
+	Settle(ctx context.Context, record *Record, along roundtrip.Batch) error
 
 	// Balance returns the user's money, including every Settle that has returned.
 	// ErrUnknownUser if the user was never declared nor added, or was removed.
@@ -93,27 +100,27 @@ type Cashier interface {
 // Registry is who there is: users and their keys, credits and subscriptions.
 // Several processes may share it: a change is seen by all within 2 s.
 type Registry interface {
-	// Declare makes a config's users known, SourceConfig from then on. The first
-	// time that a user is declared with a balance, that is without Unlimited, the
-	// opening balance is credited, in the same transaction. Declaring someone again
-	// changes only Unlimited: the balance of an unlimited user is kept for when the
-	// limit comes back. A user who was added before keeps his balance, and is
-	// credited the opening balance of the config.
+	// Declare makes a config's users known. The first time that a user is declared
+	// with a balance, that is without Unlimited, the opening balance is credited, in
+	// the same transaction; but not to one who was added with AddUser, who keeps what
+	// he has, and whose he is. Declaring someone again changes nothing. One who was
+	// removed begins with nothing: a new number, and a new opening balance.
 	Declare(ctx context.Context, users []User) error
 
-	// AddUser adds a user, SourceAPI and with a limit from then on, and credits his
-	// Balance. ErrUserExists for one who is SourceAPI already. One whom a config
-	// declared, or who was removed, keeps what balance he has.
+	// AddUser adds a user, SourceAPI from then on, and credits his Balance.
+	// ErrUserExists for one who is SourceAPI already. One whom a config declared keeps
+	// what he has; one who was removed begins with nothing, and a new number.
 	AddUser(ctx context.Context, user User) error
 
 	// ChangeUser changes what is not nil of an added user, one who is SourceAPI.
 	// ErrUnknownUser for others.
 	ChangeUser(ctx context.Context, name string, change UserChange) error
 
-	// RemoveUser removes an added user (SourceAPI) with his keys, subscriptions and
-	// windows, and takes the rest of his balance (a negative one is forgiven), as a
-	// credit of its own. His records stay, and the IDs of his credits. ErrUnknownUser
-	// for others.
+	// RemoveUser removes an added user (SourceAPI) with his keys, subscriptions,
+	// windows and the IDs of his credits, and takes the rest of his balance (a negative
+	// one is forgiven), as a credit of its own. His records stay. What is held for him,
+	// and settled later, touches nobody who has the name after him. ErrUnknownUser for
+	// others.
 	RemoveUser(ctx context.Context, name string) error
 
 	// User returns a user, declared or added. ErrUnknownUser for others, and those
@@ -172,8 +179,10 @@ type Archive interface {
 	// and Limit are not looked at.
 	Usage(ctx context.Context, filter RecordFilter, by []Dimension, yield func(*UsageRow) bool) error
 
-	// Prune deletes the records of the days, UTC, that had ended by a time, and
-	// what Usage knows of those days; it returns how many records. It goes in small
-	// steps, so that Settle never waits for it for long.
+	// Prune deletes the records of one day, the oldest, if it had ended by a time, and
+	// what Usage knows of that day; it returns how many records. It goes in small
+	// steps, so that Settle never waits for it for long. Processes that share a store
+	// delete one day in an hour, all of them together, by the store's clock, and none
+	// that has not ended by that.
 	Prune(ctx context.Context, before time.Time) (int, error)
 }

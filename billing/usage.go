@@ -9,6 +9,8 @@ import (
 type RecordFilter struct {
 	// From and To bound Time: From <= Time < To; zero = unbounded.
 	From, To time.Time
+	// SettledFrom and SettledTo bound Settled in the same way; for Records alone.
+	SettledFrom, SettledTo time.Time
 	// User, KeyID, Account, Group and Model match exactly; "" = any.
 	User, KeyID, Account, Group, Model string
 	// After leaves out this record and those that come before it in the order of
@@ -27,7 +29,7 @@ const (
 	ByAccount Dimension = "account"
 	ByGroup   Dimension = "group"
 	ByModel   Dimension = "model"
-	ByDay     Dimension = "day" // UTC
+	ByDay     Dimension = "day" // in the ledger's time zone
 )
 
 // ParseDimension reads a Dimension's name.
@@ -42,7 +44,7 @@ func ParseDimension(text string) (Dimension, error) {
 // UsageRow is a sum over records. Of the names, those of the dimensions are set.
 type UsageRow struct {
 	User, KeyID, Account, Group, Model string
-	Day                                string // YYYY-MM-DD, UTC
+	Day                                string // YYYY-MM-DD, in the ledger's time zone
 
 	Requests     int64
 	Input        int64

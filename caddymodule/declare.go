@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
 // declaring is a ledger that is told of the config's users again when it turns
@@ -49,7 +50,7 @@ func (d *declaring) Balance(ctx context.Context, user string) (billing.Balance, 
 }
 
 // Hold implements billing.Ledger.
-func (d *declaring) Hold(ctx context.Context, claim *billing.Claim) (string, error) {
+func (d *declaring) Hold(ctx context.Context, claim *billing.Claim) (billing.Payer, error) {
 	payer, err := d.Ledger.Hold(ctx, claim)
 	if d.again(ctx, err) {
 		return d.Ledger.Hold(ctx, claim)
@@ -64,20 +65,20 @@ func (d *declaring) HoldAhead(ctx context.Context, claim *billing.Claim) (contex
 		return ctx, nil
 	}
 	carrying, ahead := ledger.HoldAhead(ctx, claim)
-	return carrying, func() (string, bool, error) {
+	return carrying, func() (billing.Payer, bool, error) {
 		payer, answered, err := ahead()
 		if d.again(ctx, err) {
-			return "", false, nil
+			return billing.Payer{}, false, nil
 		}
 		return payer, answered, err
 	}
 }
 
 // Settle implements billing.Ledger.
-func (d *declaring) Settle(ctx context.Context, record *billing.Record) error {
-	err := d.Ledger.Settle(ctx, record)
+func (d *declaring) Settle(ctx context.Context, record *billing.Record, along roundtrip.Batch) error {
+	err := d.Ledger.Settle(ctx, record, along)
 	if d.again(ctx, err) {
-		return d.Ledger.Settle(ctx, record)
+		return d.Ledger.Settle(ctx, record, along)
 	}
 	return err
 }
@@ -133,7 +134,7 @@ func (u *undeclared) note(user string) {
 
 // Hold lets in whom the ledger does not know, as the config has them. Nothing is
 // set aside for them.
-func (u *undeclared) Hold(ctx context.Context, claim *billing.Claim) (string, error) {
+func (u *undeclared) Hold(ctx context.Context, claim *billing.Claim) (billing.Payer, error) {
 	opening, ours := u.balances[claim.User]
 	if !ours || !u.unknown(claim.User) {
 		payer, err := u.known.Hold(ctx, claim)
@@ -145,15 +146,15 @@ func (u *undeclared) Hold(ctx context.Context, claim *billing.Claim) (string, er
 	}
 	switch terms := claim.Terms; {
 	case terms != nil && !terms.Declared:
-		return "", &billing.Refusal{Lack: billing.LackSubscription}
+		return billing.Payer{}, &billing.Refusal{Lack: billing.LackSubscription}
 	case terms != nil && !terms.Until.IsZero() && !claim.Time.Before(terms.Until):
-		return "", &billing.Refusal{Lack: billing.LackTime, Until: terms.Until}
+		return billing.Payer{}, &billing.Refusal{Lack: billing.LackTime, Until: terms.Until}
 	case terms != nil:
-		return billing.PaidFromSubscription, nil
+		return billing.Payer{Billing: billing.PaidFromSubscription}, nil
 	case opening.Unlimited:
-		return billing.PaidByNobody, nil
+		return billing.Payer{Billing: billing.PaidByNobody}, nil
 	case opening.Amount < claim.Least:
-		return "", &billing.Refusal{Lack: billing.LackBalance, Left: opening.Amount}
+		return billing.Payer{}, &billing.Refusal{Lack: billing.LackBalance, Left: opening.Amount}
 	}
-	return billing.PaidFromBalance, nil
+	return billing.Payer{Billing: billing.PaidFromBalance}, nil
 }

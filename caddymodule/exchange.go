@@ -57,8 +57,8 @@ type exchange struct {
 	ledger   billing.Ledger
 	claim    *billing.Claim // nil in simple mode
 	ahead    heldAhead      // nil once it was called, or if nothing was asked ahead
-	payer    string         // Record.Billing
-	held     bool           // money is, or was, set aside
+	payer    billing.Payer
+	held     bool // money is, or was, set aside
 	record   billing.Record
 	settled  bool
 }

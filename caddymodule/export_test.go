@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
 // OnSettle has f told how long each Settle takes in the gateways that run.
@@ -23,9 +24,9 @@ type timedLedger struct {
 	took func(time.Duration)
 }
 
-func (l timedLedger) Settle(ctx context.Context, record *billing.Record) error {
+func (l timedLedger) Settle(ctx context.Context, record *billing.Record, along roundtrip.Batch) error {
 	began := time.Now()
-	err := l.Ledger.Settle(ctx, record)
+	err := l.Ledger.Settle(ctx, record, along)
 	l.took(time.Since(began))
 	return err
 }

@@ -19,7 +19,7 @@ type aheadLedger interface {
 
 // heldAhead tells what came of that, as Hold does, unless the ledger has not
 // answered: then it is to be asked.
-type heldAhead = func() (payer string, answered bool, err error)
+type heldAhead = func() (payer billing.Payer, answered bool, err error)
 
 // open opens the ledger; false means that the request was answered. The context
 // is for the ask for the user's slot: where the ledger is in the same store, money
@@ -46,7 +46,7 @@ func (x *exchange) open() (context.Context, bool) {
 // setAside sets aside what the request needs, and waits in line while others of
 // its user have that, who may give it back. What the ledger has set aside ahead is
 // the request's, whoever waits by now: those in line may be waiting for it.
-func (x *exchange) setAside() (payer string, err error) {
+func (x *exchange) setAside() (payer billing.Payer, err error) {
 	answered := false
 	if ahead := x.ahead; ahead != nil {
 		x.ahead = nil
@@ -98,7 +98,7 @@ func (x *exchange) newClaim() *billing.Claim {
 
 // canPay sets aside what the request may cost, before upstream is asked.
 func (x *exchange) canPay() bool {
-	x.payer = billing.PaidByNobody
+	x.payer = billing.Payer{Billing: billing.PaidByNobody}
 	if x.simple {
 		return true
 	}

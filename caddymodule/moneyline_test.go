@@ -139,13 +139,15 @@ type aheadTold struct {
 	released []string
 }
 
-func (l *aheadTold) ahead() (string, bool, error) { return l.payer, l.answered, l.err }
+func (l *aheadTold) ahead() (billing.Payer, bool, error) {
+	return billing.Payer{Billing: l.payer}, l.answered, l.err
+}
 
-func (l *aheadTold) Hold(_ context.Context, c *billing.Claim) (string, error) {
+func (l *aheadTold) Hold(_ context.Context, c *billing.Claim) (billing.Payer, error) {
 	if err := l.take(c.ID, 1); err != nil {
-		return "", err
+		return billing.Payer{}, err
 	}
-	return billing.PaidFromBalance, nil
+	return billing.Payer{Billing: billing.PaidFromBalance}, nil
 }
 
 func (l *aheadTold) Release(_ context.Context, id string) { l.released = append(l.released, id) }
@@ -190,8 +192,8 @@ func TestMoneySetAsideAhead(t *testing.T) {
 				}
 				began := time.Now()
 				payer, err := x.setAside()
-				if !reflect.DeepEqual(err, test.want) || (err == nil) != (payer == billing.PaidFromBalance) {
-					t.Errorf("%q, %v; want %v", payer, err, test.want)
+				if !reflect.DeepEqual(err, test.want) || (err == nil) != (payer.Billing == billing.PaidFromBalance) {
+					t.Errorf("%v, %v; want %v", payer, err, test.want)
 				}
 				if took := time.Since(began); took != test.took {
 					t.Errorf("it took %v, want %v", took, test.took)

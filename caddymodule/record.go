@@ -40,7 +40,7 @@ func (x *exchange) settleUnder(ctx context.Context, used anthropic.Reading) erro
 	r.User, r.KeyID = x.key.user.name, x.key.id
 	r.Group, r.Model = x.groupName(), x.call.Model
 	r.Session, r.Stream = x.session, x.call.Stream
-	r.Estimated, r.Billing = used.Estimated || used.Cut, x.payer
+	r.Estimated, r.Billing, r.UserNumber = used.Estimated || used.Cut, x.payer.Billing, x.payer.UserNumber
 	r.DurationMS = time.Since(x.arrived).Milliseconds()
 	model, match := r.Price(x.prices, billingUsage(used.Usage), x.rate(), used.Model)
 	if x.simple {
@@ -55,7 +55,7 @@ func (x *exchange) settleUnder(ctx context.Context, used anthropic.Reading) erro
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	if err := x.ledger.Settle(ctx, r); err != nil {
+	if err := x.ledger.Settle(ctx, r, nil); err != nil {
 		return err
 	}
 	x.settled = true
@@ -68,7 +68,7 @@ func (x *exchange) settleUnder(ctx context.Context, used anthropic.Reading) erro
 // settleNothing keeps the record of a request that used nothing: it failed, or
 // its client left before the answer began.
 func (x *exchange) settleNothing() {
-	x.payer = billing.PaidByNobody
+	x.payer = billing.Payer{Billing: billing.PaidByNobody}
 	if err := x.settle(anthropic.Reading{}); err != nil {
 		x.logger.Error("the record of a failed request could not be kept", "request_id", x.id, "error", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -108,24 +109,24 @@ func (l farLedger) Balance(_ context.Context, user string) (billing.Balance, err
 	return billing.Balance{Amount: 1}, nil
 }
 
-func (l farLedger) Hold(_ context.Context, claim *billing.Claim) (string, error) {
+func (l farLedger) Hold(_ context.Context, claim *billing.Claim) (billing.Payer, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.looked++
 	if _, ok := l.users[claim.User]; !ok {
-		return "", billing.ErrUnknownUser
+		return billing.Payer{}, billing.ErrUnknownUser
 	}
-	return billing.PaidFromBalance, nil
+	return billing.Payer{Billing: billing.PaidFromBalance}, nil
 }
 
 func (l farLedger) HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, heldAhead) {
-	return ctx, func() (string, bool, error) {
+	return ctx, func() (billing.Payer, bool, error) {
 		payer, err := l.Hold(ctx, claim)
 		return payer, true, err
 	}
 }
 
-func (l farLedger) Settle(_ context.Context, r *billing.Record) error {
+func (l farLedger) Settle(_ context.Context, r *billing.Record, _ roundtrip.Batch) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if _, ok := l.users[r.User]; !ok && l.down == nil {
@@ -186,8 +187,8 @@ func TestServingBeforeTheStoreIsBack(t *testing.T) {
 		} {
 			payer, err := ledger.Hold(t.Context(), &test.claim)
 			var refusal *billing.Refusal
-			if errors.As(err, &refusal); payer != test.want || (refusal == nil) != (test.lack == "") || refusal != nil && refusal.Lack != test.lack {
-				t.Errorf("%+v: paid by %q, %v", test.claim, payer, err)
+			if errors.As(err, &refusal); payer.Billing != test.want || (refusal == nil) != (test.lack == "") || refusal != nil && refusal.Lack != test.lack {
+				t.Errorf("%+v: paid by %v, %v", test.claim, payer, err)
 			}
 		}
 		if _, err := ledger.Hold(t.Context(), &billing.Claim{User: "eve"}); !errors.Is(err, billing.ErrUnknownUser) {
@@ -204,7 +205,7 @@ func TestServingBeforeTheStoreIsBack(t *testing.T) {
 		}
 		far.set(nil)
 		// A request that began before is settled before the next try.
-		err = ledger.Settle(t.Context(), &billing.Record{ID: "r", User: "alice"})
+		err = ledger.Settle(t.Context(), &billing.Record{ID: "r", User: "alice"}, nil)
 		if _, _, settled := far.counts(); settled != 1 || err != nil {
 			t.Errorf("settled %d records: %v", settled, err)
 		}
@@ -310,7 +311,7 @@ func TestAStoreThatForgotItsUsersIsToldAgain(t *testing.T) {
 				}
 				return err
 			},
-			"settle": func() error { return ledger.Settle(t.Context(), &billing.Record{ID: "r", User: "alice"}) },
+			"settle": func() error { return ledger.Settle(t.Context(), &billing.Record{ID: "r", User: "alice"}, nil) },
 		} {
 			time.Sleep(time.Minute)
 			far.forget()

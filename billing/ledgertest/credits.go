@@ -112,7 +112,7 @@ func creditConcurrently(t *testing.T, open Open) {
 				}
 				r := record(id, 3)
 				r.User = user
-				if err := l.Settle(context.Background(), r); err != nil {
+				if err := l.Settle(context.Background(), r, nil); err != nil {
 					t.Errorf("Settle: %v", err)
 				}
 				l.Release(context.Background(), c.ID)

@@ -138,9 +138,9 @@ func (h *history) hold() {
 			h.Errorf("Hold: refused by %+v, want any of %+v, for %+v", refusal, refusals, c)
 		}
 	case len(refusals) > 0:
-		h.Errorf("Hold: %q, %v, want any refusal of %+v, for %+v", got, err, refusals, c)
+		h.Errorf("Hold: %v, %v, want any refusal of %+v, for %+v", got, err, refusals, c)
 	case h.same("Hold", err, wantErr) && got != want:
-		h.Errorf("Hold: %q, want %q", got, want)
+		h.Errorf("Hold: %v, want %v", got, want)
 	}
 	h.compare(user)
 }
@@ -182,7 +182,7 @@ func (h *history) settle() {
 
 func (h *history) keep(r *billing.Record) {
 	r.Cost, r.Charged = h.amount(), h.amount()
-	if h.same("Settle", h.l.Settle(h.Context(), r), h.plain.Settle(h.Context(), r)) {
+	if h.same("Settle", h.l.Settle(h.Context(), r, nil), h.plain.Settle(h.Context(), r, nil)) {
 		h.records = append(h.records, r)
 		if r.Billing == billing.PaidFromBalance {
 			h.charged[r.User] += r.Charged
@@ -196,7 +196,7 @@ func (h *history) settleAgain() {
 		return
 	}
 	r := *oneOf(h.random, h.records...)
-	h.same("Settle", h.l.Settle(h.Context(), &r), h.plain.Settle(h.Context(), &r))
+	h.same("Settle", h.l.Settle(h.Context(), &r, nil), h.plain.Settle(h.Context(), &r, nil))
 	h.compare(r.User)
 }
 

@@ -61,7 +61,7 @@ func holdAtOnce(t *testing.T, ledgers ...billing.Ledger) {
 	for i, l := range ledgers {
 		for _, id := range held[i] {
 			all.Go(func() {
-				if err := l.Settle(context.Background(), record(id, amount-1)); err != nil {
+				if err := l.Settle(context.Background(), record(id, amount-1), nil); err != nil {
 					t.Errorf("Settle: %v", err)
 				}
 			})
@@ -130,7 +130,7 @@ func holdInTurn(t *testing.T, open Open) {
 		case err != nil:
 			t.Errorf("Hold: %v", err)
 		default:
-			if err := l.Settle(context.Background(), record(c.ID, price)); err != nil {
+			if err := l.Settle(context.Background(), record(c.ID, price), nil); err != nil {
 				t.Errorf("Settle: %v", err)
 			}
 			q.change(func() { q.settled++ })

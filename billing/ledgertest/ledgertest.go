@@ -61,7 +61,7 @@ func declare(t *testing.T, l billing.Ledger, users ...billing.User) {
 
 func settle(t *testing.T, l billing.Ledger, r *billing.Record) {
 	t.Helper()
-	if err := l.Settle(t.Context(), r); err != nil {
+	if err := l.Settle(t.Context(), r, nil); err != nil {
 		t.Fatalf("Settle(%s): %v", r.ID, err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
 // memory is a billing.Ledger as plain as can be: what others are compared with.
@@ -91,20 +92,20 @@ func (u *memoryUser) subscription(group string) *billing.Subscription {
 	return u.groups[group]
 }
 
-func (l *memory) Hold(_ context.Context, claim *billing.Claim) (string, error) {
+func (l *memory) Hold(_ context.Context, claim *billing.Claim) (billing.Payer, error) {
 	defer l.mu.Unlock()
 	if err := l.begin(); err != nil {
-		return "", err
+		return billing.Payer{}, err
 	}
 	if l.user(claim.User) == nil {
-		return "", billing.ErrUnknownUser
+		return billing.Payer{}, billing.ErrUnknownUser
 	}
 	if before, isHeld := l.holds[claim.ID]; isHeld {
-		return before.payer, nil
+		return billing.Payer{Billing: before.payer, UserNumber: 1}, nil
 	}
 	payer, refusals := l.judge(claim)
 	if len(refusals) > 0 {
-		return "", refusals[0]
+		return billing.Payer{}, refusals[0]
 	}
 	hold := memoryHold{Claim: *claim, payer: payer, key: l.keys[claim.KeyID], by: l}
 	if claim.Terms != nil {
@@ -112,7 +113,7 @@ func (l *memory) Hold(_ context.Context, claim *billing.Claim) (string, error) {
 		hold.Terms = &terms
 	}
 	l.holds[claim.ID] = hold
-	return payer, nil
+	return billing.Payer{Billing: payer, UserNumber: 1}, nil
 }
 
 // judge tells who pays for a claim of somebody known, and all that speaks against
@@ -181,7 +182,7 @@ func (l *memory) Release(_ context.Context, id string) {
 	}
 }
 
-func (l *memory) Settle(ctx context.Context, r *billing.Record) error {
+func (l *memory) Settle(ctx context.Context, r *billing.Record, _ roundtrip.Batch) error {
 	defer l.mu.Unlock()
 	if err := cmp.Or(l.begin(), ctx.Err(), r.Check()); err != nil {
 		return err

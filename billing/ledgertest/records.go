@@ -135,7 +135,7 @@ func manyRecords(t *testing.T, open Open) {
 		settles.Go(func() {
 			for i := g; i < n; i += 10 {
 				r := &billing.Record{ID: fmt.Sprintf("%06d", i), Time: epoch.Add(time.Duration(i/300) * time.Second)}
-				if err := l.Settle(context.Background(), r); err != nil {
+				if err := l.Settle(context.Background(), r, nil); err != nil {
 					t.Errorf("Settle(%s): %v", r.ID, err)
 				}
 			}

@@ -109,7 +109,7 @@ func settleConcurrently(t *testing.T, open Open) {
 				if i%2 == 1 {
 					r.User = "bob"
 				}
-				if err := l.Settle(context.Background(), r); err != nil {
+				if err := l.Settle(context.Background(), r, nil); err != nil {
 					t.Errorf("Settle(%s): %v", r.ID, err)
 				}
 			}
@@ -177,7 +177,7 @@ func unknownUser(t *testing.T, open Open) {
 	if _, err := l.Balance(t.Context(), "alice"); !errors.Is(err, billing.ErrUnknownUser) {
 		t.Errorf("Balance: %v, want ErrUnknownUser", err)
 	}
-	if err := l.Settle(t.Context(), record("a", 1)); !errors.Is(err, billing.ErrUnknownUser) {
+	if err := l.Settle(t.Context(), record("a", 1), nil); !errors.Is(err, billing.ErrUnknownUser) {
 		t.Errorf("Settle: %v, want ErrUnknownUser", err)
 	}
 	if got := List(t, l, billing.RecordFilter{}); len(got) != 0 {
@@ -192,7 +192,7 @@ func impossible(t *testing.T, open Open) {
 	timeless := record("timeless", 1)
 	timeless.Time = time.Time{}
 	for _, r := range []*billing.Record{record("", 1), record("gift", -1), timeless} {
-		if err := l.Settle(t.Context(), r); err == nil {
+		if err := l.Settle(t.Context(), r, nil); err == nil {
 			t.Errorf("record %q was settled", r.ID)
 		}
 	}
@@ -211,7 +211,7 @@ func cancelled(t *testing.T, open Open) {
 	declare(t, l, billing.User{Name: "alice", Balance: 10})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := l.Settle(ctx, record("a", 1)); !errors.Is(err, context.Canceled) {
+	if err := l.Settle(ctx, record("a", 1), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("Settle: %v, want context.Canceled", err)
 	}
 	settle(t, l, record("a", 1))
@@ -285,7 +285,7 @@ func declareConcurrently(t *testing.T, open Open) {
 func settleAfterDeclare(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
-	if err := l.Settle(t.Context(), record("a", 1)); !errors.Is(err, billing.ErrUnknownUser) {
+	if err := l.Settle(t.Context(), record("a", 1), nil); !errors.Is(err, billing.ErrUnknownUser) {
 		t.Errorf("Settle: %v, want ErrUnknownUser", err)
 	}
 	declare(t, l, billing.User{Name: "alice", Balance: 10})

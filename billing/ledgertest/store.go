@@ -42,7 +42,7 @@ func closed(t *testing.T, open Open) {
 	for what, err := range map[string]error{
 		"Hold": holdErr, "Balance": balanceErr, "Subscription": subscriptionErr, "User": userErr, "Users": usersErr,
 		"Credit": creditErr, "Keys": keysErr, "Login": loginErr, "Record": recordErr, "Prune": pruneErr,
-		"Settle":      l.Settle(ctx, record("a", 1)),
+		"Settle":      l.Settle(ctx, record("a", 1), nil),
 		"Declare":     l.Declare(ctx, []billing.User{{Name: "bob"}}),
 		"AddUser":     l.AddUser(ctx, billing.User{Name: "carol"}),
 		"ChangeUser":  l.ChangeUser(ctx, "alice", billing.UserChange{}),

@@ -123,7 +123,7 @@ func windowConcurrently(t *testing.T, open Open) {
 				case i%3 == 2:
 					l.Release(context.Background(), c.ID)
 				default:
-					if err := l.Settle(context.Background(), used(c.ID, epoch, amount)); err != nil {
+					if err := l.Settle(context.Background(), used(c.ID, epoch, amount), nil); err != nil {
 						t.Errorf("Settle: %v", err)
 					}
 					mu.Lock()

@@ -63,7 +63,7 @@ func TestRoundTrips(t *testing.T) {
 		rider = pipe.Set(t.Context(), "rider", "came along", 0)
 		return nil
 	})
-	if err := l.Settle(ctx, exampleOf("a")); err != nil {
+	if err := l.Settle(ctx, exampleOf("a"), nil); err != nil {
 		t.Fatal(err)
 	}
 	trips.want(t, "Settle", 1)
@@ -189,7 +189,7 @@ func TestCallerLeaves(t *testing.T) {
 		leave()
 		return trip.Err()
 	}))
-	if err := l.Settle(ctx, exampleOf("a")); err != nil {
+	if err := l.Settle(ctx, exampleOf("a"), nil); err != nil {
 		t.Errorf("Settle: %v", err)
 	}
 	if _, err := l.Balance(ctx, "alice"); !errors.Is(err, context.Canceled) {

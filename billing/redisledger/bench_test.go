@@ -37,7 +37,7 @@ func BenchmarkSettle(b *testing.B) {
 	for _, parallel := range []int{1, 8, 32} {
 		b.Run(fmt.Sprintf("callers=%d", parallel), func(b *testing.B) {
 			l := benchmarkRedis(b, Options{})
-			benchmark(b, parallel, func() error { return l.Settle(context.Background(), ledgertest.Example(newID())) })
+			benchmark(b, parallel, func() error { return l.Settle(context.Background(), ledgertest.Example(newID()), nil) })
 		})
 	}
 }
@@ -75,7 +75,7 @@ func BenchmarkSettleHeld(b *testing.B) {
 	benchmark(b, 8, func() error {
 		r := exampleOf(<-ids)
 		r.KeyID, r.Group, r.Billing = "k", "g", billing.PaidFromSubscription
-		return l.Settle(context.Background(), r)
+		return l.Settle(context.Background(), r, nil)
 	})
 }
 
@@ -97,7 +97,7 @@ func BenchmarkSettleInOutage(b *testing.B) {
 			client := connect(b, &redis.Options{Addr: "127.0.0.1:1", DialTimeout: time.Second})
 			l := New(client, Options{Spool: b.TempDir(), Sync: sync})
 			l.adopt()
-			benchmark(b, 8, func() error { return l.Settle(context.Background(), ledgertest.Example(newID())) })
+			benchmark(b, 8, func() error { return l.Settle(context.Background(), ledgertest.Example(newID()), nil) })
 			b.StopTimer()
 			stopLoops(l) // Redis will not be back
 			if err := l.spool.close(); err != nil {

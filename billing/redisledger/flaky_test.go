@@ -142,7 +142,7 @@ func (p *promises) try(t *testing.T, l *Ledger, random *rand.Rand, id string, be
 	}
 	p.charged.Add(int64(r.Charged))
 	p.promised.Add(int64(r.Charged - c.Amount)) // what is charged stays spent
-	if err := l.Settle(ctx, r); err != nil {
+	if err := l.Settle(ctx, r, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -108,7 +108,7 @@ func (h *history) settle(t *rapid.T) {
 	if h.failing == "" && (known || !paid) {
 		h.lost.next.Store(rapid.Bool().Draw(t, "the answer is lost"))
 	}
-	err := h.l.Settle(context.Background(), r)
+	err := h.l.Settle(context.Background(), r, nil)
 	h.drain()
 	if fails := paid && !known && !h.settled[r.ID]; fails != (err != nil) {
 		t.Fatalf("Settle: %v", err)

@@ -16,7 +16,12 @@ import (
 // from what this process knew last, less what it has settled and set aside itself;
 // it fails if it never knew the user, or a subscription that no config declares,
 // and with ErrUnwritable if there is no spool that could keep the record.
-func (l *Ledger) Hold(ctx context.Context, claim *billing.Claim) (payer string, err error) {
+func (l *Ledger) Hold(ctx context.Context, claim *billing.Claim) (billing.Payer, error) {
+	payer, err := l.holdOrFail(ctx, claim)
+	return billing.Payer{Billing: payer, UserNumber: 1}, err
+}
+
+func (l *Ledger) holdOrFail(ctx context.Context, claim *billing.Claim) (payer string, err error) {
 	if l.closed.Load() {
 		return "", billing.ErrClosed
 	}
@@ -93,9 +98,9 @@ func checkClaim(claim *billing.Claim) error {
 // is false, and nothing is set aside, if nobody took the claim along or it came to
 // nothing for another reason than money. A request that ends without having asked
 // needs Release as any other.
-func (l *Ledger) HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, func() (payer string, answered bool, err error)) {
+func (l *Ledger) HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, func() (payer billing.Payer, answered bool, err error)) {
 	if l.closed.Load() || l.down.Load() || checkClaim(claim) != nil || l.holds.find(claim.ID) != nil {
-		return ctx, func() (string, bool, error) { return "", false, nil }
+		return ctx, func() (billing.Payer, bool, error) { return billing.Payer{}, false, nil }
 	}
 	kept := *claim
 	if claim.Terms != nil {
@@ -115,9 +120,9 @@ func (l *Ledger) HoldAhead(ctx context.Context, claim *billing.Claim) (context.C
 		cmd := holdScript.EvalSha(ctx, pipe, keys, args...)
 		return func() { payer, answered, err = l.answerAhead(ctx, &kept, h, asked, cmd) }
 	})
-	return carrying, func() (string, bool, error) {
+	return carrying, func() (billing.Payer, bool, error) {
 		over = true
-		return payer, answered, err
+		return billing.Payer{Billing: payer, UserNumber: 1}, answered, err
 	}
 }
 

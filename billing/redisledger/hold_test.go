@@ -312,7 +312,7 @@ func TestManyNodesHold(t *testing.T) {
 					case err == nil:
 						r := exampleOf(id)
 						r.Charged = price
-						if err := l.Settle(context.Background(), r); err != nil {
+						if err := l.Settle(context.Background(), r, nil); err != nil {
 							t.Error(err)
 						}
 						paid.Add(1)

@@ -53,7 +53,7 @@ func settleUntilKilled(spool, address string) {
 		settlers.Go(func() {
 			for {
 				id := newID()
-				if err := l.Settle(context.Background(), exampleOf(id)); err != nil {
+				if err := l.Settle(context.Background(), exampleOf(id), nil); err != nil {
 					fmt.Fprintln(os.Stderr, err)
 					return
 				}

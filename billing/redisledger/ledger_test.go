@@ -167,7 +167,7 @@ func declareAlice(t testing.TB, l *Ledger) {
 func settle(t testing.TB, l *Ledger, ids ...string) {
 	t.Helper()
 	for _, id := range ids {
-		if err := l.Settle(context.Background(), exampleOf(id)); err != nil {
+		if err := l.Settle(context.Background(), exampleOf(id), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -102,7 +102,7 @@ func TestRedisKilledDuringSettles(t *testing.T) {
 						if err := setAside(l, id, 7*charge); err != nil {
 							t.Error(err)
 						}
-						if err := l.Settle(context.Background(), exampleOf(id)); err != nil {
+						if err := l.Settle(context.Background(), exampleOf(id), nil); err != nil {
 							t.Error(err)
 						}
 						mu.Lock()
@@ -308,7 +308,7 @@ func TestRefusedRecordBlocksNobody(t *testing.T) {
 	stranger := exampleOf("s")
 	stranger.User = "bob"
 	settle(t, l, "a")
-	if err := l.Settle(t.Context(), stranger); err != nil {
+	if err := l.Settle(t.Context(), stranger, nil); err != nil {
 		t.Fatal(err)
 	}
 	settle(t, l, "b")
@@ -375,7 +375,7 @@ func TestSettleWithoutRedisAndSpool(t *testing.T) {
 		l := open(t, client, Options{Namespace: "n", Spool: spool})
 		declareAlice(t, l)
 		mini.Close()
-		err := l.Settle(t.Context(), exampleOf("a"))
+		err := l.Settle(t.Context(), exampleOf("a"), nil)
 		if err == nil || !strings.Contains(err.Error(), spool) || !strings.Contains(err.Error(), `"a"`) {
 			t.Errorf("Settle: %v, want an error that names the record and %q", err, spool)
 		}
@@ -384,7 +384,7 @@ func TestSettleWithoutRedisAndSpool(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 500 {
-			if err = l.Settle(t.Context(), exampleOf("a")); err == nil {
+			if err = l.Settle(t.Context(), exampleOf("a"), nil); err == nil {
 				break
 			}
 			time.Sleep(10 * time.Millisecond)
@@ -408,7 +408,7 @@ func TestClosedWhileRecordsWait(t *testing.T) {
 	if err := l.Close(); err == nil || !strings.Contains(err.Error(), "2 records wait") || !strings.Contains(err.Error(), spool) {
 		t.Errorf("Close: %v, want an error that says that 2 records wait in %s", err, spool)
 	}
-	if err := l.Settle(t.Context(), exampleOf("c")); !errors.Is(err, billing.ErrClosed) {
+	if err := l.Settle(t.Context(), exampleOf("c"), nil); !errors.Is(err, billing.ErrClosed) {
 		t.Errorf("Settle: %v, want ErrClosed", err)
 	}
 	if err := mini.Restart(); err != nil {
@@ -464,7 +464,7 @@ func TestManyNodesSettleTheSame(t *testing.T) {
 		declareAlice(t, l)
 		nodes.Go(func() {
 			for _, id := range ids {
-				if err := l.Settle(context.Background(), exampleOf(id)); err != nil {
+				if err := l.Settle(context.Background(), exampleOf(id), nil); err != nil {
 					t.Error(err)
 				}
 			}

@@ -83,7 +83,7 @@ func TestIdentity(t *testing.T) {
 					r := exampleOf(id)
 					r.User, r.Charged = name, billing.USD(rand.IntN(1000))
 					r.Time = midnight.Add(-time.Duration(rand.Int64N(int64(6 * 24 * time.Hour))))
-					l.Settle(ctx, r)
+					l.Settle(ctx, r, nil)
 				}
 			}
 		})
@@ -108,7 +108,7 @@ func TestPrune(t *testing.T) {
 		if i%2 == 0 {
 			r.Billing = billing.PaidByNobody
 		}
-		must(t, l.Settle(t.Context(), r))
+		must(t, l.Settle(t.Context(), r, nil))
 	}
 	waiting := exampleOf("waiting")
 	waiting.Time = midnight.Add(-1)
@@ -141,7 +141,7 @@ func TestPrune(t *testing.T) {
 	// A day that was pruned takes records, and is pruned again.
 	late := exampleOf("late")
 	late.Time = midnight.Add(-time.Hour)
-	must(t, l.Settle(t.Context(), late))
+	must(t, l.Settle(t.Context(), late, nil))
 	if n, err := l.Prune(t.Context(), midnight); err != nil || n != 1 {
 		t.Errorf("Prune: %d, %v; want 1", n, err)
 	}
@@ -159,7 +159,7 @@ func TestRecordOfAnyDay(t *testing.T) {
 	for i := range days {
 		r := exampleOf(fmt.Sprint(i))
 		r.Time = r.Time.AddDate(0, 0, -i)
-		must(t, l.Settle(t.Context(), r))
+		must(t, l.Settle(t.Context(), r, nil))
 	}
 	trips := new(roundTrips)
 	client.AddHook(trips)

@@ -267,6 +267,6 @@ func TestSumsEndBeforeTheyOverflow(t *testing.T) {
 	r.Billing, r.Group = billing.PaidFromSubscription, "g"
 	for i := range 5 { // the windows stop counting, the records are kept
 		r.ID, r.Cost = fmt.Sprint("cost ", i), largestAmount
-		must(t, l.Settle(ctx, r))
+		must(t, l.Settle(ctx, r, nil))
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
 	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
 var (
@@ -20,7 +21,7 @@ var (
 // Settle implements billing.Ledger. The context's riders (package redispipe)
 // travel along. When Redis doesn't take the record, or is known not to
 // answer, it goes to the spool, and that is no error.
-func (l *Ledger) Settle(ctx context.Context, record *billing.Record) error {
+func (l *Ledger) Settle(ctx context.Context, record *billing.Record, _ roundtrip.Batch) error {
 	err := ctx.Err()
 	if err == nil {
 		err = l.settle(ctx, record)

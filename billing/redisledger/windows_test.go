@@ -51,7 +51,7 @@ func TestWindowsAsInGo(t *testing.T) {
 			r := exampleOf(fmt.Sprint(i))
 			r.Time, r.KeyID, r.Group, r.Cost = at, "k", "g", billing.USD(rapid.IntRange(0, 2000).Draw(t, "cost"))
 			r.Billing = rapid.SampledFrom([]string{billing.PaidFromSubscription, billing.PaidFromBalance}).Draw(t, "billing")
-			if err := l.Settle(ctx, r); err != nil {
+			if err := l.Settle(ctx, r, nil); err != nil {
 				t.Fatal(err)
 			}
 			ofKey.Add(at, r.Spent(), loc)

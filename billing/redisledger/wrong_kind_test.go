@@ -31,7 +31,7 @@ func TestKeyOfTheWrongKind(t *testing.T) {
 		before := mini.HGet("{n}:user:alice", "balance")
 		mini.Del("{n}:" + key)
 		mini.Set("{n}:"+key, "odd")
-		if err := l.Settle(t.Context(), r); err != nil {
+		if err := l.Settle(t.Context(), r, nil); err != nil {
 			t.Errorf("%s: %v, want the record in the spool", key, err)
 		}
 		wantWaiting(t, l, 0)

@@ -76,7 +76,7 @@ func benchmarkSettle(b *testing.B, l *Ledger, parallel int, hold bool, record fu
 				}
 			}
 			start := time.Now()
-			if err := l.Settle(context.Background(), r); err != nil {
+			if err := l.Settle(context.Background(), r, nil); err != nil {
 				b.Error(err)
 			}
 			mine = append(mine, time.Since(start))
@@ -171,7 +171,7 @@ func BenchmarkSettleBesidePrune(b *testing.B) {
 	for n := int64(0); !isDone.Load(); n++ {
 		time.Sleep(time.Until(start.Add(time.Duration(n) * 500 * time.Microsecond)))
 		r, begin := ofMany(n), time.Now()
-		if err := l.Settle(context.Background(), r); err != nil {
+		if err := l.Settle(context.Background(), r, nil); err != nil {
 			b.Fatal(err)
 		}
 		waits = append(waits, time.Since(begin))
@@ -197,7 +197,7 @@ func BenchmarkSettleAlone(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				start := time.Now()
-				if err := l.Settle(context.Background(), ledgertest.Example(newID())); err != nil {
+				if err := l.Settle(context.Background(), ledgertest.Example(newID()), nil); err != nil {
 					b.Fatal(err)
 				}
 				waits = append(waits, time.Since(start))

@@ -45,7 +45,7 @@ func settleToTheLimit(dir string) error {
 	}
 	n := 0
 	settle := func() error {
-		err := l.Settle(ctx, childRecord(fmt.Sprintf("%06d", n)))
+		err := l.Settle(ctx, childRecord(fmt.Sprintf("%06d", n)), nil)
 		if err == nil {
 			fmt.Printf("%06d\n", n)
 			n++

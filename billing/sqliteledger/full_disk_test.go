@@ -45,7 +45,7 @@ func TestJournalCannotBeWritten(t *testing.T) {
 	l := openWithAlice(t, t.TempDir())
 	defer l.Close()
 	mend := breakJournal(t, l)
-	err := l.Settle(t.Context(), childRecord("a"))
+	err := l.Settle(t.Context(), childRecord("a"), nil)
 	if err == nil || !strings.Contains(err.Error(), l.dir) || !strings.Contains(err.Error(), `"a"`) {
 		t.Errorf("Settle: %v, want an error that names the record and %s", err, l.dir)
 	}
@@ -54,7 +54,7 @@ func TestJournalCannotBeWritten(t *testing.T) {
 	if got := ledgertest.List(t, l, billing.RecordFilter{}); len(got) != 0 {
 		t.Errorf("%d records, want none", len(got))
 	}
-	if err := l.Settle(t.Context(), childRecord("a")); err != nil {
+	if err := l.Settle(t.Context(), childRecord("a"), nil); err != nil {
 		t.Error(err)
 	}
 	wantSettled(t, l, 1)
@@ -70,15 +70,15 @@ func TestDatabaseFull(t *testing.T) {
 	limitDatabase(t, l, 1)
 	id := func(i int) string { return fmt.Sprintf("%06d", i) }
 	for i := range l.mostWaiting {
-		if err := l.Settle(t.Context(), childRecord(id(i))); err != nil {
+		if err := l.Settle(t.Context(), childRecord(id(i)), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	wantSettled(t, l, l.mostWaiting)
-	if err := l.Settle(t.Context(), childRecord("one too many")); err == nil || !strings.Contains(err.Error(), "full") {
+	if err := l.Settle(t.Context(), childRecord("one too many"), nil); err == nil || !strings.Contains(err.Error(), "full") {
 		t.Errorf("Settle: %v, want an error that says that the database is full", err)
 	}
-	if err := l.Settle(t.Context(), childRecord(id(0))); err != nil {
+	if err := l.Settle(t.Context(), childRecord(id(0)), nil); err != nil {
 		t.Errorf("settling again what is in the journal: %v", err)
 	}
 	wantSettled(t, l, l.mostWaiting)
@@ -88,7 +88,7 @@ func TestDatabaseFull(t *testing.T) {
 	}
 
 	limitDatabase(t, l, 1<<30)
-	if err := l.Settle(t.Context(), childRecord("one too many")); err != nil {
+	if err := l.Settle(t.Context(), childRecord("one too many"), nil); err != nil {
 		t.Error(err)
 	}
 	wantSettled(t, l, l.mostWaiting+1)
@@ -96,7 +96,7 @@ func TestDatabaseFull(t *testing.T) {
 
 	limitDatabase(t, l, 1)
 	for i := range 100 { // more than fits the pages that are there
-		if err := l.Settle(t.Context(), childRecord("late"+id(i))); err != nil {
+		if err := l.Settle(t.Context(), childRecord("late"+id(i)), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

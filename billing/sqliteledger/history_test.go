@@ -130,7 +130,7 @@ func (h *history) settle(t *rapid.T) {
 		return // deleted: it would be new
 	}
 	paid := r.Billing == billing.PaidFromBalance
-	err := h.Settle(context.Background(), r)
+	err := h.Settle(context.Background(), r, nil)
 	want(t, "Settle", err, paid && h.balances[r.User] == nil && !h.settled[r.ID], billing.ErrUnknownUser)
 	if err != nil || h.settled[r.ID] {
 		return

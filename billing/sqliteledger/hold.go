@@ -15,19 +15,20 @@ type hold struct {
 }
 
 // Hold implements billing.Ledger. Holds are in memory and end with the process.
-func (l *Ledger) Hold(ctx context.Context, claim *billing.Claim) (payer string, err error) {
+func (l *Ledger) Hold(ctx context.Context, claim *billing.Claim) (billing.Payer, error) {
 	if err := ctx.Err(); err != nil {
-		return "", fmt.Errorf("holding money for %q: %w", claim.ID, err)
+		return billing.Payer{}, fmt.Errorf("holding money for %q: %w", claim.ID, err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
-		return "", billing.ErrClosed
+		return billing.Payer{}, billing.ErrClosed
 	}
-	if payer, err = l.hold(claim); err != nil {
-		return "", fmt.Errorf("holding %s of user %q for %q: %w", claim.Amount, claim.User, claim.ID, err)
+	payer, err := l.hold(claim)
+	if err != nil {
+		return billing.Payer{}, fmt.Errorf("holding %s of user %q for %q: %w", claim.Amount, claim.User, claim.ID, err)
 	}
-	return payer, nil
+	return billing.Payer{Billing: payer, UserNumber: 1}, nil
 }
 
 func (l *Ledger) hold(claim *billing.Claim) (payer string, err error) {

@@ -84,7 +84,7 @@ func settleUntilKilled(dir string) error {
 				r := anyChildRecord(newID())
 				_, err := l.Hold(ctx, &billing.Claim{ID: r.ID, Time: r.Time, User: r.User, KeyID: r.KeyID, Amount: 2 * chargeOfChild})
 				if err == nil {
-					err = l.Settle(ctx, r)
+					err = l.Settle(ctx, r, nil)
 				}
 				if err != nil {
 					fmt.Fprintln(os.Stderr, err)
@@ -157,7 +157,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 			t.Fatalf("balance %s after %d records, want %s", before.Amount, ofAlice, want)
 		}
 		for _, id := range fresh {
-			if err := l.Settle(t.Context(), childRecord(id)); err != nil {
+			if err := l.Settle(t.Context(), childRecord(id), nil); err != nil {
 				t.Fatal(err)
 			}
 		}

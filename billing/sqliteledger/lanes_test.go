@@ -20,7 +20,7 @@ func TestNobodyWaitsForAnothersWrite(t *testing.T) {
 	defer l.Close()
 	for busy := range l.lanes[1:] {
 		l.lanes[busy].mu.Lock()
-		if err := l.Settle(t.Context(), childRecord(fmt.Sprint(busy))); err != nil {
+		if err := l.Settle(t.Context(), childRecord(fmt.Sprint(busy)), nil); err != nil {
 			t.Error(err)
 		}
 	}
@@ -44,7 +44,7 @@ func TestSettledTwiceAtOnce(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Settle(t.Context(), r); err != nil { // over another lane
+	if err := l.Settle(t.Context(), r, nil); err != nil { // over another lane
 		t.Fatal(err)
 	}
 	if _, err := l.keep(first, &settled{Record: *r}, frame, payer); err != nil {

@@ -50,7 +50,7 @@ func TestOpenTakesOverTheJournal(t *testing.T) {
 		r.User, r.Charged = user, 10
 		return r
 	}
-	if err := l.Settle(t.Context(), made("a", "alice")); err != nil {
+	if err := l.Settle(t.Context(), made("a", "alice"), nil); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
@@ -158,7 +158,7 @@ func TestPeopleComeAndGoUnderLoad(t *testing.T) {
 			for range 500 {
 				r := anyChildRecord(newID())
 				r.User, r.KeyID = "bob", "k"
-				if err := l.Settle(context.Background(), r); err != nil {
+				if err := l.Settle(context.Background(), r, nil); err != nil {
 					t.Error(err)
 				}
 			}

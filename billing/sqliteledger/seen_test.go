@@ -54,7 +54,7 @@ func TestSeenKnowsWhatTheDatabaseHas(t *testing.T) {
 	dir := t.TempDir()
 	l := openWithAlice(t, dir)
 	for _, id := range []string{"b", "d"} {
-		if err := l.Settle(t.Context(), childRecord(id)); err != nil {
+		if err := l.Settle(t.Context(), childRecord(id), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -69,7 +69,7 @@ func TestSeenKnowsWhatTheDatabaseHas(t *testing.T) {
 		}
 	}
 	for _, id := range []string{"d", "b", "c"} { // one of them is new after all
-		if err := l.Settle(t.Context(), childRecord(id)); err != nil {
+		if err := l.Settle(t.Context(), childRecord(id), nil); err != nil {
 			t.Fatal(err)
 		}
 	}

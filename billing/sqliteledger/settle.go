@@ -10,6 +10,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
 // largestAmount bounds balances to about ±4.6 billion dollars, so that no sum
@@ -21,7 +22,7 @@ var frames = sync.Pool{New: func() any { return new([]byte) }}
 // Settle implements billing.Ledger. An error of the journal's sync, with
 // Options.Sync, leaves the record settled for this process; settling it again
 // tries the disk again.
-func (l *Ledger) Settle(ctx context.Context, record *billing.Record) error {
+func (l *Ledger) Settle(ctx context.Context, record *billing.Record, _ roundtrip.Batch) error {
 	err := ctx.Err()
 	if err == nil {
 		err = l.settle(record)

@@ -112,7 +112,7 @@ func TestHoldWhileTheJournalTakesNothing(t *testing.T) {
 		wantHold(t, l, "a", nil)
 		mend := breakJournal(t, l)
 		wantHold(t, l, "b", nil) // nobody knows yet
-		if err := l.Settle(t.Context(), childRecord("a")); !errors.Is(err, billing.ErrUnwritable) {
+		if err := l.Settle(t.Context(), childRecord("a"), nil); !errors.Is(err, billing.ErrUnwritable) {
 			t.Errorf("Settle: %v, want ErrUnwritable", err)
 		}
 		for i := range 5 {
@@ -130,7 +130,7 @@ func TestHoldWhileTheJournalTakesNothing(t *testing.T) {
 		wantHold(t, l, "c", billing.ErrUnwritable) // a probe
 		mend()
 		wantHold(t, l, "c", billing.ErrUnwritable) // too early for the next
-		if err := l.Settle(t.Context(), childRecord("a")); err != nil {
+		if err := l.Settle(t.Context(), childRecord("a"), nil); err != nil {
 			t.Errorf("settling again: %v", err)
 		}
 		wantHold(t, l, "c", billing.ErrUnwritable) // it may have been the last that fits
@@ -149,7 +149,7 @@ func TestHoldWhileTheDatabaseTakesNothing(t *testing.T) {
 		limitDatabase(t, l, 1)
 		settle := func(from, to int) {
 			for i := from; i < to; i++ {
-				if err := l.Settle(t.Context(), childRecord(fmt.Sprintf("%06d", i))); err != nil {
+				if err := l.Settle(t.Context(), childRecord(fmt.Sprintf("%06d", i)), nil); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -176,7 +176,7 @@ func TestHoldWhileTheDatabaseTakesNothing(t *testing.T) {
 		time.Sleep(gatherFor + time.Second)
 		wantHold(t, l, "c", billing.ErrUnwritable) // there must be room for those in flight
 		settle(801, 1300)
-		if err := l.Settle(t.Context(), childRecord("one too many")); !errors.Is(err, billing.ErrUnwritable) {
+		if err := l.Settle(t.Context(), childRecord("one too many"), nil); !errors.Is(err, billing.ErrUnwritable) {
 			t.Errorf("Settle: %v, want ErrUnwritable", err)
 		}
 		limitDatabase(t, l, 1<<30)
