@@ -63,6 +63,9 @@ type adminMethod struct {
 
 var filterParameters = []string{"from", "to", "user", "key", "account", "group", "model"}
 
+// recordParameters are those of records alone, beside limit, after and format.
+var recordParameters = []string{"settled_from", "settled_to"}
+
 var adminRoutes = []adminRoute{
 	{"accounts", map[string]adminMethod{"GET": {serve: listAccounts}}},
 	{"accounts/*/pause", map[string]adminMethod{"POST": {serve: actOnAccount(pauseAccount)}}},
@@ -76,7 +79,7 @@ var adminRoutes = []adminRoute{
 	{"keys", map[string]adminMethod{"GET": {serve: listKeys}}},
 	{"keys/*", map[string]adminMethod{"DELETE": {serve: revokeKey}}},
 	{"usage", map[string]adminMethod{"GET": {showUsage, slices.Concat(filterParameters, []string{"by", "format"})}}},
-	{"records", map[string]adminMethod{"GET": {showRecords, slices.Concat(filterParameters, []string{"limit", "after", "format"})}}},
+	{"records", map[string]adminMethod{"GET": {showRecords, slices.Concat(filterParameters, recordParameters, []string{"limit", "after", "format"})}}},
 }
 
 // adminCall is one request to the admin API.

@@ -38,6 +38,9 @@ func adminCommand(use, short string) (*cobra.Command, *adminClient) {
 	return cmd, c
 }
 
+// dateMeans is what a date of a flag stands for; the server reads it.
+const dateMeans = "its midnight in the store's time zone"
+
 // onlyCommands makes a command that does nothing without one of those below it.
 func onlyCommands(cmd *cobra.Command) {
 	cmd.Args = cobra.NoArgs

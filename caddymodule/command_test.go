@@ -94,7 +94,7 @@ func TestCommands(t *testing.T) {
 		{"keys list nobody", "!there is no user \"nobody\""},
 		{"keys list a b", "!accepts at most 1 arg(s), received 2"},
 		{"keys add carol --group nope", "!groups: \"nope\" is no group of the config; there are: default, pro, team"},
-		{"keys add carol --expires yesterday", "!the body: \"yesterday\" is no time"},
+		{"keys add carol --expires yesterday", "!expires_at: \"yesterday\" is no time"},
 		{"keys add carol --daily much", "!amount of US dollars \"much\""},
 		{"keys revoke 0100aabbccdd", "!key 0100aabbccdd is the config's"},
 		{"keys", "caddy sub2api keys [command]"},
@@ -111,7 +111,7 @@ func TestCommands(t *testing.T) {
 		{"records --limit 1", "2026-11-25T12:00:00Z  alice  k_0123456789abcdef  default  main     claude-sonnet-5-5  200"},
 		{"records --after r1", "r2\n"},
 		{"records --after r9", "!after: there is no record \"r9\""},
-		{"records --limit 1 --csv", "id,time,user,key_id,"},
+		{"records --limit 1 --csv", "id,time,settled,user,key_id,"},
 		{"users --store nowhere", "!store: \"nowhere\" is none of the config's; there are: embedded /store"},
 	} {
 		out, notes, err := command(address, strings.Fields(step.words)...)

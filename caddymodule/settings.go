@@ -63,6 +63,7 @@ const (
 type settings struct {
 	simple  bool
 	storage storage
+	zone    *time.Location // where days begin
 	// encryptionKey seals the secrets in the store; nil = none.
 	encryptionKey sealer
 
@@ -151,6 +152,7 @@ func (h *Handler) settings() (*settings, error) {
 	s := &settings{
 		simple:  h.Mode == modeSimple,
 		storage: storage,
+		zone:    zone,
 		groups:  make(map[string]*group, len(h.Groups)),
 		users:   make(map[string]*user, len(h.Users)),
 		keys:    make(map[[sha256.Size]byte]*key),
@@ -197,7 +199,7 @@ func (h *Handler) settings() (*settings, error) {
 		return nil, fmt.Errorf("encryption_key: %w", err)
 	}
 	for i := range h.Accounts {
-		account, err := h.Accounts[i].build()
+		account, err := h.Accounts[i].build(zone)
 		if err != nil {
 			return nil, fmt.Errorf("account %s: %w", h.Accounts[i].Name, err)
 		}
@@ -245,8 +247,8 @@ func (s *Store) build(keeping keeping) (storage, error) {
 	return embeddedStorage{dir, keeping}, nil
 }
 
-// build resolves an account that was checked.
-func (a *Account) build() (*upstream.Account, error) {
+// build resolves an account that was checked. Days begin in zone.
+func (a *Account) build(zone *time.Location) (*upstream.Account, error) {
 	account := &upstream.Account{
 		Name:            a.Name,
 		Platform:        upstream.Platform(a.Platform),
@@ -272,7 +274,7 @@ func (a *Account) build() (*upstream.Account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", word, err)
 	}
-	if account.Refresh, err = a.OAuth.build(); err != nil {
+	if account.Refresh, err = a.OAuth.build(zone); err != nil {
 		return nil, fmt.Errorf("oauth: %w", err)
 	}
 	text, err := resolve(a.BaseURL)
@@ -318,7 +320,7 @@ func (s *settings) addUsers(users []User) error {
 			if owner.subscriptions == nil {
 				owner.subscriptions = make(map[string]time.Time)
 			}
-			owner.subscriptions[subscribe.Group], _ = parseMoment(subscribe.Until) // checked
+			owner.subscriptions[subscribe.Group], _ = parseMoment(subscribe.Until, s.zone) // checked
 		}
 		s.users[u.Name] = owner
 		for _, k := range u.Keys {
