@@ -60,7 +60,7 @@ func callAdmin(t *testing.T, api *adminAPI, method, target, body string) (int, s
 func TestAdminAPI(t *testing.T) {
 	ledger := newBookLedger()
 	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	// Somebody whom an older config declared.
 	if err := ledger.Declare(t.Context(), []billing.User{{Name: "gone", Balance: dollar}}); err != nil {
 		t.Fatal(err)
@@ -215,7 +215,7 @@ var adminSteps = []struct {
 func TestAKeyIsShownOnceAndKeptAsADigest(t *testing.T) {
 	ledger := newBookLedger()
 	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	status, body, header := callAdmin(t, api, "POST", "/sub2api/users/alice/keys",
 		`{"groups":["pro","default"],"models":["claude-haiku-*"],"expires_at":"2099-01-01","limits":{"daily":"5","monthly":50}}`)
 	if status != 200 || header.Get("Cache-Control") != "no-store" {
@@ -283,7 +283,7 @@ const largestKeyDigits = "YHJSKWDa6oz1al1yMhwzwM8llg7hJNUca2J5RoW8xP1"
 
 func TestSeveralStoresAreNamed(t *testing.T) {
 	var all []*runtime
-	api := &adminAPI{inForce: func() []*runtime { return all }}
+	api := &adminAPI{pool: func() []*runtime { return all }}
 	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 404 || !strings.Contains(body, "has no sub2api handler") {
 		t.Errorf("without a store: %d %s", status, body)
 	}
@@ -341,7 +341,7 @@ func TestAStoreThatFails(t *testing.T) {
 	} {
 		ledger := newBookLedger()
 		rt := adminRuntime(t, test.named, ledger, adminConfig())
-		api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+		api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 		ledger.fail = test.err
 		for _, path := range []string{"users", "users/alice", "keys", "usage", "records"} {
 			status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, "")
@@ -352,7 +352,7 @@ func TestAStoreThatFails(t *testing.T) {
 	}
 	ledger := newBookLedger()
 	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	rt.refuse = true
 	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 503 || !strings.Contains(body, "is being closed") {
 		t.Errorf("while it closes: %d %s", status, body)
@@ -363,7 +363,7 @@ func TestAStoreThatLostItsUsersIsToldOfThem(t *testing.T) {
 	for _, path := range []string{"users", "users/alice"} {
 		ledger := newBookLedger()
 		rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
-		api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+		api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 		clear(ledger.users)
 		if status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, ""); status != 200 || !strings.Contains(body, `"name":"alice"`) {
 			t.Errorf("%s: %d %s", path, status, body)

@@ -91,7 +91,7 @@ func TestEveryDateIsOfTheBillingZone(t *testing.T) {
 		config.zone = s.zone
 		ledger := newBookLedger()
 		rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, config)
-		address := adminServer(t, &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }})
+		address := adminServer(t, &adminAPI{pool: func() []*runtime { return []*runtime{rt} }})
 		out, _, err := command(address, "usage", "--from", test.day, "--json")
 		var rows []struct {
 			From int64 `json:"input_tokens"` // see bookLedger.Usage
@@ -124,7 +124,7 @@ func TestRecordsOfATimeOfSettling(t *testing.T) {
 	config := adminConfig()
 	config.zone = mustZone(t, "America/New_York")
 	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, config)
-	address := adminServer(t, &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }})
+	address := adminServer(t, &adminAPI{pool: func() []*runtime { return []*runtime{rt} }})
 	for words, want := range map[string][]string{
 		"": {"r0", "r1", "r2", "r3"},
 		"--settled-from 2026-11-26T06:30:00.000001Z":                                 {"r2", "r3"},
@@ -148,7 +148,7 @@ func TestRecordsOfATimeOfSettling(t *testing.T) {
 			t.Errorf("records %s: %v (-want +got):\n%s", words, err, diff)
 		}
 	}
-	api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	status, body, _ := callAdmin(t, api, "GET", "/sub2api/records?settled_from=2026-11-26T09%3A00%3A00%2B02%3A00&limit=1", "")
 	if status != http.StatusOK || !strings.Contains(body, `"id":"r3"`) || !strings.Contains(body, `"settled":"2026-11-26T07:30:00.000001Z"`) {
 		t.Errorf("%d %s", status, body)

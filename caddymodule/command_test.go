@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -156,35 +155,6 @@ func TestKeysAddPrintsTheKeyAloneOnALine(t *testing.T) {
 	}
 	if out, _, err = command(address, "keys", "add", "alice", "--json"); err != nil || !json.Valid([]byte(out)) || !strings.Contains(out, `"key":"sk-`) {
 		t.Errorf("%v: %s", err, out)
-	}
-}
-
-func TestCommandsWithoutAnAnswer(t *testing.T) {
-	plain := httptest.NewServer(http.NotFoundHandler()) // a Caddy without sub2api
-	defer plain.Close()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := listener.Addr().String()
-	listener.Close()
-	dropping := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }))
-	defer dropping.Close()
-	failing := newBookLedger()
-	broken := adminServer(t, exportAPI(t, failing))
-	failing.fail = errors.New("out\nof order")
-	for _, test := range []struct{ address, words, want, not string }{
-		{plain.Listener.Addr().String(), "users", "was built without it", "credited"},
-		{nobody, "users", "run caddy, or name its address with --address", "credited"},
-		{nobody, "users credit bob 1 --id a", "run caddy, or name its address with --address", "credited"},
-		{dropping.Listener.Addr().String(), "users credit bob 1 --id a", "repeat it with --id a, which credits once", "\x00"},
-		{broken, "users credit alice 1 --id a", "out?of order; it may have been credited all the same: repeat it with --id a", "\x00"},
-		{broken, "records", "store embedded /store: out?of order", "credited"},
-	} {
-		_, notes, err := command(test.address, strings.Fields(test.words)...)
-		if err == nil || strings.Count(notes, "\n") != 1 || !strings.Contains(notes, test.want) || strings.Contains(notes, test.not) {
-			t.Errorf("%s: %v: %q, want one line with %q", test.words, err, notes, test.want)
-		}
 	}
 }
 
