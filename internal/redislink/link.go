@@ -145,8 +145,10 @@ func (o *Outage) Unwrap() error { return o.Err }
 // refusals begin the errors that a server gives to whatever it is asked, or to
 // whatever writes. Within a script, older servers put a text before them.
 var refusals = []string{
-	"NOAUTH", "WRONGPASS", "NOPERM", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "OOM", "MISCONF", "NOREPLICAS",
-	"BUSY", "ERR max number of clients reached", "UNKILLABLE",
+	"NOAUTH", "WRONGPASS", "NOPERM", "DENIED", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "OOM", "MISCONF", "NOREPLICAS",
+	"BUSY", "UNKILLABLE", "ERR max number of clients",
+	// What the server's list of rights says to a script that it has let begin.
+	"ERR The user executing the script can't", "ERR ACL failure in script",
 }
 
 // isOutage reports whether a command's error means that Redis serves nobody: it did
