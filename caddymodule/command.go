@@ -29,7 +29,8 @@ func init() {
 Commands of the sub2api gateway.
 
 "demo" starts a gateway and a simulated upstream on loopback, prints a curl line
-that streams an answer, and leaves no files behind.
+that streams an answer, and leaves no files behind: those that it needs, and
+those that Caddy writes, are in a directory of their own until it ends.
 
 The others speak to the admin endpoint of the Caddy that runs.`,
 		CobraFunc: addCommands,
