@@ -106,9 +106,8 @@ func (b *redisBackend) open(ctx context.Context, key sealer) (billing.Ledger, do
 }
 
 func (b *redisBackend) newLedger() billing.Ledger {
-	return redisledger.New(b.client, redisledger.Options{
-		Namespace: b.storage.namespace, Timeout: b.storage.timeout, Spool: b.storage.spool, Sync: b.storage.sync,
-		Location: b.storage.zone, Logger: b.logger,
+	return redisledger.New(b.link, redisledger.Options{
+		Namespace: b.storage.namespace, Spool: b.storage.spool, Sync: b.storage.sync, Location: b.storage.zone, Logger: b.logger,
 	})
 }
 
