@@ -4,6 +4,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -104,7 +105,7 @@ type starter struct{ gateway *gateway }
 func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
 	s.gateway.runtime.logs.set(s.gateway.logger)
 	s.gateway.runtime.store.backend.take(s.gateway.storage)
-	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil {
+	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil && !errors.Is(err, scheduler.ErrUnavailable) {
 		s.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
 	}
 	s.gateway.runtime.watch(s.gateway)

@@ -265,7 +265,7 @@ func (l *Link) probeAgain() (err error) {
 		if err = l.probe(); !errors.As(err, &outage) {
 			return err
 		}
-		if err = outage.Err; !outage.Stalled {
+		if err = outage.Err; !outage.Stalled || l.ctx.Err() != nil {
 			return err
 		}
 	}

@@ -75,6 +75,7 @@ type State struct {
 	// joined: the store knew this node once. suspect: it may have lost something
 	// since.
 	joined, suspect bool
+	denied          bool      // it was logged that Redis does not let this node listen
 	beat            string    // the last one, as Redis gave it
 	origin          time.Time // Redis's time at start
 	nodes           int       // that are alive, this one included
