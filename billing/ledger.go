@@ -26,6 +26,8 @@ var (
 	// ErrUnwritable: the store takes no records at present, because the disk is
 	// full or broken. What was settled before is safe.
 	ErrUnwritable = errors.New("the ledger can't be written to")
+	// ErrUnavailable: the store can't be reached, or serves nobody at present.
+	ErrUnavailable = errors.New("the ledger's store is out of reach")
 	// ErrClosed: the ledger was closed.
 	ErrClosed = errors.New("ledger is closed")
 )

@@ -25,13 +25,17 @@ const (
 	adminPrefix = "/sub2api/"
 	// maxAdminBody is the largest request body, in bytes.
 	maxAdminBody = 1 << 20
+	// adminRetryAfter is when to ask again after a 503, in seconds.
+	adminRetryAfter = "1"
 )
 
 // adminAPI is the part of Caddy's admin endpoint where an operator looks after
 // accounts, users, keys and money. It works on the stores of the configs in force.
 type adminAPI struct {
-	// inForce finds the runtimes of these; nil = runtimesInForce.
-	inForce func() []*runtime
+	// pool finds the runtimes; nil = those of this process.
+	pool func() []*runtime
+	// config is that of the config that the endpoint belongs to; nil = a started one.
+	config context.Context
 }
 
 // CaddyModule returns the Caddy module information.
@@ -40,6 +44,18 @@ func (adminAPI) CaddyModule() caddy.ModuleInfo {
 		ID:  "admin.api.sub2api",
 		New: func() caddy.Module { return new(adminAPI) },
 	}
+}
+
+// Provision implements caddy.Provisioner. The endpoint listens before the config's
+// handlers are made.
+func (a *adminAPI) Provision(ctx caddy.Context) error {
+	a.config = ctx.Context
+	return nil
+}
+
+// starting reports whether the endpoint's config is not in force yet.
+func (a *adminAPI) starting() bool {
+	return a.config != nil && a.config.Err() == nil && caddy.ActiveContext().Context != a.config
 }
 
 // Routes implements caddy.AdminRouter.
@@ -63,6 +79,9 @@ type adminMethod struct {
 
 var filterParameters = []string{"from", "to", "user", "key", "account", "group", "model"}
 
+// recordParameters are those of records alone, beside limit, after and format.
+var recordParameters = []string{"settled_from", "settled_to"}
+
 var adminRoutes = []adminRoute{
 	{"accounts", map[string]adminMethod{"GET": {serve: listAccounts}}},
 	{"accounts/*/pause", map[string]adminMethod{"POST": {serve: actOnAccount(pauseAccount)}}},
@@ -76,7 +95,7 @@ var adminRoutes = []adminRoute{
 	{"keys", map[string]adminMethod{"GET": {serve: listKeys}}},
 	{"keys/*", map[string]adminMethod{"DELETE": {serve: revokeKey}}},
 	{"usage", map[string]adminMethod{"GET": {showUsage, slices.Concat(filterParameters, []string{"by", "format"})}}},
-	{"records", map[string]adminMethod{"GET": {showRecords, slices.Concat(filterParameters, []string{"limit", "after", "format"})}}},
+	{"records", map[string]adminMethod{"GET": {showRecords, slices.Concat(filterParameters, recordParameters, []string{"limit", "after", "format"})}}},
 }
 
 // adminCall is one request to the admin API.
@@ -89,7 +108,17 @@ type adminCall struct {
 	store *adminStore
 }
 
+// serve answers, or returns why not. What is out of reach for now may be asked for
+// again soon.
 func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
+	err := a.carryOut(w, r)
+	if refusal, ok := errors.AsType[caddy.APIError](err); ok && refusal.HTTPStatus == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", adminRetryAfter)
+	}
+	return err
+}
+
+func (a *adminAPI) carryOut(w http.ResponseWriter, r *http.Request) error {
 	route, names, err := findAdminRoute(r.URL.EscapedPath())
 	if err != nil {
 		return err
@@ -230,5 +259,6 @@ func storeRefusal(rt *runtime, err error) error {
 // Interface guards
 var (
 	_ caddy.Module      = (*adminAPI)(nil)
+	_ caddy.Provisioner = (*adminAPI)(nil)
 	_ caddy.AdminRouter = (*adminAPI)(nil)
 )

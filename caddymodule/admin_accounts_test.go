@@ -42,7 +42,7 @@ func accountConfig() *settings {
 func accountAPI(t *testing.T) (*adminAPI, *runtime) {
 	t.Helper()
 	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, newBookLedger(), accountConfig())
-	return &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}, rt
+	return &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}, rt
 }
 
 func (rt *runtime) stand(t *testing.T, account string, f func(*scheduler.Standing)) {

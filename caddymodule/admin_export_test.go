@@ -27,7 +27,7 @@ import (
 // exportAPI is the admin API over a ledger.
 func exportAPI(t *testing.T, ledger billing.Ledger) *adminAPI {
 	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
-	return &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+	return &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 }
 
 // newestFirst makes records of one minute each, the newest now.
@@ -237,7 +237,7 @@ func TestAnExportThatFails(t *testing.T) {
 	var log bytes.Buffer
 	ledger := &endless{bookLedger: newBookLedger(), rows: 10_000}
 	api := exportAPI(t, ledger)
-	api.inForce()[0].logs.set(slog.New(slog.NewTextHandler(&log, nil)))
+	api.pool()[0].logs.set(slog.New(slog.NewTextHandler(&log, nil)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := api.serve(w, r); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)

@@ -174,6 +174,7 @@ func (l *bookLedger) Records(ctx context.Context, filter billing.RecordFilter, y
 	for i := range l.records {
 		r := &l.records[i]
 		if filter.User != "" && r.User != filter.User || filter.After != nil && !r.Time.Before(filter.After.Time) ||
+			!filter.SettledFrom.IsZero() && r.Settled.Before(filter.SettledFrom) || !filter.SettledTo.IsZero() && !r.Settled.Before(filter.SettledTo) ||
 			!filter.From.IsZero() && r.Time.Before(filter.From) || !filter.To.IsZero() && !r.Time.Before(filter.To) {
 			continue
 		}

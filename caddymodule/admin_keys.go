@@ -107,20 +107,21 @@ func addKey(c *adminCall) error {
 	var body struct {
 		Groups  []string      `json:"groups"`
 		Models  []string      `json:"models"`
-		Expires moment        `json:"expires_at"`
+		Expires *string       `json:"expires_at"`
 		Limits  keyLimitsView `json:"limits"`
 	}
 	if err := c.body(&body); err != nil {
 		return err
 	}
-	made := billing.Key{Groups: body.Groups, Models: body.Models, Expires: body.Expires.Time, Created: time.Now().UTC().Truncate(time.Second)}
+	made := billing.Key{Groups: body.Groups, Models: body.Models, Created: time.Now().UTC().Truncate(time.Second)}
 	if err := c.store.checkKeyGroups(body.Groups); err != nil {
 		return err
 	}
 	if err := checkKeyModels(body.Models); err != nil {
 		return err
 	}
-	if err := body.Expires.ahead("expires_at"); err != nil {
+	var err error
+	if made.Expires, err = c.bodyMoment("expires_at", body.Expires); err != nil {
 		return err
 	}
 	for span, limit := range map[billing.Span]*billing.USD{billing.Daily: body.Limits.Daily, billing.Monthly: body.Limits.Monthly} {

@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"cmp"
-	"encoding/json"
 	"errors"
 	"net/http"
 	"strings"
@@ -64,36 +63,10 @@ func checkText(word, text string, most int) error {
 	return nil
 }
 
-// moment is a time in a body, or a date for its midnight in UTC; absent or null,
-// it is zero.
-type moment struct{ time.Time }
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (m *moment) UnmarshalJSON(data []byte) error {
-	var text *string
-	if err := json.Unmarshal(data, &text); err != nil || text == nil {
-		return err
-	}
-	if *text == "" {
-		return errors.New(`"" is no time; leave it out for one that never comes`)
-	}
-	var err error
-	m.Time, err = parseMoment(*text)
-	return err
-}
-
-// ahead refuses a time that has passed.
-func (m moment) ahead(word string) error {
-	if !m.IsZero() && !m.After(time.Now()) {
-		return refuse(http.StatusBadRequest, "%s: %s has passed; write a time to come", word, m.Format(time.RFC3339))
-	}
-	return nil
-}
-
 // subscribe answers PUT users/{name}/subscriptions/{group}.
 func subscribe(c *adminCall) error {
 	var body struct {
-		Until moment `json:"until"`
+		Until *string `json:"until"`
 	}
 	if err := c.body(&body); err != nil {
 		return err
@@ -106,14 +79,15 @@ func subscribe(c *adminCall) error {
 	case !limited(g):
 		return refuse(http.StatusBadRequest, "group %s has no limits, so there is nothing to subscribe to; those with limits are: %s", name, c.store.groupList(limited))
 	}
-	if err := body.Until.ahead("until"); err != nil {
+	until, err := c.bodyMoment("until", body.Until)
+	if err != nil {
 		return err
 	}
 	profile, err := c.undeclaredSubscription()
 	if err != nil {
 		return err
 	}
-	if err := c.store.ledger.Subscribe(c.ctx, profile.Name, name, body.Until.Time); err != nil {
+	if err := c.store.ledger.Subscribe(c.ctx, profile.Name, name, until); err != nil {
 		return err
 	}
 	made, err := c.store.ledger.Subscription(c.ctx, profile.Name, name)

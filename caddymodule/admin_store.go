@@ -19,23 +19,26 @@ type adminStore struct {
 	configs []*gateway // the newest first; never empty
 }
 
-// runtimesInForce are those that a config uses which has started.
-func runtimesInForce() (all []*runtime) {
+// pooledRuntimes are those of the configs in force, and of one that is starting.
+func pooledRuntimes() (all []*runtime) {
 	runtimes.Range(func(_, value any) bool {
 		all = append(all, value.(*runtime))
 		return true
 	})
-	return slices.DeleteFunc(all, func(rt *runtime) bool { return len(rt.watched()) == 0 })
+	return all
 }
 
 // choose finds the store that a call names, by its text or a part of it, or the
 // only one.
 func (a *adminAPI) choose(named string) (*runtime, error) {
-	find := runtimesInForce
-	if a.inForce != nil {
-		find = a.inForce
+	find := pooledRuntimes
+	if a.pool != nil {
+		find = a.pool
 	}
 	all := find()
+	pooled := len(all)
+	all = slices.DeleteFunc(all, func(rt *runtime) bool { return len(rt.watched()) == 0 })
+	begins := pooled > len(all) || a.starting()
 	shared := map[string]int{}
 	for _, rt := range all {
 		shared[rt.storage.String()]++
@@ -48,11 +51,14 @@ func (a *adminAPI) choose(named string) (*runtime, error) {
 		}
 		byText[text] = rt
 	}
-	if len(byText) == 0 {
-		return nil, refuse(http.StatusNotFound, "the config that runs has no sub2api handler, so there are no accounts, users, keys and records")
-	}
 	if rt := byText[named]; rt != nil {
 		return rt, nil
+	}
+	if begins { // which stores there are is not known yet
+		return nil, refuse(http.StatusServiceUnavailable, "a config is being started, and its stores opened; try again in a moment")
+	}
+	if len(byText) == 0 {
+		return nil, refuse(http.StatusNotFound, "the config that runs has no sub2api handler, so there are no accounts, users, keys and records")
 	}
 	texts := slices.Sorted(maps.Keys(byText))
 	meant := slices.DeleteFunc(slices.Clone(texts), func(text string) bool { return !strings.Contains(text, named) })

@@ -29,6 +29,7 @@ func adminConfig() *settings {
 	alice := &user{name: "alice", concurrency: 3, subscriptions: map[string]time.Time{"pro": time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}}
 	zoe := &user{name: "zoé@example.com"}
 	return &settings{
+		zone:     time.UTC,
 		groups:   map[string]*group{"default": plain, "pro": pro, "team": {name: "team", subscription: true, limits: billing.Limits{0, 50 * dollar, 0}}},
 		users:    map[string]*user{alice.name: alice, zoe.name: zoe},
 		declared: []billing.User{{Name: alice.name, Balance: 20 * dollar}, {Name: zoe.name, Unlimited: true}},
@@ -59,7 +60,7 @@ func callAdmin(t *testing.T, api *adminAPI, method, target, body string) (int, s
 func TestAdminAPI(t *testing.T) {
 	ledger := newBookLedger()
 	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	// Somebody whom an older config declared.
 	if err := ledger.Declare(t.Context(), []billing.User{{Name: "gone", Balance: dollar}}); err != nil {
 		t.Fatal(err)
@@ -161,7 +162,7 @@ var adminSteps = []struct {
 	{"PUT", "users/bob/subscriptions/default", ``, 400, "group default has no limits … those with limits are: pro, team"},
 	{"PUT", "users/bob/subscriptions/other", ``, 400, `"other" is no group of the config; those with limits are: pro, team`},
 	{"PUT", "users/bob/subscriptions/team", `{"until":"2001-01-01"}`, 400, "until: 2001-01-01T00:00:00Z has passed"},
-	{"PUT", "users/bob/subscriptions/team", `{"until":"tomorrow"}`, 400, `the body: "tomorrow" is no time`},
+	{"PUT", "users/bob/subscriptions/team", `{"until":"tomorrow"}`, 400, `until: "tomorrow" is no time`},
 	{"PUT", "users/bob/subscriptions/team", `{"until":""}`, 400, `"" is no time`},
 	{"PUT", "users/nobody/subscriptions/team", ``, 404, "there is no user"},
 	{"DELETE", "users/alice/subscriptions/pro", ``, 409, "the config subscribes user alice to pro"},
@@ -202,13 +203,19 @@ var adminSteps = []struct {
 	{"GET", "records?limit=-1", "", 400, `limit: "-1" is no number`},
 	{"GET", "records?limit=x", "", 400, `limit: "x" is no number`},
 	{"GET", "records?after=r1", "", 400, `after: there is no record "r1"`},
+	{"GET", "records?settled_from=yesterday", "", 400, `settled_from: "yesterday" is no time`},
+	{"GET", "records?settled_to=1", "", 400, `settled_to: "1" is no time`},
+	{"GET", "records?settled_from=2026-11-01T00:00:00+08:00", "", 400, `in a query, + is written %2B`},
+	{"GET", "records?settled_from=2026-01-02&settled_to=2026-01-02", "", 400, "settled_from is not before settled_to"},
+	{"GET", "records?settled_from=2026-01-02&settled_from=2026-01-03", "", 400, "settled_from 2 times"},
+	{"GET", "usage?settled_from=2026-01-02", "", 400, `"settled_from", which is unknown here`},
 	{"GET", "records?by=user", "", 400, `"by", which is unknown here`},
 }
 
 func TestAKeyIsShownOnceAndKeptAsADigest(t *testing.T) {
 	ledger := newBookLedger()
 	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	status, body, header := callAdmin(t, api, "POST", "/sub2api/users/alice/keys",
 		`{"groups":["pro","default"],"models":["claude-haiku-*"],"expires_at":"2099-01-01","limits":{"daily":"5","monthly":50}}`)
 	if status != 200 || header.Get("Cache-Control") != "no-store" {
@@ -276,7 +283,7 @@ const largestKeyDigits = "YHJSKWDa6oz1al1yMhwzwM8llg7hJNUca2J5RoW8xP1"
 
 func TestSeveralStoresAreNamed(t *testing.T) {
 	var all []*runtime
-	api := &adminAPI{inForce: func() []*runtime { return all }}
+	api := &adminAPI{pool: func() []*runtime { return all }}
 	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 404 || !strings.Contains(body, "has no sub2api handler") {
 		t.Errorf("without a store: %d %s", status, body)
 	}
@@ -334,7 +341,7 @@ func TestAStoreThatFails(t *testing.T) {
 	} {
 		ledger := newBookLedger()
 		rt := adminRuntime(t, test.named, ledger, adminConfig())
-		api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+		api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 		ledger.fail = test.err
 		for _, path := range []string{"users", "users/alice", "keys", "usage", "records"} {
 			status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, "")
@@ -345,7 +352,7 @@ func TestAStoreThatFails(t *testing.T) {
 	}
 	ledger := newBookLedger()
 	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	rt.refuse = true
 	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 503 || !strings.Contains(body, "is being closed") {
 		t.Errorf("while it closes: %d %s", status, body)
@@ -356,7 +363,7 @@ func TestAStoreThatLostItsUsersIsToldOfThem(t *testing.T) {
 	for _, path := range []string{"users", "users/alice"} {
 		ledger := newBookLedger()
 		rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
-		api := &adminAPI{inForce: func() []*runtime { return []*runtime{rt} }}
+		api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 		clear(ledger.users)
 		if status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, ""); status != 200 || !strings.Contains(body, `"name":"alice"`) {
 			t.Errorf("%s: %d %s", path, status, body)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 )
@@ -19,16 +20,22 @@ func (c *adminCall) filter() (f billing.RecordFilter, err error) {
 	f = billing.RecordFilter{
 		User: c.query.Get("user"), KeyID: c.query.Get("key"), Account: c.query.Get("account"), Group: c.query.Get("group"), Model: c.query.Get("model"),
 	}
-	if f.From, err = parseMoment(c.query.Get("from")); err != nil {
-		return f, refuse(http.StatusBadRequest, "from: %w", err)
+	f.From, f.To, err = c.queryRange("from", "to")
+	return f, err
+}
+
+// queryRange reads two times of the query; zero = unbounded.
+func (c *adminCall) queryRange(fromWord, toWord string) (from, to time.Time, err error) {
+	if from, err = c.queryMoment(fromWord); err != nil {
+		return from, to, err
 	}
-	if f.To, err = parseMoment(c.query.Get("to")); err != nil {
-		return f, refuse(http.StatusBadRequest, "to: %w", err)
+	if to, err = c.queryMoment(toWord); err != nil {
+		return from, to, err
 	}
-	if !f.From.IsZero() && !f.To.IsZero() && !f.From.Before(f.To) {
-		return f, refuse(http.StatusBadRequest, "from is not before to, so nothing lies between; to itself is left out")
+	if !from.IsZero() && !to.IsZero() && !from.Before(to) {
+		return from, to, refuse(http.StatusBadRequest, "%s is not before %s, so nothing lies between; %s itself is left out", fromWord, toWord, toWord)
 	}
-	return f, nil
+	return from, to, nil
 }
 
 // dimensionColumns are the columns that tell usage rows apart.
@@ -84,6 +91,7 @@ func showUsage(c *adminCall) error {
 var recordColumns = []column[billing.Record]{
 	{"id", func(r *billing.Record) cell { return nameCell(r.ID) }},
 	{"time", func(r *billing.Record) cell { return timeCell(r.Time) }},
+	{"settled", func(r *billing.Record) cell { return timeCell(r.Settled) }},
 	{"user", func(r *billing.Record) cell { return nameCell(r.User) }},
 	{"key_id", func(r *billing.Record) cell { return nameCell(r.KeyID) }},
 	{"account", func(r *billing.Record) cell { return nameCell(r.Account) }},
@@ -121,6 +129,9 @@ var recordColumns = []column[billing.Record]{
 func showRecords(c *adminCall) error {
 	filter, err := c.filter()
 	if err != nil {
+		return err
+	}
+	if filter.SettledFrom, filter.SettledTo, err = c.queryRange("settled_from", "settled_to"); err != nil {
 		return err
 	}
 	filter.Limit = defaultRecordLimit

@@ -178,9 +178,10 @@ func addUser(c *adminCall) error {
 	if body.Concurrency != nil {
 		concurrency = *body.Concurrency
 	}
+	if err := vetName(body.Name); err != nil {
+		return refuse(http.StatusBadRequest, "name: %.80q can't be used: it %w", body.Name, err)
+	}
 	switch {
-	case len(body.Name) > maxNameLength || !validName.MatchString(body.Name):
-		return refuse(http.StatusBadRequest, "name: %.80q can't be used; start with a letter or digit, go on with letters, digits and . _ @ + -, and end within %d bytes", body.Name, maxNameLength)
 	case body.Balance < 0 || body.Balance > maxBalance:
 		return refuse(http.StatusBadRequest, "balance_usd: %s is out of range; write US dollars between 0 and a billion", body.Balance)
 	case c.store.declared(body.Name) != nil:

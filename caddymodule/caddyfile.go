@@ -20,9 +20,22 @@ func init() {
 
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	handler := new(Handler)
-	if err := handler.UnmarshalCaddyfile(h.Dispenser); err != nil {
+	p, err := handler.parse(h.Dispenser)
+	if err != nil {
 		return nil, err
 	}
+	written, err := handler.writtenSite(p.place)
+	if err != nil {
+		return nil, err
+	}
+	const sitesBefore = "sub2api sites"
+	before, _ := h.State[sitesBefore].([]*site)
+	for _, other := range before {
+		if err := written.contradicts(other); err != nil {
+			return nil, p.locate(err)
+		}
+	}
+	h.State[sitesBefore] = append(before, written)
 	return handler, nil
 }
 
@@ -139,22 +152,28 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 // account, group, user, header, key, subscribe and allow_header may be repeated; every
 // other word stands at most once in its block.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	_, err := h.parse(d)
+	return err
+}
+
+// parse reads the directive, and returns the parser, which knows the lines.
+func (h *Handler) parse(d *caddyfile.Dispenser) (*parser, error) {
 	p := &parser{d: d, seen: map[string]caddyfile.Token{}, count: map[string]int{}}
 	if !d.Next() {
-		return d.Err("sub2api: the directive is missing")
+		return nil, d.Err("sub2api: the directive is missing")
 	}
 	p.seen[""] = d.Token()
 	if d.NextArg() {
-		return d.Errf("sub2api: unexpected argument %q; everything but a matcher goes into the block", d.Val())
+		return nil, d.Errf("sub2api: unexpected argument %q; everything but a matcher goes into the block", d.Val())
 	}
 	nesting := d.Nesting()
 	if err := p.block("", "sub2api", h.words(p)); err != nil {
-		return err
+		return nil, err
 	}
 	if d.Nesting() > nesting {
-		return d.Errf("sub2api: a closing brace is missing, or is not alone on its line")
+		return nil, d.Errf("sub2api: a closing brace is missing, or is not alone on its line")
 	}
-	return p.locate(h.Validate())
+	return p, p.locate(h.Validate())
 }
 
 // parser reads one directive. It remembers where each item stands, so that
@@ -274,15 +293,25 @@ func (p *parser) locate(err error) error {
 	if !errors.As(err, &f) {
 		return err
 	}
-	path := f.path
+	at := caddyfile.NewDispenser([]caddyfile.Token{p.token(f.path)})
+	at.Next()
+	return at.WrapErr(err)
+}
+
+// token is the first of an item, or of the closest one around it.
+func (p *parser) token(path string) caddyfile.Token {
 	token, ok := p.seen[path]
 	for !ok {
 		path = path[:max(0, strings.LastIndexAny(path, ".["))]
 		token, ok = p.seen[path]
 	}
-	at := caddyfile.NewDispenser([]caddyfile.Token{token})
-	at.Next()
-	return at.WrapErr(err)
+	return token
+}
+
+// place is the file and line of an item.
+func (p *parser) place(path string) string {
+	token := p.token(path)
+	return fmt.Sprintf("%s:%d", token.File, token.Line)
 }
 
 // Interface guards

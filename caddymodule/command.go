@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -28,7 +29,8 @@ func init() {
 Commands of the sub2api gateway.
 
 "demo" starts a gateway and a simulated upstream on loopback, prints a curl line
-that streams an answer, and leaves no files behind.
+that streams an answer, and leaves no files behind: those that it needs, and
+those that Caddy writes, are in a directory of their own until it ends.
 
 The others speak to the admin endpoint of the Caddy that runs.`,
 		CobraFunc: addCommands,
@@ -69,9 +71,13 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 	upstream.Set("", simulator.Always(simulator.Reply{Pause: flags.Duration("pause")}))
 	dir, err := os.MkdirTemp("", "sub2api-demo-")
 	if err != nil {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("making a directory for the demo's ledger: %w", err)
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("making a directory for the demo's files: %w", err)
 	}
 	defer os.RemoveAll(dir)
+	// Caddy writes files of its own into its data directory, as it finds it then.
+	if err := os.Setenv("XDG_DATA_HOME", dir); err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("choosing a data directory: %w", err)
+	}
 	admin, usual, err := adminAddress()
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("finding an address for the admin endpoint: %w", err)
@@ -107,7 +113,7 @@ func adminAddress() (address string, usual bool, err error) {
 
 func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
 	handler := Handler{
-		Store: &Store{Embedded: &EmbeddedStore{Dir: dir}},
+		Store: &Store{Embedded: &EmbeddedStore{Dir: filepath.Join(dir, "store")}},
 		Accounts: []Account{
 			{Name: "first", APIKey: "sk-upstream-first", BaseURL: upstreamURL, Concurrency: 8},
 			{Name: "second", APIKey: "sk-upstream-second", BaseURL: upstreamURL, Concurrency: 8},
@@ -130,10 +136,12 @@ func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
 		Servers:     map[string]*caddyhttp.Server{"demo": &server},
 		GracePeriod: caddy.Duration(time.Second),
 	}
+	storage := map[string]string{"module": "file_system", "root": filepath.Join(dir, "caddy")}
 	return &caddy.Config{
-		Admin:   &caddy.AdminConfig{Listen: admin, Config: &caddy.ConfigSettings{Persist: new(false)}},
-		Logging: &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "WARN"}}}},
-		AppsRaw: caddy.ModuleMap{"http": caddyconfig.JSON(app, nil)},
+		StorageRaw: caddyconfig.JSON(storage, nil),
+		Admin:      &caddy.AdminConfig{Listen: admin, Config: &caddy.ConfigSettings{Persist: new(false)}},
+		Logging:    &caddy.Logging{Logs: map[string]*caddy.CustomLog{"default": {BaseLog: caddy.BaseLog{Level: "WARN"}}}},
+		AppsRaw:    caddy.ModuleMap{"http": caddyconfig.JSON(app, nil)},
 	}
 }
 

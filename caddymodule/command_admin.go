@@ -11,7 +11,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
@@ -37,6 +36,9 @@ func adminCommand(use, short string) (*cobra.Command, *adminClient) {
 	flags.BoolVar(&c.asJSON, "json", false, "Print the answer of the admin API, for scripts")
 	return cmd, c
 }
+
+// dateMeans is what a date of a flag stands for; the server reads it.
+const dateMeans = "its midnight in the store's time zone"
 
 // onlyCommands makes a command that does nothing without one of those below it.
 func onlyCommands(cmd *cobra.Command) {
@@ -72,36 +74,11 @@ func (c *adminClient) call(method, path string, query url.Values, body any) (io.
 	if err != nil {
 		return nil, adminError(address, err)
 	}
+	if err := ofAdminAPI(address, response); err != nil {
+		response.Body.Close()
+		return nil, err
+	}
 	return response.Body, nil
-}
-
-// adminFailure is a call that failed, in one line.
-type adminFailure struct {
-	message string
-	// doubtful: it may have been carried out all the same.
-	doubtful bool
-}
-
-func (f *adminFailure) Error() string { return f.message }
-
-// adminError makes an adminFailure of an error of AdminAPIRequest, which has it as
-// text alone.
-func adminError(address string, err error) error {
-	_, answer, ok := strings.Cut(err.Error(), "caddy responded with error: HTTP ")
-	if !ok {
-		message := fmt.Sprintf("no answer of Caddy's admin endpoint at %s: %s; run caddy, or name its address with --address", address, printable(err.Error()))
-		return &adminFailure{message, !strings.Contains(err.Error(), ": dial ")}
-	}
-	status, body, _ := strings.Cut(answer, ": ")
-	doubtful := strings.HasPrefix(status, "5")
-	var refusal caddy.APIError
-	switch {
-	case json.Unmarshal([]byte(body), &refusal) == nil && refusal.Message != "":
-		return &adminFailure{printable(refusal.Message), doubtful}
-	case status == "404":
-		return &adminFailure{fmt.Sprintf("the Caddy at %s has no admin API of sub2api; it was built without it", address), false}
-	}
-	return &adminFailure{fmt.Sprintf("the Caddy at %s answers with status %s: %s", address, status, printable(strings.TrimSpace(body))), doubtful}
 }
 
 // ask sends a request and prints its answer, as it is or as print has it.

@@ -51,7 +51,7 @@ func addKeyCommand(c *adminClient) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringSliceVar(&groups, "group", nil, "The groups that it may use, in order of preference; without it, every account")
 	flags.StringSliceVar(&models, "models", nil, "The models that it may ask for, a trailing * matches a prefix; without it, all")
-	flags.StringVar(&expires, "expires", "", "When it expires: RFC 3339, or a date, whose midnight UTC it is; without it, never")
+	flags.StringVar(&expires, "expires", "", "When it expires: RFC 3339, or a date for "+dateMeans+"; without it, never")
 	flags.StringVar(&daily, "daily", "", "The most that it may spend in a day, in US dollars; without it, no limit")
 	flags.StringVar(&monthly, "monthly", "", "The most that it may spend in 30 days")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

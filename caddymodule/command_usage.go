@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -24,20 +25,25 @@ type exportFlags struct {
 	csv     bool
 }
 
-func addExportFlags(cmd *cobra.Command) *exportFlags {
+// addExportFlags adds a flag for each of these parameters of the admin API.
+func addExportFlags(cmd *cobra.Command, parameters ...string) *exportFlags {
 	e := &exportFlags{filters: map[string]*string{}}
 	flags := cmd.Flags()
-	for _, name := range filterParameters {
+	for _, name := range parameters {
 		what := "Only what has this " + name
 		switch name {
 		case "from":
-			what = "Only from this time on: RFC 3339, or a date, whose midnight UTC it is"
+			what = "Only from this time on: RFC 3339, or a date for " + dateMeans
 		case "to":
 			what = "Only before this time"
+		case "settled_from":
+			what = "Only what entered the store from this time on"
+		case "settled_to":
+			what = "Only what entered the store before this time"
 		case "key":
 			what += ", by its id"
 		}
-		e.filters[name] = flags.String(name, "", what)
+		e.filters[name] = flags.String(strings.ReplaceAll(name, "_", "-"), "", what)
 	}
 	flags.BoolVar(&e.csv, "csv", false, "Print CSV, with a header")
 	cmd.MarkFlagsMutuallyExclusive("csv", "json")
@@ -94,7 +100,7 @@ func printTable[T any](out io.Writer, rows *json.Decoder, cells func(*T) []strin
 func usageCommand() *cobra.Command {
 	cmd, c := adminCommand("usage [--by user,model] [--from …] [--to …] [--user …] [--csv]", "Sums up what was used")
 	cmd.Args = cobra.NoArgs
-	e := addExportFlags(cmd)
+	e := addExportFlags(cmd, filterParameters...)
 	by := cmd.Flags().StringSlice("by", nil, "A row for each user, key, account, group, model, day, or combination of these")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := url.Values{}
@@ -145,9 +151,9 @@ func printUsage(out io.Writer, rows *json.Decoder, by []string) error {
 }
 
 func recordsCommand() *cobra.Command {
-	cmd, c := adminCommand("records [--from …] [--to …] [--user …] [--limit n] [--csv]", "Lists the records of requests, newest first")
+	cmd, c := adminCommand("records [--from …] [--to …] [--settled-from …] [--settled-to …] [--user …] [--limit n] [--csv]", "Lists the records of requests, newest first")
 	cmd.Args = cobra.NoArgs
-	e := addExportFlags(cmd)
+	e := addExportFlags(cmd, slices.Concat(filterParameters, recordParameters)...)
 	limit := cmd.Flags().Int("limit", defaultRecordLimit, "The largest number of records; 0 = all")
 	after := cmd.Flags().String("after", "", "Go on after the record of this id, in the same order")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {

@@ -146,7 +146,7 @@ func subscribeCommand(c *adminClient) *cobra.Command {
 			printSubscriptions(out, []subscriptionView{s})
 		})
 	}
-	cmd.Flags().StringVar(&until, "until", "", "When it ends: RFC 3339, or a date, whose midnight UTC it is; without it, never")
+	cmd.Flags().StringVar(&until, "until", "", "When it ends: RFC 3339, or a date for "+dateMeans+"; without it, never")
 	return cmd
 }
 

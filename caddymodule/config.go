@@ -134,8 +134,9 @@ type OAuth struct {
 	// Default: none; the access token is used for ever.
 	RefreshToken string `json:"refresh_token,omitempty"`
 
-	// When the access token expires: RFC 3339, or unix seconds. May hold `{env.*}`
-	// and `{file.*}` placeholders.
+	// When the access token expires: RFC 3339, unix seconds, or a date, whose
+	// midnight in billing's timezone it is. May hold `{env.*}` and `{file.*}`
+	// placeholders.
 	// Default: not known; it is refreshed once upstream refuses it.
 	ExpiresAt string `json:"expires_at,omitempty"`
 
@@ -182,7 +183,8 @@ type Group struct {
 	// antigravity. Default: every account of the platform.
 	Accounts []string `json:"accounts,omitempty"`
 
-	// What a user pays per upstream dollar; 0 is free. Default: 1
+	// What a user pays per upstream dollar; 0 is free. Not beside limits, whatever
+	// it is: those count list prices, and nobody pays. Default: 1
 	RateMultiplier *billing.Rate `json:"rate_multiplier,omitempty"`
 
 	// What a subscription of the group allows. A group with limits serves its

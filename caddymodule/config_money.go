@@ -28,7 +28,7 @@ type Subscribe struct {
 	// The group's name.
 	Group string `json:"group"`
 
-	// When it ends: RFC 3339, or a date, whose midnight UTC it is.
+	// When it ends: RFC 3339, or a date, whose midnight in billing's timezone it is.
 	// Default: it does not end.
 	Until string `json:"until,omitempty"`
 }
@@ -54,8 +54,8 @@ type Billing struct {
 	// Default: `process`
 	Durability string `json:"durability,omitempty"`
 
-	// The time zone, by its IANA name, in which days, weeks and months of limits
-	// begin at midnight. Default: `UTC`
+	// The time zone, by its IANA name, whose days are those of limits, of dates
+	// wherever one is written, and of sums by day. Default: `UTC`
 	Timezone string `json:"timezone,omitempty"`
 
 	// How long records are kept; whole days are deleted. 0 is for ever.

@@ -25,7 +25,9 @@ func (h *Handler) setDefaults() {
 	for i := range h.Groups {
 		g := &h.Groups[i]
 		fill(&g.Platform, string(upstream.Anthropic))
-		fill(&g.RateMultiplier, new(rateOne))
+		if g.Limits == nil {
+			fill(&g.RateMultiplier, new(rateOne))
+		}
 	}
 	for i := range h.Users {
 		u := &h.Users[i]

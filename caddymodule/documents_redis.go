@@ -5,17 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
+	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
 // redisDocuments keeps documents in Redis: a hash for each kind, name to
 // content. All who share the store have the same.
 type redisDocuments struct {
-	client    redis.UniversalClient
+	link      *redislink.Link
 	namespace string
-	timeout   time.Duration // of one command
 	sealer    sealer
 
 	mu     sync.Mutex
@@ -24,12 +25,31 @@ type redisDocuments struct {
 
 // openRedisDocuments opens the documents of a store. Redis may be out of reach;
 // then the key is looked at when it is back, by ready.
-func openRedisDocuments(ctx context.Context, client redis.UniversalClient, s *redisSettings, key sealer) (*redisDocuments, error) {
-	d := &redisDocuments{client: client, namespace: s.namespace, timeout: s.timeout, sealer: key}
-	if err := d.ready(ctx); isKeyError(err) {
-		return nil, err
+func openRedisDocuments(ctx context.Context, link *redislink.Link, namespace string, key sealer) (*redisDocuments, error) {
+	d := &redisDocuments{link: link, namespace: namespace, sealer: key}
+	if link.Down() == nil {
+		if err := d.ready(ctx); isKeyError(err) {
+			return nil, err
+		}
 	}
 	return d, nil
+}
+
+// exec runs one command. Whatever Redis says against it is scheduler.ErrUnavailable.
+func (d *redisDocuments) exec(ctx context.Context, add func(redis.Pipeliner) redis.Cmder) error {
+	var cmd redis.Cmder
+	err := d.link.Exec(ctx, redislink.Guard{}, nil, func(pipe redis.Pipeliner) { cmd = add(pipe) })
+	if err == nil {
+		err = cmd.Err()
+	}
+	return unavailable(err)
+}
+
+func unavailable(err error) error {
+	if err == nil || errors.Is(err, redis.Nil) {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", scheduler.ErrUnavailable, err)
 }
 
 func (d *redisDocuments) sealedWith() sealer { return d.sealer }
@@ -56,13 +76,15 @@ func (d *redisDocuments) load(ctx context.Context, k kind, name string) ([]byte,
 }
 
 func (d *redisDocuments) read(ctx context.Context, k kind, name string) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
-	stored, err := d.client.HGet(ctx, d.hash(k), name).Bytes()
-	if errors.Is(err, redis.Nil) {
-		return nil, nil
+	var stored *redis.StringCmd
+	err := d.exec(ctx, func(pipe redis.Pipeliner) redis.Cmder {
+		stored = pipe.HGet(ctx, d.hash(k), name)
+		return stored
+	})
+	if err != nil || stored.Err() != nil {
+		return nil, err
 	}
-	return stored, err
+	return stored.Bytes()
 }
 
 func (d *redisDocuments) save(ctx context.Context, k kind, name string, content []byte) error {
@@ -73,9 +95,7 @@ func (d *redisDocuments) save(ctx context.Context, k kind, name string, content 
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
-	return d.client.HSet(ctx, d.hash(k), name, stored).Err()
+	return d.exec(ctx, func(pipe redis.Pipeliner) redis.Cmder { return pipe.HSet(ctx, d.hash(k), name, stored) })
 }
 
 // replaceDocument writes a field of a hash unless it has changed since it was
@@ -120,15 +140,17 @@ func (d *redisDocuments) change(ctx context.Context, k kind, name string, f func
 }
 
 func (d *redisDocuments) replace(ctx context.Context, k kind, name string, old, next []byte) (bool, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
-	return replaceDocument.Run(ctx, d.client, []string{d.hash(k)}, name, old, next).Bool()
+	done, err := d.link.Run(ctx, replaceDocument, []string{d.hash(k)}, name, old, next)
+	return done == int64(1), unavailable(err)
 }
 
 func (d *redisDocuments) names(ctx context.Context, k kind) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, d.timeout)
-	defer cancel()
-	return d.client.HKeys(ctx, d.hash(k)).Result()
+	var names *redis.StringSliceCmd
+	err := d.exec(ctx, func(pipe redis.Pipeliner) redis.Cmder {
+		names = pipe.HKeys(ctx, d.hash(k))
+		return names
+	})
+	return names.Val(), err
 }
 
 func (d *redisDocuments) hash(k kind) string { return "{" + d.namespace + "}:documents:" + k.name }

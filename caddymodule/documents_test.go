@@ -15,12 +15,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -100,10 +100,16 @@ func (p filePlace) stored(t *testing.T) (all []byte) {
 
 type redisPlace struct {
 	client    redis.UniversalClient
+	link      *redislink.Link
 	namespace string
 }
 
 func newRedisPlace(t *testing.T, url string) redisPlace {
+	t.Helper()
+	return newRedisPlaceIn(t, url, "test:"+rand.Text())
+}
+
+func newRedisPlaceIn(t *testing.T, url, namespace string) redisPlace {
 	t.Helper()
 	options, err := redis.ParseURL(url)
 	if err != nil {
@@ -112,12 +118,13 @@ func newRedisPlace(t *testing.T, url string) redisPlace {
 	options.Protocol, options.MaxRetries = redisProtocol, -1
 	client := redis.NewClient(options)
 	t.Cleanup(func() { client.Close() })
-	return redisPlace{client, "test:" + rand.Text()}
+	link := redislink.New(client, redislink.Options{Logger: slog.New(slog.DiscardHandler)})
+	t.Cleanup(link.Close)
+	return redisPlace{client, link, namespace}
 }
 
 func (p redisPlace) open(key sealer) (documents, error) {
-	settings := &redisSettings{namespace: p.namespace, timeout: time.Second}
-	d, err := openRedisDocuments(context.Background(), p.client, settings, key)
+	d, err := openRedisDocuments(context.Background(), p.link, p.namespace, key)
 	if err != nil {
 		return nil, err
 	}

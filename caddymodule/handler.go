@@ -4,6 +4,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -33,6 +34,10 @@ type live struct {
 	// pooled is the key of the handler's reference to its runtime, "" before it
 	// has one.
 	pooled string
+	// site is what the handler is among those of its config, which events stands
+	// for; nil before it is one of them.
+	site   *site
+	events *caddyevents.App
 }
 
 // gateway is one config at work. It never changes; requests in flight keep the
@@ -57,6 +62,14 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := settings.storage.checkKey(ctx, settings.encryptionKey); err != nil {
 		return fmt.Errorf("store %s: %w", settings.storage, err)
 	}
+	app, err := ctx.App("events")
+	if err != nil {
+		return fmt.Errorf("loading the events app: %w", err)
+	}
+	events := app.(*caddyevents.App)
+	if err := h.joinSites(ctx, events, settings.storage.key()); err != nil {
+		return fmt.Errorf("store %s: %w", settings.storage, err)
+	}
 	runtime, err := joinRuntime(settings.storage)
 	if err != nil {
 		return err
@@ -79,17 +92,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	for _, name := range settings.allowHeader {
 		h.gateway.allow = append(h.gateway.allow, http.CanonicalHeaderKey(name))
 	}
-	return h.onStarted(ctx)
-}
-
-// onStarted asks to be told when the config runs. Until then it may still be
-// rolled back.
-func (h *Handler) onStarted(ctx caddy.Context) error {
-	app, err := ctx.App("events")
-	if err != nil {
-		return fmt.Errorf("loading the events app: %w", err)
-	}
-	return app.(*caddyevents.App).On("started", starter{h.gateway})
+	// Until the config runs, it may still be rolled back.
+	return events.On("started", starter{h.gateway})
 }
 
 // starter is what is told that a config has started. Caddy logs the exported
@@ -101,7 +105,7 @@ type starter struct{ gateway *gateway }
 func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
 	s.gateway.runtime.logs.set(s.gateway.logger)
 	s.gateway.runtime.store.backend.take(s.gateway.storage)
-	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil {
+	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil && !errors.Is(err, scheduler.ErrUnavailable) {
 		s.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
 	}
 	s.gateway.runtime.watch(s.gateway)
@@ -112,6 +116,9 @@ func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
 // Cleanup gives up the handler's share of the runtime. Streams in flight keep
 // theirs until they end.
 func (h *Handler) Cleanup() error {
+	if h.site != nil {
+		h.leaveSites()
+	}
 	if h.pooled == "" {
 		return nil
 	}

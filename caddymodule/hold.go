@@ -9,22 +9,23 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
 // aheadLedger is a ledger that holds in somebody else's round trip, if what that
 // one is for comes true.
 type aheadLedger interface {
-	HoldAhead(ctx context.Context, claim *billing.Claim) (context.Context, heldAhead)
+	HoldIn(claim *billing.Claim) (roundtrip.Batch, heldAhead)
 }
 
 // heldAhead tells what came of that, as Hold does, unless the ledger has not
 // answered: then it is to be asked.
 type heldAhead = func() (payer billing.Payer, answered bool, err error)
 
-// open opens the ledger; false means that the request was answered. The context
-// is for the ask for the user's slot: where the ledger is in the same store, money
-// is set aside in that round trip.
-func (x *exchange) open() (context.Context, bool) {
+// open opens the ledger; false means that the request was answered. along is for the
+// ask for the user's slot: where the ledger is in the same store, money is set aside
+// in that round trip.
+func (x *exchange) open() (along roundtrip.Batch, ok bool) {
 	var err error
 	if x.ledger, err = x.gateway.ledger(x.ctx); err != nil {
 		if !x.gone() {
@@ -33,14 +34,13 @@ func (x *exchange) open() (context.Context, bool) {
 		return nil, false
 	}
 	if x.simple {
-		return x.ctx, true
+		return nil, true
 	}
 	x.claim = x.newClaim()
-	ctx := x.ctx
 	if ledger, ok := x.ledger.(aheadLedger); ok && !x.runtime.money.busy(x.claim.User) {
-		ctx, x.ahead = ledger.HoldAhead(x.ctx, x.claim)
+		along, x.ahead = ledger.HoldIn(x.claim)
 	}
-	return ctx, true
+	return along, true
 }
 
 // setAside sets aside what the request needs, and waits in line while others of

@@ -80,7 +80,7 @@ type refreshField struct {
 func (o *OAuth) refreshFields() []refreshField {
 	return []refreshField{
 		{"expires_at", &o.ExpiresAt, "", func(text string) error {
-			_, err := parseExpiresAt(text)
+			_, err := parseExpiresAt(text, time.UTC)
 			return err
 		}},
 		{"token_url", &o.TokenURL, "write the URL of the provider's OAuth 2.0 token endpoint", func(text string) error {
@@ -94,7 +94,7 @@ func (o *OAuth) refreshFields() []refreshField {
 
 // build resolves a block that was checked, but for the access token; nil where
 // there is nothing to refresh with.
-func (o *OAuth) build() (*upstream.Refresh, error) {
+func (o *OAuth) build(zone *time.Location) (*upstream.Refresh, error) {
 	if o == nil || o.RefreshToken == "" {
 		return nil, nil
 	}
@@ -117,7 +117,7 @@ func (o *OAuth) build() (*upstream.Refresh, error) {
 		Token: resolved.RefreshToken, TokenURL: resolved.TokenURL, ClientID: resolved.ClientID, ClientSecret: resolved.ClientSecret,
 	}
 	if resolved.ExpiresAt != "" {
-		refresh.ExpiresAt, _ = parseExpiresAt(resolved.ExpiresAt) // parsed before
+		refresh.ExpiresAt, _ = parseExpiresAt(resolved.ExpiresAt, zone) // parsed before
 	}
 	return refresh, nil
 }
@@ -125,17 +125,17 @@ func (o *OAuth) build() (*upstream.Refresh, error) {
 // latestExpiry tells unix seconds from milliseconds, which some tools write.
 const latestExpiry = 1 << 36 // the year 4147
 
-// parseExpiresAt reads a time in RFC 3339 or unix seconds.
-func parseExpiresAt(text string) (time.Time, error) {
+// parseExpiresAt reads unix seconds, or what parseMoment does.
+func parseExpiresAt(text string, zone *time.Location) (time.Time, error) {
 	if seconds, err := strconv.ParseInt(text, 10, 64); err == nil {
 		if seconds <= 0 || seconds > latestExpiry {
 			return time.Time{}, errors.New("is no time in unix seconds; if it is in milliseconds, leave out the last three digits")
 		}
 		return time.Unix(seconds, 0).UTC(), nil
 	}
-	at, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		return time.Time{}, errors.New("is no time; write it as 2026-12-01T00:00:00Z, or in unix seconds")
+	at, err := parseMoment(text, zone)
+	if err != nil || at.IsZero() {
+		return time.Time{}, errors.New("is no time; write it as 2026-12-01T00:00:00Z, as a date, or in unix seconds")
 	}
-	return at.UTC(), nil
+	return at, nil
 }

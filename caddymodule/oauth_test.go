@@ -78,13 +78,13 @@ func TestSettingsRefuseARefreshThatResolvesBadly(t *testing.T) {
 
 func TestParseExpiresAt(t *testing.T) {
 	want := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
-	for _, text := range []string{"2026-12-01T00:00:00Z", "2026-12-01T01:00:00+01:00", "1796083200"} {
-		if got, err := parseExpiresAt(text); err != nil || !got.Equal(want) {
+	for _, text := range []string{"2026-12-01T00:00:00Z", "2026-12-01T01:00:00+01:00", "1796083200", "2026-12-01"} {
+		if got, err := parseExpiresAt(text, time.UTC); err != nil || !got.Equal(want) {
 			t.Errorf("%s: %v, %v", text, got, err)
 		}
 	}
-	for _, text := range []string{"", "0", "-1", "1796083200000", "2026-12-01", "soon"} {
-		if got, err := parseExpiresAt(text); err == nil {
+	for _, text := range []string{"", "0", "-1", "1796083200000", "2026-12-32", "soon"} {
+		if got, err := parseExpiresAt(text, time.UTC); err == nil {
 			t.Errorf("%q is %v", text, got)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
@@ -25,16 +26,16 @@ func (x *exchange) rate() billing.Rate {
 // settleLast settles an answer that upstream has completed. Where the slots are in
 // the same store, they are given back in the same round trip.
 func (x *exchange) settleLast(used anthropic.Reading) error {
-	ctx, done := scheduler.ReleaseAlong(x.ctx, x.slot, x.lease)
-	defer done()
-	return x.settleUnder(ctx, used)
+	along, done := scheduler.ReleaseAlong(x.slot, x.lease)
+	defer done(x.ctx)
+	return x.settleAlong(used, along)
 }
 
 // settle prices and keeps the request's record, once. When it returns nil, the
 // record survives the end of the process.
-func (x *exchange) settle(used anthropic.Reading) error { return x.settleUnder(x.ctx, used) }
+func (x *exchange) settle(used anthropic.Reading) error { return x.settleAlong(used, nil) }
 
-func (x *exchange) settleUnder(ctx context.Context, used anthropic.Reading) error {
+func (x *exchange) settleAlong(used anthropic.Reading, along roundtrip.Batch) error {
 	r := &x.record
 	r.ID, r.Time = x.id, x.arrived.UTC()
 	r.User, r.KeyID = x.key.user.name, x.key.id
@@ -53,9 +54,9 @@ func (x *exchange) settleUnder(ctx context.Context, used anthropic.Reading) erro
 		x.logger.Warn("upstream reports more tokens than an answer can have; the record has as many as are believed, and says estimated",
 			"account", r.Account, "request_id", x.id, "model", x.call.Model)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), settleTimeout)
 	defer cancel()
-	if err := x.ledger.Settle(ctx, r, nil); err != nil {
+	if err := x.ledger.Settle(ctx, r, along); err != nil {
 		return err
 	}
 	x.settled = true

@@ -98,8 +98,11 @@ func dialRedis(ctx context.Context, network, address string, timeout time.Durati
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	plain, err := new(net.Dialer).DialContext(ctx, network, address)
-	if err != nil || encryption == nil {
-		return plain, err
+	if err != nil {
+		return nil, err
+	}
+	if encryption == nil {
+		return newRedisConn(plain), nil
 	}
 	host, _, _ := net.SplitHostPort(address)
 	conn := tls.Client(plain, encryption.config(host))
@@ -107,5 +110,5 @@ func dialRedis(ctx context.Context, network, address string, timeout time.Durati
 		plain.Close()
 		return nil, fmt.Errorf("TLS with %s: %w", address, err)
 	}
-	return conn, nil
+	return newRedisConn(conn), nil
 }

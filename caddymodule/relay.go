@@ -21,7 +21,7 @@ func (x *exchange) messages() {
 	if x.call.Stream {
 		x.out.keepAlive(x.keepalive, x.keepaliveAfter)
 	}
-	ctx, ok := x.open()
+	along, ok := x.open()
 	if !ok {
 		return
 	}
@@ -31,7 +31,7 @@ func (x *exchange) messages() {
 		scheduler.Release(x.slot, x.lease)
 	}()
 	var err error
-	if x.slot, err = x.scheduler.Admit(ctx, x.id, x.key.user.name, x.key.user.concurrency); err != nil {
+	if x.slot, err = x.scheduler.Admit(x.ctx, x.id, x.key.user.name, x.key.user.concurrency, along); err != nil {
 		x.failPick(err, nil)
 		return
 	}

@@ -63,6 +63,7 @@ const (
 type settings struct {
 	simple  bool
 	storage storage
+	zone    *time.Location // where days begin
 	// encryptionKey seals the secrets in the store; nil = none.
 	encryptionKey sealer
 
@@ -109,7 +110,7 @@ type settings struct {
 type group struct {
 	name     string
 	platform upstream.Platform
-	rate     billing.Rate
+	rate     billing.Rate // what a user pays per upstream dollar; of a subscription 0, whose users pay nothing
 	// subscription: the group has limits, and serves its subscribers alone.
 	subscription bool
 	limits       billing.Limits
@@ -138,7 +139,7 @@ type key struct {
 func (h *Handler) settings() (*settings, error) {
 	h.setDefaults()
 	if err := h.Validate(); err != nil {
-		return nil, err
+		return nil, atPath(err)
 	}
 	zone, err := loadZone(h.Billing.Timezone)
 	if err != nil {
@@ -151,6 +152,7 @@ func (h *Handler) settings() (*settings, error) {
 	s := &settings{
 		simple:  h.Mode == modeSimple,
 		storage: storage,
+		zone:    zone,
 		groups:  make(map[string]*group, len(h.Groups)),
 		users:   make(map[string]*user, len(h.Users)),
 		keys:    make(map[[sha256.Size]byte]*key),
@@ -197,16 +199,18 @@ func (h *Handler) settings() (*settings, error) {
 		return nil, fmt.Errorf("encryption_key: %w", err)
 	}
 	for i := range h.Accounts {
-		account, err := h.Accounts[i].build()
+		account, err := h.Accounts[i].build(zone)
 		if err != nil {
 			return nil, fmt.Errorf("account %s: %w", h.Accounts[i].Name, err)
 		}
 		s.accounts = append(s.accounts, account)
 	}
 	for _, g := range h.Groups {
-		made := &group{name: g.Name, platform: upstream.Platform(g.Platform), rate: *g.RateMultiplier}
+		made := &group{name: g.Name, platform: upstream.Platform(g.Platform)}
 		if g.Limits != nil {
 			made.subscription, made.limits = true, g.Limits.amounts()
+		} else {
+			made.rate = *g.RateMultiplier
 		}
 		s.groups[g.Name] = made
 	}
@@ -243,8 +247,8 @@ func (s *Store) build(keeping keeping) (storage, error) {
 	return embeddedStorage{dir, keeping}, nil
 }
 
-// build resolves an account that was checked.
-func (a *Account) build() (*upstream.Account, error) {
+// build resolves an account that was checked. Days begin in zone.
+func (a *Account) build(zone *time.Location) (*upstream.Account, error) {
 	account := &upstream.Account{
 		Name:            a.Name,
 		Platform:        upstream.Platform(a.Platform),
@@ -270,7 +274,7 @@ func (a *Account) build() (*upstream.Account, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", word, err)
 	}
-	if account.Refresh, err = a.OAuth.build(); err != nil {
+	if account.Refresh, err = a.OAuth.build(zone); err != nil {
 		return nil, fmt.Errorf("oauth: %w", err)
 	}
 	text, err := resolve(a.BaseURL)
@@ -316,7 +320,7 @@ func (s *settings) addUsers(users []User) error {
 			if owner.subscriptions == nil {
 				owner.subscriptions = make(map[string]time.Time)
 			}
-			owner.subscriptions[subscribe.Group], _ = parseMoment(subscribe.Until) // checked
+			owner.subscriptions[subscribe.Group], _ = parseMoment(subscribe.Until, s.zone) // checked
 		}
 		s.users[u.Name] = owner
 		for _, k := range u.Keys {

@@ -156,7 +156,6 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 	}
 	group flash {
 		platform gemini
-		rate_multiplier 0
 		limits {
 			daily 0.5
 			monthly 150
@@ -219,10 +218,11 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		name: "flash", platform: upstream.Gemini, subscription: true,
 		limits: billing.Limits{billing.Daily: 500_000_000, billing.Monthly: 150_000_000_000},
 	}
-	alice := &user{name: "alice", subscriptions: map[string]time.Time{"flash": time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	alice := &user{name: "alice", subscriptions: map[string]time.Time{"flash": time.Date(2026, 12, 31, 16, 0, 0, 0, time.UTC)}}
 	bob := &user{name: "bob", concurrency: 5, subscriptions: map[string]time.Time{"flash": {}}}
 	want := &settings{
 		simple:   true,
+		zone:     mustZone(t, "Asia/Shanghai"),
 		storage:  embeddedStorage{dir: filepath.Join(dir, "store"), keeping: keeping{true, mustZone(t, "Asia/Shanghai")}},
 		accounts: accounts,
 		scheduler: scheduler.Settings{

@@ -13,123 +13,111 @@ import (
 )
 
 const (
-	// startRetry is how often a store that is out of reach is told of the config.
+	// startRetry is how long a shared store that could not be told of the config is
+	// left alone, so that requests fail fast meanwhile.
 	startRetry = time.Second
 	// startTimeout bounds one try.
 	startTimeout = 10 * time.Second
-	// startReminder is how often the log says that it is out of reach still.
+	// startReminder is how often the log says the same of it.
 	startReminder = time.Minute
 )
 
-// start is what it takes until a config is known to its store.
+// start is what it takes until a config is known to its store. Requests try, and
+// where the store was out of reach, it is tried before the store counts as back.
 type start struct {
 	ready atomic.Pointer[billing.Ledger] // from then on
 
-	mu sync.Mutex // held by the first try
-	// failed is why the store is told in the background; nil = it is not.
-	failed error
-	cancel context.CancelFunc // of that
-	over   bool               // the config is no longer in force
+	mu     sync.Mutex     // held by a try
+	opened billing.Ledger // it knows the users; nil until then
+	failed error          // why the last try failed
+	tried  time.Time      // when that was
+	logged time.Time      // when failed was last in the log
+	forget func()         // ends the tries after an outage; nil: there are none
+	over   bool           // the config is no longer in force
 }
 
 // ledger returns the ledger, open and knowing this config's users. After the
 // first call it costs nothing. While a store that others share is out of reach
-// it fails with scheduler.ErrUnavailable, or, where requests are to be served
-// meanwhile, takes what the config says of users for the truth.
+// it fails with scheduler.ErrUnavailable, unless requests are to be served
+// meanwhile: then the ledger goes by what it was told to declare.
 func (g *gateway) ledger(ctx context.Context) (billing.Ledger, error) {
 	if ready := g.start.ready.Load(); ready != nil {
 		return *ready, nil
 	}
-	g.start.mu.Lock()
-	defer g.start.mu.Unlock()
-	if ready := g.start.ready.Load(); ready != nil {
+	s := &g.start
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ready := s.ready.Load(); ready != nil {
 		return *ready, nil
 	}
-	if g.start.failed != nil {
-		return nil, g.start.failed
+	down := g.runtime.store.backend.down()
+	tryNow := s.failed == nil || g.storage.outage() == outageFails || down == nil && time.Since(s.tried) >= startRetry
+	if tryNow && g.try(ctx, func() error { return g.runtime.store.backend.down() }) == nil {
+		return s.opened, nil
 	}
-	ledger, err := g.runtime.store.open(ctx, g.encryptionKey)
-	if err != nil {
-		return nil, err
+	if s.opened != nil && g.storage.outage() == outageServes {
+		return s.opened, nil
 	}
-	if g.storage.outage() == outageFails {
-		if err := g.declare(ctx, ledger); err != nil {
-			return nil, err
-		}
-		g.start.ready.Store(&ledger)
-		return ledger, nil
-	}
-	told := &declaring{Ledger: ledger, gateway: g}
-	ledger = told
-	err = g.declare(ctx, ledger)
-	switch {
-	case err == nil:
-		g.start.ready.Store(&ledger)
-		return ledger, nil
-	case ctx.Err() != nil:
-		return nil, err
-	}
-	return g.startLater(told, err)
+	return nil, s.failed
 }
 
-// declare tells the store of the config.
-func (g *gateway) declare(ctx context.Context, ledger billing.Ledger) error {
-	if err := ledger.Declare(ctx, g.declared); err != nil {
-		return err
+// tellAgain tells the store of the config where that failed: it is back, as soon as
+// that has worked.
+func (g *gateway) tellAgain(ctx context.Context) error {
+	s := &g.start
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || s.ready.Load() != nil {
+		return nil
 	}
+	return g.try(ctx, func() error { return nil })
+}
+
+// try tells the store of the config, and notes what comes of it. start.mu is held.
+func (g *gateway) try(ctx context.Context, down func() error) error {
+	s := &g.start
+	// All wait for it, so it does not fail because the first to ask leaves.
+	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
+	defer cancel()
+	err := g.tell(bounded, down)
+	before := s.failed
+	s.failed, s.tried = err, time.Now()
+	switch {
+	case err == nil:
+		s.ready.Store(&s.opened)
+	case g.storage.outage() == outageFails || errors.Is(err, scheduler.ErrUnavailable): // it is told elsewhere
+	case before == nil || before.Error() != err.Error() || time.Since(s.logged) >= startReminder:
+		s.logged = s.tried
+		g.logger.Error("the store could not be told of the config; the next requests try again", "store", g.storage.String(), "error", err)
+	}
+	return err
+}
+
+// tell opens the store and tells it of users and credentials. What fails because
+// of an outage is scheduler.ErrUnavailable.
+func (g *gateway) tell(ctx context.Context, down func() error) error {
+	s, backend := &g.start, g.runtime.store.backend
+	if s.opened == nil {
+		ledger, err := g.runtime.store.open(ctx, g.encryptionKey)
+		if err != nil {
+			return err
+		}
+		if s.forget == nil && !s.over {
+			s.forget = backend.regained(g.tellAgain)
+		}
+		if err := ledger.Declare(ctx, g.declared); err != nil {
+			return err
+		}
+		s.opened = ledger
+	}
+	// By itself, this node goes by it too.
 	if err := g.scheduler.Start(ctx); err != nil {
 		return err
 	}
-	return g.runtime.store.use(func(d documents) error { return d.ready(ctx) })
-}
-
-// startLater goes on telling the store in the background.
-func (g *gateway) startLater(ledger *declaring, err error) (billing.Ledger, error) {
-	if g.start.over || g.runtime.ctx.Err() != nil {
-		return nil, err
+	if err := down(); err != nil {
+		return fmt.Errorf("telling the store of the config: %w: %w", scheduler.ErrUnavailable, err)
 	}
-	ctx, cancel := context.WithCancel(g.runtime.ctx)
-	g.start.cancel = cancel
-	g.start.failed = fmt.Errorf("%w: %w", scheduler.ErrUnavailable, err)
-	serve := g.storage.outage() == outageServes
-	what := "requests are refused until then"
-	if serve {
-		what = "requests are served with what the config says of users until then"
-	}
-	g.logger.Error("the store could not be told of the config; it is tried again every second", "store", g.storage.String(), "so", what, "error", err)
-	g.runtime.background.Go(func() { g.keepStarting(ctx, ledger) })
-	if !serve {
-		return nil, g.start.failed
-	}
-	var early billing.Ledger = newUndeclared(ledger)
-	g.start.ready.Store(&early)
-	return early, nil
-}
-
-// keepStarting ends when the store was told, or ctx.
-func (g *gateway) keepStarting(ctx context.Context, ledger billing.Ledger) {
-	ticker := time.NewTicker(startRetry)
-	defer ticker.Stop()
-	logged, wrongKey := time.Now(), false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		bounded, cancel := context.WithTimeout(ctx, startTimeout)
-		err := g.declare(bounded, ledger)
-		cancel()
-		if err == nil {
-			g.start.ready.Store(&ledger)
-			g.logger.Info("the store was told of the config", "store", g.storage.String())
-			return
-		}
-		if ctx.Err() == nil && (time.Since(logged) >= startReminder || isKeyError(err) != wrongKey) {
-			logged, wrongKey = time.Now(), isKeyError(err)
-			g.logger.Error("the store could still not be told of the config", "store", g.storage.String(), "error", err)
-		}
-	}
+	return g.runtime.store.ready(ctx)
 }
 
 // giveUp is called when the config is no longer in force.
@@ -137,15 +125,15 @@ func (s *start) giveUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true
-	if s.cancel != nil {
-		s.cancel()
+	if s.forget != nil {
+		s.forget()
 	}
 }
 
-// storeFailed answers a request that could not do something for the store's
-// sake.
+// storeFailed answers a request that could not do something for the store's sake. A
+// store that others share may be at fault in ways of its own, which pass.
 func (x *exchange) storeFailed(doing string, err error) {
-	if errors.Is(err, scheduler.ErrUnavailable) || errors.Is(err, billing.ErrUnwritable) {
+	if x.storage.outage() != outageFails || errors.Is(err, scheduler.ErrUnavailable) || errors.Is(err, billing.ErrUnwritable) {
 		x.failStore(doing, err)
 		return
 	}

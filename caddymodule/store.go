@@ -58,6 +58,11 @@ type backend interface {
 	documents(ctx context.Context, key sealer) (documents, error)
 	// take takes over what a newer config may change.
 	take(storage)
+	// down is why the store is out of reach, as far as anybody knows; nil: it is not.
+	down() error
+	// regained has f called each time that the store answers again after an outage,
+	// until forget is called. It is out of reach while f fails for want of it.
+	regained(f func(context.Context) error) (forget func())
 	// close comes last, after state and ledger were closed.
 	close() error
 }
@@ -113,8 +118,23 @@ func (s *store) rekey(ctx context.Context, key sealer) error {
 	return nil
 }
 
-// use calls f with the documents. A change of the key waits for it.
+// use calls f with the documents, unless they are out of reach. A change of the key
+// waits for it.
 func (s *store) use(f func(documents) error) error {
+	return s.withDocuments(func(d documents) error {
+		if err := s.backend.down(); err != nil {
+			return fmt.Errorf("%w: %w", scheduler.ErrUnavailable, err)
+		}
+		return f(d)
+	})
+}
+
+// ready asks for the documents' key, also when they are about to be in reach again.
+func (s *store) ready(ctx context.Context) error {
+	return s.withDocuments(func(d documents) error { return d.ready(ctx) })
+}
+
+func (s *store) withDocuments(f func(documents) error) error {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if s.docs == nil {

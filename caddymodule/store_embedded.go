@@ -115,6 +115,10 @@ func (b *embeddedBackend) documents(ctx context.Context, key sealer) (documents,
 
 func (b *embeddedBackend) take(storage) {} // it can't be changed
 
+func (b *embeddedBackend) down() error { return nil }
+
+func (b *embeddedBackend) regained(func(context.Context) error) (forget func()) { return func() {} }
+
 func (b *embeddedBackend) close() error { return nil }
 
 // standingKeeper keeps account standings as documents of the store.

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync/atomic"
 
@@ -9,6 +10,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
@@ -23,7 +25,9 @@ type redisStorage struct {
 func (s redisStorage) checkKey(ctx context.Context, key sealer) error {
 	client := newRedisClient(s.redisSettings, func() *redisAccess { return &s.access })
 	defer client.Close()
-	d := &redisDocuments{client: client, namespace: s.namespace, timeout: s.timeout, sealer: key}
+	link := s.newLink(client, slog.New(slog.DiscardHandler))
+	defer link.Close()
+	d := &redisDocuments{link: link, namespace: s.namespace, sealer: key}
 	if _, err := d.load(ctx, checkDocuments, checkName); isKeyError(err) {
 		return err
 	}
@@ -59,31 +63,39 @@ func (s redisStorage) outage() outage {
 	return outageServes
 }
 
+func (s redisStorage) newLink(client redis.UniversalClient, logger *slog.Logger) *redislink.Link {
+	meanwhile := "requests are served with this node's share of the slots and the money last known, and records wait on disk"
+	if s.refuse {
+		meanwhile = "requests are refused until it answers"
+	}
+	return redislink.New(client, redislink.Options{Namespace: s.namespace, Timeout: s.timeout, Meanwhile: meanwhile, Logger: logger})
+}
+
 func (s redisStorage) backend(logger *slog.Logger) backend {
 	b := &redisBackend{storage: s, logger: logger}
 	b.access.Store(&s.access)
 	b.client = newRedisClient(s.redisSettings, b.access.Load)
-	b.late.begin = b.newState
+	b.link = s.newLink(b.client, logger)
+	options := redisstate.Options{Namespace: s.namespace, Logger: logger}
+	if !s.refuse {
+		options.Fallback = func() scheduler.State { return memstate.New() }
+	}
+	b.slots = redisstate.New(b.link, options)
 	return b
 }
 
+// redisBackend is a namespace in Redis at work. State, ledger and documents have
+// one link to it.
 type redisBackend struct {
 	storage redisStorage
 	client  redis.UniversalClient
 	access  atomic.Pointer[redisAccess]
-	late    lateState
+	link    *redislink.Link
+	slots   *redisstate.State
 	logger  *slog.Logger
 }
 
-func (b *redisBackend) state() scheduler.State { return &b.late }
-
-func (b *redisBackend) newState() scheduler.State {
-	options := redisstate.Options{Namespace: b.storage.namespace, Timeout: b.storage.timeout, Logger: b.logger}
-	if !b.storage.refuse {
-		options.Fallback = func() scheduler.State { return memstate.New() }
-	}
-	return redisstate.New(b.client, options)
-}
+func (b *redisBackend) state() scheduler.State { return b.slots }
 
 func (b *redisBackend) open(ctx context.Context, key sealer) (billing.Ledger, documents, error) {
 	d, err := b.documents(ctx, key)
@@ -94,14 +106,13 @@ func (b *redisBackend) open(ctx context.Context, key sealer) (billing.Ledger, do
 }
 
 func (b *redisBackend) newLedger() billing.Ledger {
-	return redisledger.New(b.client, redisledger.Options{
-		Namespace: b.storage.namespace, Timeout: b.storage.timeout, Spool: b.storage.spool, Sync: b.storage.sync,
-		Location: b.storage.zone, Logger: b.logger,
+	return redisledger.New(b.link, redisledger.Options{
+		Namespace: b.storage.namespace, Spool: b.storage.spool, Sync: b.storage.sync, Location: b.storage.zone, Logger: b.logger,
 	})
 }
 
 func (b *redisBackend) documents(ctx context.Context, key sealer) (documents, error) {
-	d, err := openRedisDocuments(ctx, b.client, b.storage.redisSettings, key)
+	d, err := openRedisDocuments(ctx, b.link, b.storage.namespace, key)
 	if err != nil {
 		return nil, err
 	}
@@ -114,4 +125,31 @@ func (b *redisBackend) take(newest storage) {
 	}
 }
 
-func (b *redisBackend) close() error { return b.client.Close() }
+func (b *redisBackend) down() error { return b.link.Down() }
+
+func (b *redisBackend) regained(f func(context.Context) error) (forget func()) {
+	m := &afterOutage{f}
+	b.link.Join(m)
+	return func() { b.link.Leave(m) }
+}
+
+// afterOutage has something done before Redis counts as back.
+type afterOutage struct{ do func(context.Context) error }
+
+// Lost implements redislink.Member.
+func (*afterOutage) Lost() {}
+
+// Regain implements redislink.Member. What is not for want of Redis does not keep
+// others from it.
+func (a *afterOutage) Regain(ctx context.Context) error {
+	var outage *redislink.Outage
+	if err := a.do(ctx); errors.As(err, &outage) {
+		return outage
+	}
+	return nil
+}
+
+func (b *redisBackend) close() error {
+	b.link.Close()
+	return b.client.Close()
+}

@@ -56,7 +56,7 @@ func TestNodesShareTokensAndIdentities(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		var identities []string
 		for range 2 { // a second node, or the next process
-			s := &store{docs: mustOpen(t, p, keyOf(1))}
+			s := &store{backend: &embeddedBackend{}, docs: mustOpen(t, p, keyOf(1))}
 			var ids anthropic.Identities
 			ids.Keep(identityStore{s, slog.New(slog.DiscardHandler)})
 			identities = append(identities, ids.See("max", "", http.Header{"User-Agent": {"claude-cli/2"}}).ClientID)

@@ -226,6 +226,7 @@ func (h *Handler) checkGroups() error {
 			at.name(g.Name, names),
 			at.oneOf("platform", g.Platform, platformNames()...),
 			at.rate("rate_multiplier", g.RateMultiplier),
+			g.checkPrice(at),
 			g.Limits.check(at),
 			h.checkGroupAccounts(g, at),
 		)

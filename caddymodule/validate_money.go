@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-	_ "time/tzdata" // small images of systems have none
 
 	"github.com/sub2api/caddy-sub2api/billing"
 )
@@ -15,6 +14,16 @@ const (
 	minRetention = 24 * time.Hour
 	maxRetention = 3650 * 24 * time.Hour
 )
+
+// checkPrice lets a group have one of rate_multiplier and limits. With limits a
+// multiplier would do nothing, whatever it is: subscribers pay with what their
+// limits leave, which counts list prices.
+func (g *Group) checkPrice(at spot) error {
+	if g.RateMultiplier == nil || g.Limits == nil {
+		return nil
+	}
+	return at.errorf("rate_multiplier", "stands beside limits, where nobody pays by it: limits count list prices, and the balance does not pay; leave out one of the two")
+}
 
 // check checks what a subscription allows; nil is no limits.
 func (l *Limits) check(at spot) error {
@@ -65,26 +74,12 @@ func (h *Handler) checkSubscriptions(u *User, at spot) error {
 		case slices.Contains(seen, s.Group):
 			return at.errorf(word, "names group %s twice; keep one", s.Group)
 		}
-		if _, err := parseMoment(s.Until); err != nil {
+		if _, err := parseMoment(s.Until, time.UTC); err != nil {
 			return at.errorf(word, "until %w", err)
 		}
 		seen = append(seen, s.Group)
 	}
 	return nil
-}
-
-// parseMoment reads a time, or a date for its midnight in UTC; "" is the zero
-// time.
-func parseMoment(text string) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	for _, layout := range []string{time.RFC3339, time.DateOnly} {
-		if at, err := time.Parse(layout, text); err == nil && at.Year() >= 2000 && at.Year() < 2200 {
-			return at.UTC(), nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("%.80q is no time; write one such as 2027-01-01 or 2027-01-01T12:00:00Z", text)
 }
 
 func (b *Billing) check() error {
@@ -106,13 +101,4 @@ func (b *Billing) check() error {
 		at.oneOf("hold", b.Hold, holdOff, holdEstimate, holdMax),
 		at.oneOf("durability", b.Durability, durabilityProcess, durabilityPower),
 	)
-}
-
-// loadZone finds a time zone by its name; "" is UTC.
-func loadZone(name string) (*time.Location, error) {
-	zone, err := time.LoadLocation(name)
-	if err != nil || name == "Local" {
-		return nil, fmt.Errorf("%.80q is no time zone; write a name such as UTC, Asia/Shanghai or America/New_York", name)
-	}
-	return zone, nil
 }

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +40,14 @@ type fault struct {
 func (f *fault) Error() string { return f.err.Error() }
 func (f *fault) Unwrap() error { return f.err }
 
+// atPath adds its path to an error in an item of a JSON config, which has no lines.
+func atPath(err error) error {
+	if f, ok := errors.AsType[*fault](err); ok && f.path != "" {
+		return fmt.Errorf("%w (at %s)", err, f.path)
+	}
+	return err
+}
+
 // spot is a place in the config: its path, and what errors call it.
 type spot struct{ path, title string }
 
@@ -63,20 +70,16 @@ func (at spot) errorf(word, format string, args ...any) error {
 	return &fault{at.path + "." + word, fmt.Errorf("%s: %s: %w", at.title, shown, err)}
 }
 
-// validName: names stand in URLs, metrics and tables.
-var validName = regexp.MustCompile(`^[\pL\pN][\pL\pM\pN._@+-]*$`)
-
-const maxNameLength = 64
-
 // name checks a name against its form and those taken.
 func (at spot) name(name string, taken map[string]bool) error {
-	switch {
-	case name == "":
+	if name == "" {
 		return spot{at.path, at.path}.errorf("", "has no name; give it one")
-	case len(name) > maxNameLength || !validName.MatchString(name):
+	}
+	if err := vetName(name); err != nil {
 		kind, _, _ := strings.Cut(at.title, " ")
-		return spot{at.path, kind}.errorf("", "the name %.80q can't be used; start with a letter or digit, go on with letters, digits and . _ @ + -, and end within %d bytes", name, maxNameLength)
-	case taken[name]:
+		return spot{at.path, kind}.errorf("", "the name %.80q can't be used: it %w", name, err)
+	}
+	if taken[name] {
 		return at.errorf("", "the name is taken; give each its own")
 	}
 	return nil

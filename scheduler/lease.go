@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
@@ -52,15 +53,14 @@ func Release(leases ...*Lease) {
 	}
 }
 
-// ReleaseAlong gives slots back in the round trip of whatever goes to their store
-// next under the context that it returns; see State.ReleaseAlong. done must be
-// called after that.
-func ReleaseAlong(ctx context.Context, leases ...*Lease) (carrying context.Context, done func()) {
+// ReleaseAlong gives slots back in the round trip of what along is handed to; see
+// State.ReleaseAlong. done must be called after that.
+func ReleaseAlong(leases ...*Lease) (along roundtrip.Batch, done func(ctx context.Context)) {
 	held, of := forget(leases)
 	if of == nil {
-		return ctx, func() {}
+		return nil, func(context.Context) {}
 	}
-	return of.state.ReleaseAlong(ctx, held...)
+	return of.state.ReleaseAlong(held...)
 }
 
 // forget gives the ids of the leases that are held, which count as released.

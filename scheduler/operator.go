@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 )
 
 // Pause keeps new requests from an account until Resume; those in flight go on.
@@ -15,7 +14,7 @@ import (
 func (s *Scheduler) Pause(ctx context.Context, account, by string) error {
 	return s.operate(ctx, account, func(st *Standing) {
 		if st.Pause == nil {
-			st.Pause = &Pause{By: by, At: plainTime(time.Now())}
+			st.Pause = &Pause{By: by, At: plainTime(s.state.Now())}
 		}
 	})
 }
@@ -46,7 +45,7 @@ func (s *Scheduler) operate(ctx context.Context, account string, f func(*Standin
 		f(st)
 	})
 	if err == nil {
-		s.logChange(ctx, account, &before, &after, time.Now())
+		s.logChange(ctx, account, &before, &after, s.state.Now())
 		if state, ok := s.state.(saver); ok {
 			err = state.Saved(ctx) // or a crash would undo what was promised
 		}

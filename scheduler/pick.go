@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
@@ -52,16 +53,18 @@ func leaseID(request string) string {
 
 // Admit takes a user's slot, waiting for it at most UserWaitTimeout, with at
 // most concurrency + UserExtraWaiting waiting. A concurrency of 0 is no limit.
+// along is Ask.Along.
 //
 // Errors: ErrFull, context.Cause(ctx), or the State's. With an error nothing is
 // held.
-func (s *Scheduler) Admit(ctx context.Context, request, user string, concurrency int) (*Lease, error) {
+func (s *Scheduler) Admit(ctx context.Context, request, user string, concurrency int, along roundtrip.Batch) (*Lease, error) {
 	place := UserPlace(user)
 	ask := &Ask{
 		TTL:        leaseTTL,
 		Candidates: &Candidates{Pool: place, Places: []Place{{Name: place, Limit: concurrency}}},
 		User:       user,
 		MaxWaiting: concurrency + s.settings.UserExtraWaiting,
+		Along:      along,
 	}
 	lease := &Lease{}
 	answer, err := s.acquire(ctx, request, ask, lease)

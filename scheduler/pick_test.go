@@ -267,7 +267,7 @@ func TestAdmit(t *testing.T) {
 		defer r.state.Close()
 		ctx := context.Background()
 		admit := func(concurrency int) (*scheduler.Lease, error) {
-			return r.Admit(ctx, r.demand().Request, "alice", concurrency)
+			return r.Admit(ctx, r.demand().Request, "alice", concurrency, nil)
 		}
 		held, err := admit(1)
 		if err != nil || held.Account != nil {
@@ -279,7 +279,7 @@ func TestAdmit(t *testing.T) {
 		}
 		for range 3 { // one slot and two extra
 			go func() {
-				if lease, err := r.Admit(ctx, "w", "alice", 1); err == nil {
+				if lease, err := r.Admit(ctx, "w", "alice", 1, nil); err == nil {
 					lease.Release()
 				}
 			}()
@@ -290,7 +290,7 @@ func TestAdmit(t *testing.T) {
 		if _, err := admit(1); !errors.Is(err, scheduler.ErrFull) || time.Since(began) != 0 {
 			t.Errorf("waited %v: %v", time.Since(began), err)
 		}
-		if _, err := r.Admit(ctx, "b", "bob", 1); err != nil {
+		if _, err := r.Admit(ctx, "b", "bob", 1, nil); err != nil {
 			t.Errorf("alice's line holds up bob: %v", err)
 		}
 		held.Release()

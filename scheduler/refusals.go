@@ -22,7 +22,7 @@ func (s *Scheduler) Others(d Demand, answer string) (found Others) {
 	if candidates == nil {
 		return found
 	}
-	now := time.Now()
+	now := s.state.Now()
 	since := s.successes.last(d.Model, d.Fast, d.Endpoint)
 	excluded := make(map[string]bool, len(d.Exclude))
 	for _, name := range d.Exclude {

@@ -24,7 +24,10 @@ func (s *Scheduler) Report(ctx context.Context, account string, o Outcome) (chan
 		return false, nil
 	}
 	o.Reason = s.conceal(account, o.Reason)
-	now := time.Now()
+	now := s.state.Now()
+	if !o.Sent.IsZero() {
+		o.Sent = now.Add(-time.Since(o.Sent)) // by the store's clock too
+	}
 	if o.Kind == Success {
 		s.successes.add(o.Model, o.Fast, o.Endpoint, now)
 	}
@@ -63,10 +66,10 @@ func (s *Scheduler) cooldowns() Cooldowns {
 // for all that share the State: every 30 s at most.
 func (s *Scheduler) MayAsk(ctx context.Context, account string) (may bool, err error) {
 	standing := s.state.Standing(AccountPlace(account))
-	if !standing.MayAsk(time.Now()) {
+	if !standing.MayAsk(s.state.Now()) {
 		return false, nil // which costs no round trip
 	}
-	_, err = s.change(ctx, account, func(st *Standing) { may = st.MayAsk(time.Now()) })
+	_, err = s.change(ctx, account, func(st *Standing) { may = st.MayAsk(s.state.Now()) })
 	return may && err == nil, err
 }
 
@@ -74,14 +77,14 @@ func (s *Scheduler) MayAsk(ctx context.Context, account string) (may bool, err e
 // that requests got; byRefresh: it was its token endpoint.
 func (s *Scheduler) Fail(ctx context.Context, account, reason string, byRefresh bool) error {
 	reason = s.conceal(account, reason)
-	_, err := s.change(ctx, account, func(st *Standing) { st.Fail(reason, byRefresh, time.Now(), s.cooldowns()) })
+	_, err := s.change(ctx, account, func(st *Standing) { st.Fail(reason, byRefresh, s.state.Now(), s.cooldowns()) })
 	return err
 }
 
 // Postpone sets when an account in error is asked again, whose answer to the
 // gateway's own question says nothing of that.
 func (s *Scheduler) Postpone(ctx context.Context, account string) error {
-	_, err := s.change(ctx, account, func(st *Standing) { st.Postpone(time.Now(), s.cooldowns()) })
+	_, err := s.change(ctx, account, func(st *Standing) { st.Postpone(s.state.Now(), s.cooldowns()) })
 	return err
 }
 
@@ -101,7 +104,7 @@ func (s *Scheduler) change(ctx context.Context, account string, f func(*Standing
 	if err != nil {
 		return false, fmt.Errorf("recording the state of account %q: %w", account, err)
 	}
-	s.logChange(ctx, account, &before, &after, time.Now())
+	s.logChange(ctx, account, &before, &after, s.state.Now())
 	return !after.Equal(&before), nil
 }
 
@@ -123,7 +126,7 @@ func (s *Scheduler) Start(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("recording the credential of account %q: %w", account.Name, err)
 		}
-		s.logChange(ctx, account.Name, &before, &after, time.Now())
+		s.logChange(ctx, account.Name, &before, &after, s.state.Now())
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
 // State is what the requests in flight share: slots, lines, session bindings
@@ -52,10 +54,10 @@ type State interface {
 	// its expiry.
 	Release(ctx context.Context, leases ...string) error
 
-	// ReleaseAlong does what Release does, in the round trip of whatever is sent to
-	// the same store next under the context that it returns. done must be called
-	// after that; it releases what nothing took along.
-	ReleaseAlong(ctx context.Context, leases ...string) (carrying context.Context, done func())
+	// ReleaseAlong does what Release does, in the round trip of what along is handed
+	// to, which is another's of the same store. done must be called after that; it
+	// releases what nothing took along.
+	ReleaseAlong(leases ...string) (along roundtrip.Batch, done func(ctx context.Context))
 
 	// Renew extends leases to now + ttl. It returns those that no longer exist:
 	// they expired, and their slots may be another's by now. Leases of which a
@@ -76,6 +78,10 @@ type State interface {
 	// Standing returns the standing of a place as this process knows it, at
 	// most a second old; it must not be changed. It costs no round trip.
 	Standing(place string) Standing
+
+	// Now is the time by which standings are kept: the store's, so that a process
+	// whose clock is wrong bars no account for others. It costs no round trip.
+	Now() time.Time
 
 	// Load returns the load of a place.
 	Load(ctx context.Context, place string) (Load, error)
@@ -129,6 +135,9 @@ type Ask struct {
 	// StickyMaxWaiting and MaxWaiting bound a place's line.
 	StickyMaxWaiting int
 	MaxWaiting       int
+	// Along is sent once in Acquire's round trip, where there is one. What is to take
+	// effect only with a slot has a guard: the lease's field in the hash of slots held.
+	Along roundtrip.Batch
 }
 
 // Candidates is a set of places, shared by many asks and never changed or

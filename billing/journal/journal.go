@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/private"
 )
 
 // Journal is two files: Current takes new records while those of Other are
@@ -23,7 +24,7 @@ import (
 // others from doing so.
 type Journal struct {
 	Current, Other *File
-	// begun is how often a file has become Current, once Number was called.
+	// begun is how often a file has become Current, once Resume was called.
 	begun uint64
 }
 
@@ -90,6 +91,11 @@ func (j *Journal) Close() error {
 	return errors.Join(errs...)
 }
 
+// Names are those of the files in their directory.
+func (j *Journal) Names() []string {
+	return []string{filepath.Base(j.Current.file.Name()), filepath.Base(j.Other.file.Name())}
+}
+
 // Swap exchanges the files; the other one must be empty.
 func (j *Journal) Swap() {
 	j.Current, j.Other = j.Other, j.Current
@@ -99,13 +105,14 @@ func (j *Journal) Swap() {
 	}
 }
 
-// OpenFile opens a single file, which is made, with mode 0600, where it doesn't
-// exist.
+// OpenFile opens a single file, which is made where it doesn't exist. Its mode is
+// 0600, whatever it was.
 func OpenFile(path string) (*File, error) {
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, private.FileMode)
 	if err != nil {
 		return nil, err
 	}
+	private.Tighten(path)
 	info, err := file.Stat()
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
@@ -120,6 +127,9 @@ func (f *File) Close() error { return f.file.Close() }
 
 // Size is the length of the file in bytes.
 func (f *File) Size() int64 { return f.size.Load() }
+
+// End is where the file's last record ends.
+func (f *File) End() Position { return Position{f, f.emptied, f.size.Load()} }
 
 // Append writes a frame that AppendFrame made, in one piece, and gives its end.
 // After an error the file is as it was.

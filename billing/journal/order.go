@@ -12,16 +12,41 @@ import (
 // A mark is a frame in front of a file's records that holds the file's number, a
 // uvarint: less than the shortest record.
 
-// Number makes the files tell from now on which of them was begun first. Both must
-// be empty.
-func (j *Journal) Number() {
-	j.begun = 1
-	j.Current.number = j.begun
+// Resume makes journals that are used together go on where an earlier process left
+// them, whatever that left: of the files that have records, those begun last are
+// Current, and all others Other. It returns both in the order in which they were
+// begun, and from now on the files tell that order.
+func Resume(journals []*Journal) (currents, others []*File, err error) {
+	newest, marks := uint64(0), make(map[*File]uint64)
+	for _, j := range journals {
+		for _, f := range []*File{j.Current, j.Other} {
+			if marks[f], err = f.mark(); err != nil {
+				return nil, nil, err
+			}
+			newest = max(newest, marks[f])
+		}
+	}
+	isNew := func(f *File) bool { return f.Size() > 0 && marks[f] == newest }
+	isOld := func(f *File) bool { return f.Size() > 0 && marks[f] < newest }
+	for _, j := range journals {
+		// Of two without a mark, the one that is found as Current is the older.
+		if isNew(j.Other) || isOld(j.Current) && !isOld(j.Other) {
+			j.Current, j.Other = j.Other, j.Current
+		}
+		j.begun = max(newest, 1)
+		j.Current.number = j.begun
+		currents, others = append(currents, j.Current), append(others, j.Other)
+	}
+	if currents, err = inOrder(currents); err != nil {
+		return nil, nil, err
+	}
+	others, err = inOrder(others)
+	return currents, others, err
 }
 
-// InOrder sorts files by when they were begun. Those that were begun together, and
+// inOrder sorts files by when they were begun. Those that were begun together, and
 // those which an unnumbered journal left, stay as they are.
-func InOrder(files []*File) ([]*File, error) {
+func inOrder(files []*File) ([]*File, error) {
 	marks := make(map[*File]uint64, len(files))
 	for _, f := range files {
 		mark, err := f.mark()

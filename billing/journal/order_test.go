@@ -9,12 +9,21 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 )
 
+func resume(t *testing.T, journals ...*Journal) (currents, others []*File) {
+	t.Helper()
+	currents, others, err := Resume(journals)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return currents, others
+}
+
 // TestFilesTellTheirOrder has each of the files be the older one in turn.
 func TestFilesTellTheirOrder(t *testing.T) {
 	dir := t.TempDir()
 	for swaps := range 4 {
 		j := openJournal(t, dir)
-		j.Number()
+		resume(t, j)
 		for i := range swaps {
 			if _, err := j.Current.Append(journalOf(t, ledgertest.Example("gone"))); err != nil {
 				t.Fatal(err)
@@ -40,7 +49,7 @@ func TestFilesTellTheirOrder(t *testing.T) {
 		}
 
 		j = openJournal(t, dir)
-		files, err := InOrder([]*File{j.Current, j.Other})
+		files, err := inOrder([]*File{j.Current, j.Other})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -68,7 +77,7 @@ func TestFilesWithoutMarks(t *testing.T) {
 	if _, err := j.Other.Append(journalOf(t, ledgertest.Example("a"))); err != nil {
 		t.Fatal(err)
 	}
-	files, err := InOrder([]*File{j.Current, j.Other})
+	files, err := inOrder([]*File{j.Current, j.Other})
 	if err != nil || files[0] != j.Current || files[1] != j.Other {
 		t.Errorf("files %v, %v; want the current one first", files, err)
 	}

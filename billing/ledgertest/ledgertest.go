@@ -68,7 +68,7 @@ func Run(t *testing.T, h Harness) {
 }
 
 // epoch is the time of the first record of a test.
-var epoch = time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.UTC)
+var epoch = time.Date(2026, 11, 23, 12, 0, 0, 123456000, time.UTC)
 
 func record(id string, charged billing.USD) *billing.Record {
 	return &billing.Record{ID: id, Time: epoch, User: "alice", Cost: charged, Charged: charged, Billing: billing.PaidFromBalance}

@@ -111,7 +111,7 @@ func subscriptionEnds(t *testing.T, w world) {
 	hold(t, l, billing.PaidFromSubscription, claim("a", 1, declared(end)))
 	subscribe(t, l, "alice", "g", end)
 	hold(t, l, billing.PaidFromSubscription, claim("d", 1, own))
-	w.clock.PassUntil(t, end.Add(-1))
+	w.clock.PassUntil(t, end.Add(-time.Microsecond))
 	hold(t, l, billing.PaidFromSubscription, claim("just before", 1, own))
 	w.clock.PassUntil(t, end)
 	refused(t, l, over, claim("b", 1, declared(end)))

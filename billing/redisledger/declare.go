@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/internal/redispipe"
 )
 
 const (
@@ -22,9 +25,21 @@ const (
 	// declareBatch is how many users one script declares: Redis does nothing else
 	// meanwhile.
 	declareBatch = 256
+	// declareEvery is how often Redis is told again of the users that it does not know.
+	declareEvery = time.Second
 )
 
-// Declare implements billing.Ledger. Each user is declared whole or not at all.
+// declared are the users that this process was told to declare. Redis is told of them
+// again when it has lost its data.
+type declared struct {
+	mu    sync.Mutex
+	users map[string]billing.User
+	again time.Time // when Redis was last told of them because it did not know one
+}
+
+// Declare implements billing.Ledger. Each user is declared whole or not at all. While
+// Redis is down, they are known here, with what they begin with, and Redis hears of
+// them when it is back.
 func (l *Ledger) Declare(ctx context.Context, users []billing.User) error {
 	if l.closed.Load() {
 		return billing.ErrClosed
@@ -34,16 +49,21 @@ func (l *Ledger) Declare(ctx context.Context, users []billing.User) error {
 			return fmt.Errorf("declaring user %q: %w", u.Name, err)
 		}
 	}
-	for len(users) > 0 {
-		batch := users[:min(len(users), declareBatch)]
-		if err := l.declare(ctx, batch); err != nil {
-			return fmt.Errorf("declaring users to Redis: %w", err)
-		}
-		users = users[len(batch):]
+	l.declared.mu.Lock()
+	if l.declared.users == nil {
+		l.declared.users = make(map[string]billing.User, len(users))
 	}
-	if l.spool != nil {
-		l.spool.retryRefused()
-		l.rouse()
+	for _, u := range users {
+		l.declared.users[u.Name] = u
+		l.snapshot.begin(u)
+	}
+	l.declared.mu.Unlock()
+	err := l.link.Down()
+	if err == nil {
+		err = l.declare(ctx, users)
+	}
+	if err != nil && unavailable(err) == err {
+		return fmt.Errorf("declaring users to Redis: %w", err)
 	}
 	return nil
 }
@@ -58,42 +78,83 @@ func checkUser(u billing.User) error {
 	return nil
 }
 
+// declareAll tells Redis of all users that were declared.
+func (l *Ledger) declareAll(ctx context.Context) error {
+	l.declared.mu.Lock()
+	users := slices.Collect(maps.Values(l.declared.users))
+	l.declared.mu.Unlock()
+	return l.declare(ctx, users)
+}
+
+// declareAgain reports whether it makes sense to ask Redis again after an error: it did
+// not know a user who was declared, and was told of them all.
+func (l *Ledger) declareAgain(ctx context.Context, name string, err error) bool {
+	if !errors.Is(err, billing.ErrUnknownUser) {
+		return false
+	}
+	l.declared.mu.Lock()
+	_, isOurs := l.declared.users[name]
+	isNew := isOurs && time.Since(l.declared.again) >= declareEvery
+	if isNew {
+		l.declared.again = time.Now()
+	}
+	l.declared.mu.Unlock()
+	if !isNew {
+		return isOurs
+	}
+	l.log.Error("Redis did not know a user of the config: it has lost its data; it was told of all users, who begin with their opening balances", "user", name)
+	return l.declareAll(ctx) == nil
+}
+
+// undeclare forgets one who was removed.
+func (l *Ledger) undeclare(name string) {
+	l.declared.mu.Lock()
+	defer l.declared.mu.Unlock()
+	delete(l.declared.users, name)
+}
+
 func (l *Ledger) declare(ctx context.Context, users []billing.User) error {
-	args := []any{schemaVersion}
-	asked := l.cache.ask()
-	for _, u := range users {
-		args = append(args, u.Name, int64(u.Balance), digit(u.Unlimited))
-	}
-	reply, err := l.runRegistry(ctx, declareScript, args...)
-	if err != nil {
-		return err
-	}
-	answers, _ := reply.([]any)
-	if len(answers) == 2 && answers[0] == "newer" {
-		return fmt.Errorf("the data under %s has schema version %v, and this program knows %d: a newer one wrote it; run that one, or name another namespace",
-			l.prefix, answers[1], schemaVersion)
-	}
-	if len(answers) != 1+len(users) {
-		return fmt.Errorf("an unknown answer of Redis: %T %v", reply, reply)
-	}
-	for i, u := range users {
-		now, _, err := parseTold(answers[1+i])
+	for batch := range slices.Chunk(users, declareBatch) {
+		args := []any{schemaVersion}
+		for _, u := range batch {
+			args = append(args, u.Name, int64(u.Balance), digit(u.Unlimited))
+		}
+		answer, err := l.runRegistry(ctx, declareScript, args...)
 		if err != nil {
 			return err
 		}
-		l.cache.learn(u.Name, asked, now)
-		l.logins.forgetUser(u.Name)
+		answers, _ := answer.([]any)
+		if len(answers) == 2 && answers[0] == "newer" {
+			return fmt.Errorf("the data under %s has schema version %v, and this program knows %d: a newer one wrote it; run that one, or name another namespace",
+				l.prefix, answers[1], schemaVersion)
+		}
+		a := newReply(answer, 1+len(batch))
+		for i, u := range batch {
+			now, _, err := parseUser(a.list[1+i])
+			if err != nil {
+				return errors.Join(a.err, err)
+			}
+			l.snapshot.learnUser(u.Name, now)
+			l.logins.forgetUser(u.Name)
+		}
 	}
+	l.retryRefused.Store(true)
+	l.wakeDrain()
 	return nil
 }
 
 // runRegistry runs one of the scripts about users, keys and subscriptions.
 func (l *Ledger) runRegistry(ctx context.Context, script *redis.Script, args ...any) (any, error) {
-	if l.closed.Load() {
-		return nil, billing.ErrClosed
+	if err := l.usable(ctx); err != nil {
+		return nil, err
 	}
-	bounded, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	reply, err := redispipe.Run(bounded, l.client, script, []string{l.prefix}, args...)
-	return reply, l.note(ctx, err)
+	return l.link.Run(ctx, script, []string{l.prefix}, args...)
+}
+
+// usable is an error if the ledger was closed, or the caller is gone.
+func (l *Ledger) usable(ctx context.Context) error {
+	if l.closed.Load() {
+		return billing.ErrClosed
+	}
+	return ctx.Err()
 }

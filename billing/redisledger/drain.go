@@ -4,8 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-
-	"github.com/redis/go-redis/v9"
+	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
@@ -15,147 +14,83 @@ import (
 // trip, at once.
 const drainBatch = 128
 
-// drain brings the spool's records to Redis, each once, until all are there or
-// Redis fails.
+// drain brings Redis the spool's records that it may lack, each once, until it has all
+// or is down.
 func (l *Ledger) drain(ctx context.Context) error {
 	s := l.spool
 	s.draining.Lock()
 	defer s.draining.Unlock()
 	s.mu.Lock()
-	own, closed := s.own, s.closed
+	d, closed := s.own, s.closed
 	s.mu.Unlock()
 	switch {
 	case closed:
 		return billing.ErrClosed
-	case own == nil:
+	case d == nil:
 		return nil
 	}
-	if err := l.drainDirectory(ctx, own); err != nil {
-		return err
-	}
-	for len(s.left) > 0 {
-		if err := l.drainDirectory(ctx, s.left[0]); err != nil {
+	for _, f := range []*spoolFile{d.other, d.current} {
+		if err := l.drainFile(ctx, d, f); err != nil {
 			return err
 		}
-		if err := s.left[0].close(); err != nil {
-			return err
-		}
-		s.left = s.left[1:]
 	}
-	return nil
+	return l.drainRefused(ctx, d)
 }
 
-// drainDirectory drains one directory. draining is held.
-func (l *Ledger) drainDirectory(ctx context.Context, d *directory) error {
+// drainFile drains one file. draining is held.
+func (l *Ledger) drainFile(ctx context.Context, d *directory, f *spoolFile) error {
+	isNew := 0
 	for {
-		if err := l.drainOther(ctx, d); err != nil {
-			return err
-		}
 		l.spool.mu.Lock()
-		more := d.journal.Current.Size() > 0
-		if more {
-			d.journal.Swap()
-		}
+		from, until := f.missing, f.Size()
+		f.missing = -1 // what fails meanwhile says so again
 		l.spool.mu.Unlock()
-		if !more {
-			return l.drainRefused(ctx, d)
-		}
-	}
-}
-
-// drainOther drains the file that takes no new records, and empties it.
-func (l *Ledger) drainOther(ctx context.Context, d *directory) error {
-	f := d.journal.Other
-	if f.Size() == 0 {
-		return nil
-	}
-	for {
-		records, end, err := f.Read(d.drained, drainBatch)
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", d.path, err)
-		}
-		if len(records) == 0 {
+		if from < 0 {
 			break
 		}
-		if err := l.bring(ctx, d, records); err != nil {
-			return err
-		}
-		d.drained = end
-	}
-	if rest := f.Size() - d.drained; rest > 0 {
-		l.log.Error("a part of the spool that was written can't be read, and is lost", "directory", d.path, "bytes", rest)
-	}
-	if err := f.Empty(); err != nil {
-		return fmt.Errorf("emptying a journal in %s: %w", d.path, err)
-	}
-	d.drained = 0
-	return nil
-}
-
-// bring settles records in Redis, and puts those aside that it refuses. After an
-// error, it is to be called again.
-func (l *Ledger) bring(ctx context.Context, d *directory, records []billing.Record) error {
-	errs := l.settleAll(ctx, records)
-	for i, err := range errs {
-		if err == nil {
-			l.cache.arrived(&records[i])
+		for from < until {
+			records, end, err := f.Read(from, drainBatch)
+			if err == nil && len(records) == 0 {
+				l.log.Error("a part of the spool that was written can't be read, and is lost", "directory", d.path, "bytes", until-from)
+				break
+			}
+			n := 0
+			if err == nil {
+				n, err = l.bring(ctx, d, records, from < f.inherited)
+			}
+			if err != nil {
+				l.spool.mu.Lock()
+				defer l.spool.mu.Unlock()
+				f.miss(from)
+				return fmt.Errorf("bringing Redis the records of %s: %w", d.path, err)
+			}
+			from, isNew = end, isNew+n
 		}
 	}
-	for _, err := range errs {
-		if err != nil && !isRefusal(err) {
-			return err
-		}
-	}
-	for i, err := range errs {
-		if err == nil {
-			continue
-		}
-		if err := l.putAside(d, &records[i], err); err != nil {
-			return err
-		}
-		l.holds.end(records[i].ID)
-		l.cache.arrived(&records[i])
+	if isNew > 0 {
+		l.log.Info("Redis has taken records that waited in the spool", "records", isNew, "directory", d.path)
 	}
 	return nil
 }
 
-// runScript is one of redis.Script's ways to run.
-type runScript func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd
-
-// settleAll settles records in one round trip, two where the server doesn't know
-// the script yet, and gives what came of each.
-func (l *Ledger) settleAll(ctx context.Context, records []billing.Record) []error {
-	bounded, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	for i := range records {
-		l.cache.doubt(&records[i])
-	}
-	asked := l.cache.ask()
-	cmds := make([]*redis.Cmd, len(records))
-	send := func(run runScript) (unknown bool) {
-		pipe := l.client.Pipeline()
-		for i := range records {
-			keys, args := l.settleArguments(&records[i])
-			cmds[i] = run(bounded, pipe, keys, args...)
+// bring settles records in Redis, which may have had them once, and puts those aside
+// that it refuses. After an error, it is to be called again.
+func (l *Ledger) bring(ctx context.Context, d *directory, records []billing.Record, wasThere bool) (isNew int, err error) {
+	errs, isNew := l.settleAll(ctx, records, wasThere)
+	for i, err := range errs {
+		switch {
+		case err == nil:
+		case !isRefusal(err):
+			return isNew, err
+		default:
+			if err := l.putAside(d, &records[i], err); err != nil {
+				return isNew, err
+			}
+			l.holds.end(records[i].ID)
 		}
-		_, _ = pipe.Exec(bounded) // the first error of those that the commands have
-		for _, cmd := range cmds {
-			unknown = unknown || redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT")
-		}
-		return unknown
+		l.snapshot.have(&records[i])
 	}
-	if send(settleScript.EvalSha) {
-		send(settleScript.Eval) // what is settled already stays settled once
-	}
-	errs := make([]error, len(records))
-	for i, cmd := range cmds {
-		reply, err := cmd.Result()
-		if l.note(ctx, err) == nil {
-			err = l.settled(&records[i], asked, reply)
-		}
-		errs[i] = err
-	}
-	return errs
+	return isNew, nil
 }
 
 // putAside keeps a record that Redis refuses apart from those that wait.
@@ -177,10 +112,16 @@ func (l *Ledger) putAside(d *directory, r *billing.Record, why error) error {
 	return nil
 }
 
+// postpone sets when Redis is asked again for the records that it refused.
+func (d *directory) postpone(wait time.Duration) {
+	d.retryWait = min(wait, mostRetryWait)
+	d.retryAt = time.Now().Add(d.retryWait)
+}
+
 // drainRefused tries the refused records once more, and forgets them when Redis
 // has all.
 func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
-	if !d.isRetryDue() {
+	if d.refused.Size() == 0 || !l.retryRefused.Swap(false) && time.Now().Before(d.retryAt) {
 		return nil
 	}
 	var refusal error
@@ -193,10 +134,11 @@ func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
 		if len(records) == 0 {
 			break
 		}
-		for _, err := range l.settleAll(ctx, records) {
+		errs, _ := l.settleAll(ctx, records, false)
+		for _, err := range errs {
 			switch {
 			case err != nil && !isRefusal(err):
-				d.retryRefused.Store(true)
+				l.retryRefused.Store(true)
 				return err
 			case err != nil:
 				refusal = err

@@ -2,15 +2,13 @@ package redisledger
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/internal/redispipe"
 )
 
 const (
@@ -23,27 +21,39 @@ const (
 	renewBatch = 500
 )
 
+// phase is what this process knows of where a hold counts. docs/architecture.md has the
+// table of what leads from one to another.
+type phase uint8
+
+const (
+	// asked: Redis is asked for it, and has not answered yet.
+	asked phase = iota
+	// abandoned: it was given back while Redis is asked for it, and ends with the
+	// answer.
+	abandoned
+	// kept: Redis has it.
+	kept
+	// inDoubt: it was set aside here, and Redis does not know, or may not. It counts
+	// here until Redis was told; where Redis did know, it counts twice until then.
+	inDoubt
+)
+
 // hold is what a claim has set aside.
 type hold struct {
 	id     string
 	number uint64 // tells it from others of the same id
 	amount billing.USD
-	payer  string
-	purses []purseName
-	// settled: the record is in the spool, so it does not count here any more, but
-	// to others.
-	settled bool
-	// asked: Redis is being asked to meet the claim, and told what waits. before is
-	// what had been metHere then.
-	asked         bool
-	waits, before waits
-	// shared: Redis may have it, or have had it; told: it did. anew: it was told twice,
-	// or late, and may have heard of it after it heard of the end.
-	shared, told, anew bool
+	user   string
+	payer  billing.Payer
+	// budgets are those that it is set aside on; while the phase is asked, those that
+	// it may be.
+	budgets []budget
+	phase   phase
+	// unknown is what Redis was told that it does not know, when it was asked.
+	unknown sums
 }
 
-// member is the hold's name in a purse's holds. Where Redis is asked twice for the
-// sake of one request, what it hears late of the first is not about the second.
+// member is the hold's name in a budget's holds.
 func (h *hold) member() string {
 	return strconv.FormatInt(int64(h.amount), 10) + " " + h.id + " " + strconv.FormatUint(h.number, 10)
 }
@@ -53,311 +63,228 @@ type holds struct {
 	mu     sync.Mutex
 	byID   map[string]*hold
 	number uint64 // of the last
-	// The sums: of those that count here, those of them of which Redis may not know,
-	// and those that it is being asked for.
-	sums, untold, pending map[purseName]billing.USD
-	// metHere is what has been set aside here while Redis was being asked about a purse.
-	metHere map[purseName]billing.USD
-	// owed have ended, and Redis may not know it.
-	owed []debt
-}
-
-// debt is a hold that ended at a time.
-type debt struct {
-	hold
-	since time.Time
+	// sums are of all that are not abandoned, untold of those in doubt.
+	sums, untold map[budget]billing.USD
 }
 
 func newHolds() *holds {
-	return &holds{
-		byID: make(map[string]*hold), sums: make(map[purseName]billing.USD),
-		untold: make(map[purseName]billing.USD), pending: make(map[purseName]billing.USD), metHere: make(map[purseName]billing.USD),
-	}
+	return &holds{byID: make(map[string]*hold), sums: make(map[budget]billing.USD), untold: make(map[budget]billing.USD)}
 }
 
-// add adds to a sum of each of the purses.
-func add(sums map[purseName]billing.USD, purses []purseName, amount billing.USD) {
-	for _, p := range purses {
-		if sums[p] = sums[p].Plus(amount); sums[p] == 0 {
-			delete(sums, p)
+// count adds a hold to the sums, or takes it from them. mu is held.
+func (hs *holds) count(h *hold, sign billing.USD) {
+	for _, b := range h.budgets {
+		if h.phase != abandoned {
+			add(hs.sums, b, sign*h.amount)
+		}
+		if h.phase == inDoubt {
+			add(hs.untold, b, sign*h.amount)
 		}
 	}
 }
 
-// ask notes that a claim is put to Redis.
-func (hs *holds) ask(claim *billing.Claim) *hold {
-	h := &hold{id: claim.ID, amount: claim.Amount, purses: possiblePurses(claim), asked: true}
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
+// move changes a hold's phase. mu is held.
+func (hs *holds) move(h *hold, to phase) {
+	hs.count(h, -1)
+	h.phase = to
+	hs.count(h, 1)
+}
+
+// make begins a hold for a claim. mu is held.
+func (hs *holds) make(c *billing.Claim, begin phase) *hold {
 	hs.number++
-	h.number = hs.number
+	h := &hold{id: c.ID, number: hs.number, amount: c.Amount, user: c.User, phase: begin, budgets: possibleBudgets(c)}
 	if before := hs.byID[h.id]; before != nil { // two ask for one request
-		hs.discount(before)
+		hs.move(before, abandoned)
 	}
 	hs.byID[h.id] = h
-	add(hs.pending, h.purses, h.amount)
-	h.before = of(hs.metHere, h.purses, claim)
+	hs.count(h, 1)
 	return h
 }
 
-// find gives what has been set aside under an ID; nil for nothing.
-func (hs *holds) find(id string) *hold {
+// possibleBudgets are those on which a claim may set something aside: first that of
+// who pays.
+func possibleBudgets(c *billing.Claim) []budget {
+	first := userBudget(c.User)
+	if c.Terms != nil {
+		first = subscriptionBudget(c.User, c.Terms.Group)
+	}
+	return []budget{first, keyBudget(c.KeyID)}
+}
+
+// ask begins a hold that Redis is asked for.
+func (hs *holds) ask(c *billing.Claim) *hold {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	h := hs.make(c, asked)
+	h.unknown = sumsOf(hs.untold, c)
+	return h
+}
+
+// find returns the hold of an ID that was met.
+func (hs *holds) find(id string) (found hold, isThere bool) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	h := hs.byID[id]
-	if h == nil {
-		return nil
+	if h == nil || h.phase == asked || h.phase == abandoned {
+		return hold{}, false
 	}
-	found := *h
-	return &found
+	return *h, true
 }
 
-// met notes that Redis has met the claim, by the standing that it told. It has not,
-// for our purposes, if the claim was released meanwhile, or so much was set aside
-// here that there is not enough for both.
-func (hs *holds) met(h *hold, claim *billing.Claim, s standing, payer string, purses []purseName) error {
+// meet notes that a claim was met, by Redis or, if in doubt, by this process. It
+// reports whether the hold was abandoned meanwhile.
+func (hs *holds) meet(h *hold, payer billing.Payer, a *account, to phase) (isOver bool) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	if hs.byID[h.id] != h {
-		return errGivenUp
-	}
-	meanwhile := of(hs.metHere, h.purses, claim)
-	hs.discount(h)
-	if meanwhile != h.before {
-		meanwhile.add(h.waits)
-		meanwhile.take(h.before)
-		s.lessen(meanwhile)
-		if _, refusal := s.judge(claim); refusal != nil {
-			delete(hs.byID, h.id)
-			return errOvertaken
-		}
-	}
-	h.shared, h.told = true, true
-	hs.keep(h, payer, purses)
-	return nil
+	return hs.met(h, payer, a, to)
 }
 
-// of are the sums of what meets a claim; possible are its purses.
-func of(sums map[purseName]billing.USD, possible []purseName, claim *billing.Claim) (w waits) {
-	if w.key = sums[possible[1]]; claim.Terms != nil {
-		w.subscription = sums[possible[0]]
-	} else {
-		w.balance = sums[possible[0]]
+func (hs *holds) met(h *hold, payer billing.Payer, a *account, to phase) (isOver bool) {
+	isOver = h.phase == abandoned
+	hs.count(h, -1)
+	h.payer = payer
+	h.budgets = slices.Clone(h.budgets)
+	if a.key == nil {
+		h.budgets = h.budgets[:1]
 	}
-	return w
+	if payer.Billing == billing.PaidByNobody {
+		h.budgets = h.budgets[1:]
+	}
+	if isOver || h.amount == 0 || len(h.budgets) == 0 { // nothing is set aside
+		hs.forget(h)
+		return isOver
+	}
+	h.phase = to
+	hs.count(h, 1)
+	return false
 }
 
-// keep counts a hold; one that sets nothing aside is forgotten. mu is held.
-func (hs *holds) keep(h *hold, payer string, purses []purseName) {
-	h.asked, h.payer, h.purses = false, payer, purses
-	if h.amount == 0 || len(purses) == 0 {
+// drop ends a hold that came to nothing.
+func (hs *holds) drop(h *hold) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.count(h, -1)
+	h.budgets = nil
+	hs.forget(h)
+}
+
+// forget forgets a hold. mu is held.
+func (hs *holds) forget(h *hold) {
+	if hs.byID[h.id] == h {
 		delete(hs.byID, h.id)
-		return
-	}
-	hs.byID[h.id] = h
-	add(hs.sums, purses, h.amount)
-	if !h.told {
-		add(hs.untold, purses, h.amount)
 	}
 }
 
-// end forgets a hold, and tells what it was.
+// end ends the hold of an ID; nil if there is none, or one that ends with the answer.
 func (hs *holds) end(id string) *hold {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	h := hs.byID[id]
-	if h == nil {
+	switch {
+	case h == nil || h.phase == abandoned:
+		return nil
+	case h.phase == asked:
+		hs.move(h, abandoned)
 		return nil
 	}
-	delete(hs.byID, id)
-	hs.discount(h)
-	if h.anew {
-		hs.owed = append(hs.owed, debt{*h, time.Now()})
-	}
+	hs.count(h, -1)
+	hs.forget(h)
 	return h
 }
 
-// settle notes that a record is in the spool. Its hold goes on where others see it,
-// until Redis has the record.
-func (hs *holds) settle(id string) {
+// sum is what this process has set aside on a budget.
+func (hs *holds) sum(b budget) billing.USD {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	h := hs.byID[id]
-	if h == nil {
-		return
-	}
-	hs.discount(h)
-	h.settled = true
-	if !h.shared {
-		delete(hs.byID, id)
-	}
+	return hs.sums[b]
 }
 
-// discount takes a hold from the sums. mu is held.
-func (hs *holds) discount(h *hold) {
-	switch {
-	case h.asked:
-		add(hs.pending, h.purses, -h.amount)
-		for _, p := range h.purses {
-			if hs.pending[p] == 0 {
-				delete(hs.metHere, p)
+// in are the holds in some phases.
+func (hs *holds) in(phases ...phase) (list []hold) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	if len(hs.untold) == 0 && !slices.Contains(phases, kept) {
+		return nil
+	}
+	for _, h := range hs.byID {
+		if slices.Contains(phases, h.phase) {
+			list = append(list, *h)
+		}
+	}
+	return list
+}
+
+// told notes that Redis has holds, and returns those that have ended meanwhile.
+func (hs *holds) told(told []hold) (ended []hold) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	for _, t := range told {
+		switch h := hs.byID[t.id]; {
+		case h == nil || h.number != t.number:
+			ended = append(ended, t)
+		case h.phase == inDoubt:
+			hs.move(h, kept)
+		}
+	}
+	return ended
+}
+
+// The ways to tell Redis of holds; see holds.lua.
+const (
+	renewHolds  = "renew"
+	reviveHolds = "revive"
+	endHolds    = "end"
+)
+
+// renew says to Redis that its holds go on. What it has lost, it hears of again.
+func (l *Ledger) renew(ctx context.Context) error {
+	missing, err := l.tell(ctx, renewHolds, l.holds.in(kept))
+	if err != nil {
+		return err
+	}
+	return l.revive(ctx, missing)
+}
+
+// revive tells Redis of holds that it may not have. Those that end while this is under
+// way must not be set aside for good.
+func (l *Ledger) revive(ctx context.Context, list []hold) error {
+	if _, err := l.tell(ctx, reviveHolds, list); err != nil {
+		return err
+	}
+	_, err := l.tell(ctx, endHolds, l.holds.told(list))
+	return err
+}
+
+// tell tells Redis of holds, and returns those that it does not have.
+func (l *Ledger) tell(ctx context.Context, how string, list []hold) (missing []hold, err error) {
+	for batch := range slices.Chunk(list, renewBatch) {
+		args := []any{how, holdTTL.Milliseconds()}
+		var keys []string
+		var of []int
+		for i := range batch {
+			for _, b := range batch[i].budgets {
+				field := "" // of a subscription that a config declares, nothing may be known
+				if strings.HasPrefix(string(b), "key:") {
+					field = "user"
+				}
+				keys = append(keys, l.key(b), l.holdsKey(b), l.userKey(batch[i].user))
+				args = append(args, batch[i].member(), field, batch[i].payer.UserNumber)
+				of = append(of, i)
 			}
 		}
-	case !h.settled:
-		add(hs.sums, h.purses, -h.amount)
-		hs.heard(h)
-	}
-}
-
-// heard takes a hold from the sums of which Redis may not know. mu is held.
-func (hs *holds) heard(h *hold) {
-	if !h.told && !h.settled {
-		add(hs.untold, h.purses, -h.amount)
-	}
-	h.told = true
-}
-
-// sum is what this process has set aside on a purse.
-func (hs *holds) sum(p purseName) billing.USD {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	return hs.sums[p]
-}
-
-// untoldOf is what is set aside here, and Redis may not know, of what meets a claim.
-func (hs *holds) untoldOf(h *hold, claim *billing.Claim) waits {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	return of(hs.untold, h.purses, claim)
-}
-
-// all are those of which Redis is to know.
-func (hs *holds) all() []hold {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	all := make([]hold, 0, len(hs.byID))
-	for _, h := range hs.byID {
-		if !h.asked {
-			all = append(all, *h)
-		}
-	}
-	return all
-}
-
-// share notes that Redis has the holds, some of them set aside anew, and gives those
-// of the latter that have ended.
-func (hs *holds) share(told, anew []hold) (ended []hold) {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	for _, t := range anew {
-		if h := hs.byID[t.id]; h != nil && h.number == t.number && !h.asked {
-			h.anew = true
-		} else {
-			ended = append(ended, t)
-		}
-	}
-	for _, t := range told {
-		if h := hs.byID[t.id]; h != nil && h.number == t.number && !h.asked {
-			h.shared = true
-			hs.heard(h)
-		}
-	}
-	return ended
-}
-
-// owe notes that Redis is to hear that the holds have ended, if they have.
-func (hs *holds) owe(told ...hold) {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	for _, t := range told {
-		if h := hs.byID[t.id]; h == nil || h.number != t.number {
-			hs.owed = append(hs.owed, debt{t, time.Now()})
-		} else if !h.asked {
-			h.shared, h.anew = true, true // or it may be
-		}
-	}
-}
-
-// debts are the holds of which Redis is to hear that they have ended; it knows by
-// itself of those that have expired.
-func (hs *holds) debts() (ended []hold) {
-	hs.mu.Lock()
-	defer hs.mu.Unlock()
-	for _, d := range hs.owed {
-		if time.Since(d.since) < holdTTL {
-			ended = append(ended, d.hold)
-		}
-	}
-	hs.owed = nil
-	return ended
-}
-
-// renew says to Redis that the holds go on. What it has forgotten, or never knew
-// because it was out of reach, it hears of again.
-func (l *Ledger) renew(ctx context.Context) error {
-	var errs []error
-	for batch := range slices.Chunk(l.holds.all(), renewBatch) {
-		if l.down.Load() || ctx.Err() != nil {
-			errs = append(errs, errDown)
-			break
-		}
-		// Those that end while this is under way must not be set aside for good.
-		anew, err := l.tellHolds(ctx, batch, holdTTL)
+		answer, err := l.link.Run(ctx, holdsScript, keys, args...)
 		if err != nil {
-			l.holds.owe(batch...)
-		} else {
-			err = l.endHolds(ctx, l.holds.share(batch, anew))
+			return nil, err
 		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// endHolds says to Redis that holds have ended, now or when it can be reached.
-func (l *Ledger) endHolds(ctx context.Context, ended []hold) error {
-	var errs []error
-	for batch := range slices.Chunk(ended, renewBatch) {
-		err := errDown
-		if !l.down.Load() {
-			_, err = l.tellHolds(ctx, batch, 0)
-		}
-		if err != nil {
-			l.holds.owe(batch...)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
-// tellHolds says that holds go on for a time, or end with 0, and gives those that
-// Redis did not have.
-func (l *Ledger) tellHolds(ctx context.Context, told []hold, ttl time.Duration) (anew []hold, err error) {
-	args := []any{ttl.Milliseconds()}
-	var keys []string
-	var of []int
-	for i := range told {
-		for _, p := range told[i].purses {
-			keys = append(keys, l.key(p), l.holdsKey(p))
-			args = append(args, told[i].member(), p.field())
-			of = append(of, i)
+		last := -1
+		numbers, _ := answer.([]any)
+		for _, number := range numbers {
+			if n, _ := number.(int64); n >= 1 && int(n) <= len(of) && of[n-1] != last {
+				last = of[n-1]
+				missing = append(missing, batch[last])
+			}
 		}
 	}
-	bounded, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	reply, err := redispipe.Run(bounded, l.client, holdsScript, keys, args...)
-	if l.note(ctx, err) != nil {
-		return nil, err
-	}
-	numbers, _ := reply.([]any)
-	last := -1
-	for _, number := range numbers {
-		n, _ := number.(int64)
-		if n < 1 || int(n) > len(of) {
-			return nil, fmt.Errorf("an unknown answer of Redis for holds: %v", reply)
-		}
-		if i := of[n-1]; i != last {
-			anew, last = append(anew, told[i]), i
-		}
-	}
-	return anew, nil
+	return missing, nil
 }

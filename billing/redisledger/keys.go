@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 )
 
 // AddKey implements billing.Ledger.
@@ -46,7 +47,7 @@ func (l *Ledger) Keys(ctx context.Context, user string) ([]billing.Key, error) {
 	}
 	keys, err := l.keys(ctx, user)
 	if err != nil {
-		return nil, fmt.Errorf("reading keys from Redis: %w", err)
+		return nil, fmt.Errorf("reading keys from Redis: %w", unavailable(err))
 	}
 	return keys, nil
 }
@@ -70,32 +71,30 @@ func (l *Ledger) keys(ctx context.Context, user string) ([]billing.Key, error) {
 	return keys, nil
 }
 
-func (l *Ledger) keyIDs(ctx context.Context, user string) (ids []string, err error) {
-	bounded, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	if user == "" {
-		ids, err = l.client.HVals(bounded, l.keysKey()).Result()
-	} else {
-		ids, err = l.client.SMembers(bounded, l.keysOfKey(user)).Result()
-	}
-	return ids, l.note(ctx, err)
+func (l *Ledger) keyIDs(ctx context.Context, user string) ([]string, error) {
+	return ask(ctx, l, func(pipe redis.Pipeliner) *redis.StringSliceCmd {
+		if user == "" {
+			return pipe.HVals(ctx, l.keysKey())
+		}
+		return pipe.SMembers(ctx, l.keysOfKey(user))
+	})
 }
 
-// readKeys gives those of the keys that are still there.
+// readKeys returns those of the keys that are still there.
 func (l *Ledger) readKeys(ctx context.Context, ids []string) (keys []billing.Key, err error) {
-	bounded, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
 	hashes := make([]*redis.MapStringStringCmd, len(ids))
-	_, err = l.client.Pipelined(bounded, func(pipe redis.Pipeliner) error {
+	err = l.link.Exec(ctx, redislink.Guard{}, nil, func(pipe redis.Pipeliner) {
 		for i, id := range ids {
-			hashes[i] = pipe.HGetAll(bounded, l.key(keyPurse(id)))
+			hashes[i] = pipe.HGetAll(ctx, l.key(keyBudget(id)))
 		}
-		return nil
 	})
-	if l.note(ctx, err) != nil {
+	if err != nil {
 		return nil, err
 	}
 	for i, hash := range hashes {
+		if err := hash.Err(); err != nil {
+			return nil, err
+		}
 		if len(hash.Val()) == 0 {
 			continue
 		}
@@ -108,7 +107,7 @@ func (l *Ledger) readKeys(ctx context.Context, ids []string) (keys []billing.Key
 	return keys, nil
 }
 
-// formatKey gives the fields of a key's hash, but for its digest and user.
+// formatKey returns the fields of a key's hash, but for its digest and user.
 func formatKey(k *billing.Key) ([]any, error) {
 	if k.ID == "" {
 		return nil, errors.New("it has no id")

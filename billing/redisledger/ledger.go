@@ -1,30 +1,39 @@
 // Package redisledger is a billing.Ledger for any number of processes: balances
 // and records in Redis 6.2 or later, Valkey, or a Cluster of either, and a
-// directory on disk for the records that Redis doesn't take.
+// directory on disk, the spool.
 //
 // Hold and Settle are one script each, and one round trip; Hold can travel in
-// somebody else's (HoldAhead). What Redis does not take of Settle goes to the spool,
-// a journal on disk, and from there to Redis when it answers again; a record is told
-// by its ID and the day of its Time, so that one which was kept though its answer
-// got lost is not charged twice. As much as Redis is told to write to disk
-// (appendonly, appendfsync) survives its own end; it must not be told to evict keys
-// (maxmemory-policy noeviction). A record takes about 500 bytes of its memory.
+// somebody else's (HoldIn), and others can travel in Settle's. A record goes to the
+// spool first, a journal on disk, and then to Redis. It stays in the spool until Redis
+// has had it for a minute: what Redis acknowledges it may still lose, by a failover or
+// a restart. A count of what each process settled stands beside the data, raised by the
+// same scripts; when it is lower than it was, Redis has gone back in time, and gets the
+// last minute's records and credits again. A record is told by its ID and the day of
+// its Time, so that one which was kept is not charged twice. As much as Redis is told
+// to write to disk (appendonly, appendfsync) survives its own end; it must not be told
+// to evict keys (maxmemory-policy noeviction). A record takes about 600 bytes of its
+// memory.
 //
 // What is set aside expires a minute after the process that did it was last heard
 // of, by Redis's clock; a process says every 20 s that its holds go on, 500 with
 // one command, and brings back those that Redis has lost. Once a second it asks
-// whether users, keys or subscriptions were changed by another process (one GET).
+// whether users, keys or subscriptions were changed by another process.
+//
+// Windows of spending go by Redis's clock: a record counts as long before now as its
+// request came, by the clock of the process.
 //
 // The keys, all in one slot of a Cluster. Money is in nano-dollars, and times are in
 // nanoseconds since 1970, but for the bounds of windows, in seconds. A subscription
 // is <length of the user's name>:<user>:<group>.
 //
 //	{namespace}:schema            version of all this: 2; data without it is older, and served as it is
-//	{namespace}:user:<name>       hash: balance; opening, what was credited of the config; unlimited, 1 or 0; version, counts
-//	                              changes of these; held; source, config or api; concurrency; disabled; removed; pruned, what
-//	                              pruned records took
+//	{namespace}:user:<name>       hash: balance; opening, what was credited of the config; version, counts changes; held; source,
+//	                              config or api; concurrency; disabled; removed; number, 1 if absent, one more for each who
+//	                              was removed; pruned, what pruned records took; forgiven, what records charged of those who were
+//	                              removed by then; opened, the openings of those
 //	{namespace}:users             set of the names of users, but for those removed
-//	{namespace}:credits:<name>    hash of the user's credits by ID: amount, time and note
+//	{namespace}:credits:<name>    hash of the user's credits by ID: amount, time and note;
+//	                              credits_of:<number>:<name> for those who have a name after another
 //	{namespace}:key:<id>          hash: digest, user, prefix, groups and models as JSON, limits, expires, created, last_used;
 //	                              held and windows
 //	{namespace}:keys              hash: digest of a key to its ID
@@ -37,11 +46,16 @@
 //	{namespace}:changes           counts changes of users, keys and subscriptions
 //	{namespace}:changes:last      list of the last 1,000 of them
 //	{namespace}:days              set of the days, UTC, that have records
-//	{namespace}:records:<day>     hash of the day's records by ID, as package journal encodes them
+//	{namespace}:records:<day>     hash of the day's records by ID: as package journal encodes them, then when they were
+//	                              settled, in microseconds, 16 digits
 //	{namespace}:index:<day>       sorted set, all of score 0: the record's time, 8 bytes, and its ID
+//	{namespace}:settled:day:<n>   sorted set of the same, by when they were settled, of a day, counted from 1970
+//	{namespace}:settled:last      when the last one was
+//	{namespace}:settled:<process> how much a process has settled; gone a day after it
+//	{namespace}:pruned            the end of the day that was deleted last, when, and the last end of all; in seconds
 //
-// Σ charged = opening + credits − balance holds in Redis at any time, where charged
-// are the records that the balance paid, and pruned.
+// Σ charged = opening + opened + credits + forgiven − balance holds in Redis at any
+// time, where charged are the records that the balance paid, and pruned.
 package redisledger
 
 import (
@@ -49,107 +63,114 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 )
 
-// closeTimeout bounds what Close does about holds, and records that wait.
-const closeTimeout = 5 * time.Second
+const (
+	// closeTimeout bounds what Close does about holds, and records that wait.
+	closeTimeout = 5 * time.Second
+	// drainRetry is how long after a failure Redis is asked again to take what waits.
+	drainRetry = 250 * time.Millisecond
+	// tickEvery is how often Redis is asked what has changed.
+	tickEvery = time.Second
+	// rotateEvery is how often the spool forgets what Redis has, and is searched for
+	// what processes left that have ended.
+	rotateEvery = time.Minute
+	// countTTL is how long Redis knows what a process has settled that has ended.
+	countTTL = 24 * time.Hour
+)
 
-// Options of a Ledger. The zero value is usable.
+// Options of a Ledger.
 type Options struct {
 	// Namespace begins every key, in braces. It must not begin with a brace
 	// itself. Default: "sub2api".
 	Namespace string
-	// Spool is the directory for records that Redis doesn't take. It belongs to
-	// one store, and may be shared by several processes of it on this machine. It
-	// is made, with mode 0700, where it doesn't exist. "" = none: Settle then
-	// fails while Redis does.
+	// Spool is the directory for records that Redis may not have. It belongs to one
+	// store, and may be shared by several processes of it on this machine. It is made,
+	// with mode 0700, where it doesn't exist. Required.
 	Spool string
-	// Sync has records that go to the spool synced to disk before Settle
-	// returns, so that they survive a power failure.
+	// Sync has records that Redis did not take synced to disk before Settle returns, so
+	// that they survive a power failure.
 	Sync bool
-	// Timeout bounds a round trip, as far as the client heeds contexts: its
-	// ContextTimeoutEnabled should be set. Default: 2 s.
-	Timeout time.Duration
 	// Location says where the days begin, by which windows are counted. Processes
 	// of one store have the same. Default: UTC.
 	Location *time.Location
+	// Now is the clock of this process. Default: time.Now.
+	Now func() time.Time
 	// Logger is told what goes wrong in the background. Default: nobody.
 	Logger *slog.Logger
 }
 
 // Ledger is a billing.Ledger. Make one with New.
 //
-// While Redis can't be reached, Hold, Balance, Subscription and Login answer from
-// what this process knew last, less what has been settled since, and Settle doesn't
-// try.
+// While Redis is down, as the link has it, Hold, Balance, Subscription and Login answer
+// from what this process knew last, less what has been settled since, and Settle
+// doesn't try.
 type Ledger struct {
-	client  redis.UniversalClient
-	prefix  string
-	timeout time.Duration
-	log     *slog.Logger
-	cache   *cache
-	holds   *holds
-	logins  *logins
-	spool   *spool // nil for none
+	link     *redislink.Link
+	prefix   string
+	name     string // of this process
+	location *time.Location
+	clock    func() time.Time
+	log      *slog.Logger
+	snapshot *snapshot
+	holds    *holds
+	logins   *logins
+	spool    *spool
+	count    *counter
+	declared declared
 
 	// settling is held for reading by each Settle; Close waits for them.
 	settling sync.RWMutex
 	closed   atomic.Bool
+	// retryRefused: Redis is to be asked once more for the records that it refused.
+	retryRefused atomic.Bool
 
-	// down: Redis did not answer a moment ago. complained: the log says so, or
-	// that it refuses records.
-	down, complained atomic.Bool
-	// upSince is when it was last found to answer again, in nanoseconds since 1970.
-	upSince atomic.Int64
-	// renewNow: Redis is to hear of all holds, some of which it may not know.
-	renewNow atomic.Bool
-
-	wake   chan struct{}
-	ctx    context.Context // ends the loop
+	wake   chan struct{}   // holds one: drain
+	ctx    context.Context // ends the loops
 	cancel context.CancelFunc
 	loops  sync.WaitGroup
 }
 
-// New makes a ledger over client, which stays the caller's to close, after the
-// ledger. It asks nothing of Redis; in the background, it looks into the spool for
-// records that an earlier process left.
-func New(client redis.UniversalClient, options Options) *Ledger {
+// New makes a ledger over a link, which stays the caller's to close, after the ledger.
+// It asks nothing of Redis before it is used, but for records that an earlier process
+// left in the spool.
+func New(link *redislink.Link, options Options) *Ledger {
 	if options.Namespace == "" {
 		options.Namespace = "sub2api"
 	}
-	if options.Timeout == 0 {
-		options.Timeout = 2 * time.Second
-	}
 	if options.Location == nil {
 		options.Location = time.UTC
+	}
+	if options.Now == nil {
+		options.Now = time.Now
 	}
 	if options.Logger == nil {
 		options.Logger = slog.New(slog.DiscardHandler)
 	}
 	l := &Ledger{
-		client: client, prefix: "{" + options.Namespace + "}:", timeout: options.Timeout,
-		log: options.Logger, cache: newCache(options.Location), holds: newHolds(), logins: newLogins(), wake: make(chan struct{}, 1),
+		link: link, prefix: "{" + options.Namespace + "}:", name: uuid.NewString(), location: options.Location, clock: options.Now, log: options.Logger,
+		snapshot: newSnapshot(options.Location, options.Now), holds: newHolds(), logins: newLogins(), count: new(counter), wake: make(chan struct{}, 1),
 	}
-	if options.Spool != "" {
-		l.spool = newSpool(options, l.cache)
-	}
+	l.spool = newSpool(options, l.snapshot)
+	l.retryRefused.Store(true)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	l.loops.Go(l.loop)
-	l.loops.Go(l.tend)
+	link.Join(l)
+	l.loops.Go(l.drainLoop)
+	l.loops.Go(l.maintain)
 	return l
 }
 
-// Waiting is the number of records in this process's part of the spool, which
-// Redis has yet to take. Those that it refused for good are not among them.
-func (l *Ledger) Waiting() int { return l.cache.waitingRecords() }
+// Waiting is the number of records that Redis may not have. Those that it refused for
+// good are not among them.
+func (l *Ledger) Waiting() int { return l.snapshot.waiting() }
 
 // Close implements billing.Ledger. What Redis doesn't take stays in the spool for
 // the next process, and is an error.
@@ -160,20 +181,18 @@ func (l *Ledger) Close() error {
 	if wasClosed {
 		return billing.ErrClosed
 	}
+	l.link.Leave(l)
 	l.cancel()
 	l.loops.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
-	unsettled := slices.DeleteFunc(l.holds.all(), func(h hold) bool { return h.settled })
-	_ = l.endHolds(ctx, append(unsettled, l.holds.debts()...)) // or they expire
-	if l.spool == nil {
-		return nil
-	}
 	var err error
-	if l.Waiting() > 0 {
-		if err = l.drain(ctx); err != nil {
-			err = fmt.Errorf("%d records wait in the spool %s for the next start: %w", l.Waiting(), l.spool.dir, err)
-		}
+	if l.link.Down() == nil {
+		_, _ = l.tell(ctx, endHolds, l.holds.in(kept, inDoubt)) // or they expire
+		err = l.drain(ctx)
+	}
+	if n := l.Waiting(); n > 0 {
+		err = fmt.Errorf("%d records wait in the spool %s for the next start: %w", n, l.spool.dir, errors.Join(l.link.Down(), err))
 	}
 	if err := errors.Join(err, l.spool.close()); err != nil {
 		return fmt.Errorf("closing the ledger: %w", err)
@@ -181,50 +200,126 @@ func (l *Ledger) Close() error {
 	return nil
 }
 
-// notServing begin the errors that a server gives to whatever it is asked.
-var notServing = []string{
-	"LOADING", "MASTERDOWN", "CLUSTERDOWN", "BUSY", "NOAUTH", "WRONGPASS", "max number of clients reached",
-}
+// Lost implements redislink.Member.
+func (l *Ledger) Lost() {}
 
-// note takes note of what came of asking Redis under ctx, and returns it.
-func (l *Ledger) note(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() != nil || errors.Is(err, context.Canceled) { // the caller's doing
+// Regain implements redislink.Member: Redis hears of the config's users, and of all
+// that is set aside here. Then the spool is drained.
+func (l *Ledger) Regain(ctx context.Context) error {
+	l.snapshot.doubt()
+	if err := l.declareAll(ctx); err != nil {
 		return err
 	}
-	var reply redis.Error
-	isOf := func(prefix string) bool { return redis.HasErrorPrefix(err, prefix) }
-	switch {
-	case errors.As(err, &reply) && !slices.ContainsFunc(notServing, isOf):
-		return err
-	case isTimeout(err) && time.Since(time.Unix(0, l.upSince.Load())) < l.timeout: // asked before it was found to answer
-		return err
+	if err := l.revive(ctx, l.holds.in(kept, inDoubt)); err != nil {
+		return fmt.Errorf("telling Redis what is set aside: %w", err)
 	}
-	if !l.down.Swap(true) {
-		l.complain(err)
-		l.rouse()
-	}
+	_, err := l.heartbeat(ctx)
+	l.wakeDrain()
 	return err
 }
 
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
+// wentBack is called when Redis has lost writes that it had acknowledged.
+func (l *Ledger) wentBack(lost int64) {
+	l.log.Error("Redis has lost what it had acknowledged, as a failover or a restart can have it; it gets the records and credits of the last minute again",
+		"lost", lost)
+	l.snapshot.doubt()
+	l.spool.missAll()
+	l.wakeDrain()
 }
 
-// complain logs the first error of an outage.
-func (l *Ledger) complain(err error) {
-	if !l.complained.Swap(true) {
-		l.log.Error("Redis fails the ledger; until it is back, balances are as last known, and records wait in the spool, if there is one",
-			"error", err)
-	}
-}
-
-// rouse has the loop look whether Redis is back.
-func (l *Ledger) rouse() {
+// wakeDrain has the spool drained.
+func (l *Ledger) wakeDrain() {
 	select {
 	case l.wake <- struct{}{}:
 	default:
 	}
+}
+
+// drainLoop brings the spool's records to Redis until Close.
+func (l *Ledger) drainLoop() {
+	rotate := time.NewTicker(rotateEvery)
+	defer rotate.Stop()
+	l.wakeDrain() // for what an earlier process left
+	for complaint := ""; ; {
+		isDue := false
+		select {
+		case <-l.wake:
+		case <-rotate.C:
+			isDue = true
+		case <-l.ctx.Done():
+			return
+		}
+		err := l.spool.adopt()
+		if err == nil && l.link.Down() == nil {
+			err = l.drain(l.ctx)
+		}
+		if err == nil && isDue && l.link.Down() == nil {
+			err = l.spool.rotate()
+		}
+		if l.ctx.Err() != nil {
+			return
+		}
+		if text := fmt.Sprint(err); err != nil && l.link.Down() == nil {
+			if text != complaint {
+				l.log.Error("records of the spool could not be brought to Redis; they are kept, and it is tried again", "spool", l.spool.dir, "error", err)
+			}
+			complaint = text
+			time.AfterFunc(drainRetry, l.wakeDrain)
+		} else if err == nil {
+			complaint = ""
+		}
+	}
+}
+
+// maintain takes account of what other processes change, and keeps money set aside for
+// as long as it is needed, until Close.
+func (l *Ledger) maintain() {
+	ticker := time.NewTicker(tickEvery)
+	defer ticker.Stop()
+	renewed, complaint := time.Now(), ""
+	for {
+		select {
+		case <-ticker.C:
+		case <-l.ctx.Done():
+			return
+		}
+		if l.link.Down() != nil {
+			continue
+		}
+		isBack, err := l.heartbeat(l.ctx)
+		if err == nil && isBack || time.Since(renewed) >= renewEvery {
+			if err = errors.Join(err, l.renew(l.ctx)); err == nil {
+				renewed = time.Now()
+			}
+		}
+		err = errors.Join(err, l.revive(l.ctx, l.holds.in(inDoubt)))
+		text := fmt.Sprint(err)
+		if err != nil && text != complaint && l.link.Down() == nil && l.ctx.Err() == nil {
+			l.log.Warn("Redis does not tell what other processes have changed, or does not keep money set aside", "error", err)
+		}
+		complaint = text
+	}
+}
+
+// heartbeat asks what has changed. wentBack: Redis has lost something.
+func (l *Ledger) heartbeat(ctx context.Context) (wentBack bool, err error) {
+	asked := l.count.ask()
+	answer, err := l.link.Run(ctx, heartbeatScript, []string{l.changesKey(), l.countKey()}, countTTL.Milliseconds())
+	if err != nil {
+		return false, err
+	}
+	a := newReply(answer, 3)
+	changes, counted := a.number(0), a.number(1)
+	if a.err != nil {
+		return false, a.err
+	}
+	l.snapshot.learnTime(a.micros(2))
+	asked.acknowledged-- // nothing was settled by this
+	if lost := l.count.learn(asked, counted, 0); lost > 1 {
+		l.wentBack(lost - 1)
+		wentBack = true
+	}
+	return wentBack, l.readChanges(ctx, changes)
 }
 
 var _ billing.Ledger = (*Ledger)(nil)

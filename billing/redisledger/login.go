@@ -1,11 +1,9 @@
 package redisledger
 
 import (
-	"container/list"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -32,14 +30,14 @@ func (l *Ledger) Login(ctx context.Context, d [sha256.Size]byte) (billing.Key, b
 	var err error
 	if known == nil && !wrong {
 		if known, err = l.login(ctx, d); err != nil {
-			return billing.Key{}, billing.Profile{}, fmt.Errorf("finding a key: %w", err)
+			return billing.Key{}, billing.Profile{}, fmt.Errorf("finding a key: %w", unavailable(err))
 		}
 	}
 	if known == nil {
 		return billing.Key{}, billing.Profile{}, billing.ErrUnknownKey
 	}
 	profile := known.profile
-	if last, isKnown := l.cache.last(profile.Name); isKnown {
+	if last, isKnown := l.snapshot.last(profile.Name); isKnown {
 		profile.Balance = last
 	}
 	return known.key, profile, nil
@@ -47,45 +45,42 @@ func (l *Ledger) Login(ctx context.Context, d [sha256.Size]byte) (billing.Key, b
 
 // login asks Redis for a key; nil if there is none.
 func (l *Ledger) login(ctx context.Context, d digest) (*login, error) {
-	if l.down.Load() {
-		return nil, errDown
+	if err := l.link.Down(); err != nil {
+		return nil, err
 	}
-	asked := l.cache.ask()
-	reply, err := l.runRegistry(ctx, loginScript, hex.EncodeToString(d[:]))
+	answer, err := l.runRegistry(ctx, loginScript, hex.EncodeToString(d[:]))
 	if err != nil {
 		return nil, err
 	}
-	answer, _ := reply.([]any)
-	if len(answer) != 1 && len(answer) != 4 {
-		return nil, fmt.Errorf("an unknown answer of Redis: %T %v", reply, reply)
+	list, _ := answer.([]any)
+	if len(list) == 1 {
+		a := newReply(answer, 1)
+		l.logins.learn(d, nil, a.number(0))
+		return nil, a.err
 	}
-	changes, err := parseInteger(answer[0])
-	if err != nil {
-		return nil, err
+	a := newReply(answer, 4)
+	id, fields := a.text(1), []any(nil)
+	fields, _ = a.list[2].([]any)
+	hash := make(map[string]string, len(fields)/2)
+	for i := 0; i+1 < len(fields); i += 2 {
+		field, _ := fields[i].(string)
+		hash[field], _ = fields[i+1].(string)
 	}
-	if len(answer) == 1 {
-		l.logins.learn(d, nil, changes)
-		return nil, nil
-	}
-	id, _ := answer[1].(string)
-	list, _ := answer[2].([]any)
-	hash := make(map[string]string, len(list)/2)
-	for i := 0; i+1 < len(list); i += 2 {
-		field, _ := list[i].(string)
-		hash[field], _ = list[i+1].(string)
+	if a.err != nil {
+		return nil, a.err
 	}
 	found := new(login)
 	if found.key, err = parseKey(id, hash); err != nil {
 		return nil, err
 	}
-	profile, now, isKnown, err := parseProfile(found.key.User, answer[3])
+	profile, now, isKnown, err := l.parseProfile(found.key.User, a.list[3])
 	if err != nil || !isKnown {
 		return nil, err
 	}
-	l.cache.learn(profile.Name, asked, now)
+	l.snapshot.learnUser(profile.Name, now)
 	found.profile = profile
-	l.logins.learn(d, found, changes)
-	return found, nil
+	l.logins.learn(d, found, a.number(0))
+	return found, a.err
 }
 
 // login is a key and its owner.
@@ -98,27 +93,21 @@ type login struct {
 type logins struct {
 	mu    sync.Mutex
 	known map[digest]*login
-	// wrong are digests of no key, by their place in order: last asked for first.
-	wrong map[digest]*list.Element
-	order *list.List
+	wrong map[digest]bool // digests of no key
 	// seen is how many changes, of those that Redis counts, are taken account of;
 	// -1 before the first answer.
 	seen int64
 }
 
 func newLogins() *logins {
-	return &logins{known: make(map[digest]*login), wrong: make(map[digest]*list.Element), order: list.New(), seen: -1}
+	return &logins{known: make(map[digest]*login), wrong: make(map[digest]bool), seen: -1}
 }
 
-// find looks a key up; wrong tells that there is none.
+// find looks a key up; wrong: there is none.
 func (ls *logins) find(d digest) (known *login, wrong bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	if place := ls.wrong[d]; place != nil {
-		ls.order.MoveToFront(place)
-		return nil, true
-	}
-	return ls.known[d], false
+	return ls.known[d], ls.wrong[d]
 }
 
 // learn takes in what Redis said of a digest after that many changes, unless some
@@ -137,19 +126,16 @@ func (ls *logins) learn(d digest, found *login, changes int64) {
 		ls.known[d] = found
 		return
 	}
-	if ls.order.Len() == mostWrongKeys {
-		ls.forget(ls.order.Back().Value.(digest))
+	if len(ls.wrong) == mostWrongKeys {
+		clear(ls.wrong)
 	}
-	ls.wrong[d] = ls.order.PushFront(d)
+	ls.wrong[d] = true
 }
 
 // forget forgets a digest. mu is held.
 func (ls *logins) forget(d digest) {
 	delete(ls.known, d)
-	if place := ls.wrong[d]; place != nil {
-		delete(ls.wrong, d)
-		ls.order.Remove(place)
-	}
+	delete(ls.wrong, d)
 }
 
 func (ls *logins) forgetKey(d digest) {
@@ -192,27 +178,18 @@ func (ls *logins) take(changes int64, areKnown bool) {
 	if !areKnown {
 		clear(ls.known)
 		clear(ls.wrong)
-		ls.order.Init()
 	}
 }
 
-// readChanges finds out what other processes have changed.
-func (l *Ledger) readChanges(ctx context.Context) error {
+// readChanges finds out what other processes have changed, if there have been other
+// changes than were taken account of.
+func (l *Ledger) readChanges(ctx context.Context, changes int64) error {
 	before := l.logins.taken()
-	if before < 0 { // nothing is remembered
+	if before < 0 || changes == before { // nothing is remembered, or all is true
 		return nil
 	}
-	bounded, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	changes, err := l.client.Get(bounded, l.changesKey()).Int64()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return l.note(ctx, err)
-	}
-	if changes == before {
-		return nil
-	}
-	last, err := l.client.LRange(bounded, l.lastChangesKey(), 0, -1).Result()
-	if l.note(ctx, err) != nil {
+	last, err := ask(ctx, l, func(pipe redis.Pipeliner) *redis.StringSliceCmd { return pipe.LRange(ctx, l.lastChangesKey(), 0, -1) })
+	if err != nil {
 		return err
 	}
 	var unseen []string
@@ -246,7 +223,8 @@ func (l *Ledger) takeChange(what string) {
 	case 'u':
 		l.logins.forgetUser(name)
 	case 'r':
-		l.cache.forgetUser(name)
+		l.undeclare(name)
+		l.snapshot.forgetUser(name)
 		l.logins.forgetUser(name)
 	case 'k':
 		var d digest

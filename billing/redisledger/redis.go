@@ -1,8 +1,10 @@
 package redisledger
 
 import (
+	"context"
 	"embed"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -10,18 +12,21 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 )
 
 //go:embed lua/*.lua
 var sources embed.FS
 
 var (
-	settleScript  = script("amounts", "settle")
-	holdScript    = script("amounts", "sweep", "hold")
-	holdsScript   = script("sweep", "holds")
-	balanceScript = script("sweep", "balance")
-	pruneScript   = script("prune")
+	settleScript    = script("amounts", "budgets", "settle")
+	holdScript      = script("amounts", "budgets", "hold")
+	holdsScript     = script("budgets", "holds")
+	balanceScript   = script("budgets", "balance")
+	heartbeatScript = script("budgets", "heartbeat")
+	pruneScript     = script("prune")
+	pruneDueScript  = script("budgets", "prune_due")
+	sealScript      = script("budgets", "seal")
 
 	declareScript     = registryScript("declare")
 	addUserScript     = registryScript("add_user")
@@ -37,14 +42,14 @@ var (
 )
 
 // script makes a script of its parts.
-func script(parts ...string) *redis.Script { return redispipe.Script(sources, parts...) }
+func script(parts ...string) *redis.Script { return redislink.Script(sources, parts...) }
 
-func registryScript(name string) *redis.Script { return script("amounts", "sweep", "registry", name) }
+func registryScript(name string) *redis.Script { return script("amounts", "budgets", "registry", name) }
 
-func (l *Ledger) key(p purseName) string      { return l.prefix + string(p) }
-func (l *Ledger) holdsKey(p purseName) string { return l.prefix + "holds:" + string(p) }
+func (l *Ledger) key(b budget) string      { return l.prefix + string(b) }
+func (l *Ledger) holdsKey(b budget) string { return l.prefix + "holds:" + string(b) }
 
-func (l *Ledger) userKey(name string) string          { return l.key(userPurse(name)) }
+func (l *Ledger) userKey(name string) string          { return l.key(userBudget(name)) }
 func (l *Ledger) subscriptionsKey(user string) string { return l.prefix + "subscriptions:" + user }
 func (l *Ledger) usersKey() string                    { return l.prefix + "users" }
 func (l *Ledger) keysKey() string                     { return l.prefix + "keys" }
@@ -54,6 +59,8 @@ func (l *Ledger) lastChangesKey() string              { return l.prefix + "chang
 func (l *Ledger) daysKey() string                     { return l.prefix + "days" }
 func (l *Ledger) recordsKey(day string) string        { return l.prefix + "records:" + day }
 func (l *Ledger) indexKey(day string) string          { return l.prefix + "index:" + day }
+func (l *Ledger) countKey() string                    { return l.prefix + "settled:" + l.name }
+func (l *Ledger) settledKey(day string) string        { return l.prefix + "settled:day:" + day }
 
 // day is the day that a time's records are kept under. Days sort as text does.
 func day(t time.Time) string {
@@ -70,6 +77,11 @@ func stamp(t time.Time) string {
 	return string(b[:])
 }
 
+// timeOf is the time whose stamp a text begins with.
+func timeOf(member string) time.Time {
+	return time.Unix(0, int64(binary.BigEndian.Uint64([]byte(member[:stampLength]))^1<<63))
+}
+
 // formatTime is a time in nanoseconds since 1970, "" for the zero time.
 func formatTime(t time.Time) string {
 	if t.IsZero() {
@@ -79,49 +91,30 @@ func formatTime(t time.Time) string {
 }
 
 // parseTime is formatTime's reverse.
-func parseTime(field any) (time.Time, error) {
-	if field == nil || field == "" {
+func parseTime(text string) (time.Time, error) {
+	if text == "" {
 		return time.Time{}, nil
 	}
-	nanos, err := parseInteger(field)
+	nanos, err := strconv.ParseInt(text, 10, 64)
 	return time.Unix(0, nanos).UTC(), err
 }
 
-// balanceFields are those that parseTold reads.
-var balanceFields = []string{"balance", "unlimited", "version", "held", "removed"}
-
-// parseTold reads a user's balanceFields; known is false if there is no such
-// user, or not any more.
-func parseTold(reply any) (t told, known bool, err error) {
-	fields, ok := reply.([]any)
-	if !ok || len(fields) != len(balanceFields) {
-		return t, false, fmt.Errorf("an unknown answer of Redis for a user: %T %v", reply, reply)
+// ask sends one command.
+func ask[T any, C interface{ Result() (T, error) }](ctx context.Context, l *Ledger, send func(redis.Pipeliner) C) (answer T, err error) {
+	var cmd C
+	if err := l.link.Exec(ctx, redislink.Guard{}, nil, func(pipe redis.Pipeliner) { cmd = send(pipe) }); err != nil {
+		return answer, err
 	}
-	if fields[0] == nil || fields[4] != nil {
-		return t, false, nil
-	}
-	var numbers [3]int64
-	for i, field := range []any{fields[0], fields[2], fields[3]} {
-		if numbers[i], err = parseInteger(field); err != nil {
-			return t, false, err
-		}
-	}
-	t.Amount, t.version, t.Held = billing.USD(numbers[0]), numbers[1], billing.USD(numbers[2])
-	t.Unlimited = fields[1] == "1"
-	return t, true, nil
+	return cmd.Result()
 }
 
-// parseInteger reads a number; what is not there is 0.
-func parseInteger(field any) (int64, error) {
-	if field == nil {
-		return 0, nil
+// unavailable is err, which is billing.ErrUnavailable too if Redis is down.
+func unavailable(err error) error {
+	var outage *redislink.Outage
+	if errors.As(err, &outage) {
+		return fmt.Errorf("%w: %w", billing.ErrUnavailable, err)
 	}
-	text, _ := field.(string)
-	n, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return 0, fmt.Errorf("a number in Redis is %v", field)
-	}
-	return n, nil
+	return err
 }
 
 func digit(b bool) string {

@@ -6,25 +6,35 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
-	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
 var (
-	errDown  = errors.New("no answer of Redis a moment ago")
 	errSpent = errors.New("the balance is at the end of what a ledger can hold")
 )
 
-// Settle implements billing.Ledger. The context's riders (package redispipe)
-// travel along. When Redis doesn't take the record, or is known not to
-// answer, it goes to the spool, and that is no error.
-func (l *Ledger) Settle(ctx context.Context, record *billing.Record, _ roundtrip.Batch) error {
+// clockError: by Redis's clock the request came on another day than was thought.
+type clockError struct{ at time.Time }
+
+func (e *clockError) Error() string {
+	return "the clocks of Redis and of this machine run apart: by that of Redis the request came at " + e.at.UTC().Format(time.RFC3339)
+}
+
+// Settle implements billing.Ledger. The record is in the spool before Redis is asked,
+// and stays there for a minute after Redis has taken it. When Redis doesn't take it, or
+// is down, that is no error.
+func (l *Ledger) Settle(ctx context.Context, record *billing.Record, along roundtrip.Batch) error {
 	err := ctx.Err()
 	if err == nil {
-		err = l.settle(ctx, record)
+		err = l.settle(ctx, record, along)
 	}
 	if err != nil {
 		return fmt.Errorf("settling record %q: %w", record.ID, err)
@@ -32,7 +42,7 @@ func (l *Ledger) Settle(ctx context.Context, record *billing.Record, _ roundtrip
 	return nil
 }
 
-func (l *Ledger) settle(ctx context.Context, r *billing.Record) error {
+func (l *Ledger) settle(ctx context.Context, r *billing.Record, along roundtrip.Batch) error {
 	if err := r.Check(); err != nil {
 		return err
 	}
@@ -44,98 +54,237 @@ func (l *Ledger) settle(ctx context.Context, r *billing.Record) error {
 	if l.closed.Load() {
 		return billing.ErrClosed
 	}
-	err := errDown
-	if !l.down.Load() {
-		err = l.submit(ctx, r)
+	place, spoolErr := l.spool.keep(r)
+	err := l.link.Down()
+	if err == nil {
+		if err = l.submit(ctx, r, false, along); l.declareAgain(ctx, r.User, err) {
+			err = l.submit(ctx, r, false, nil)
+		}
 	}
-	if err == nil || isFinal(err) {
+	if err == nil {
+		return nil
+	}
+	if isFinal(err) {
+		l.spool.undo(place)
 		return err
 	}
-	if l.spool == nil {
-		return fmt.Errorf("%w: not taken by Redis: %w, and there is no spool", billing.ErrUnwritable, err)
+	if spoolErr == nil {
+		spoolErr = l.spool.miss(place, r)
 	}
-	if spoolErr := l.spool.keep(r, err == errDown); spoolErr != nil {
+	if spoolErr != nil {
 		return fmt.Errorf("%w: not taken by Redis: %w; nor by the spool %s: %w", billing.ErrUnwritable, err, l.spool.dir, spoolErr)
 	}
-	l.holds.settle(r.ID)
-	l.complain(err)
-	l.rouse()
+	l.Release(ctx, r.ID)
+	l.wakeDrain()
 	return nil
 }
 
 // submit settles a record in Redis.
-func (l *Ledger) submit(ctx context.Context, r *billing.Record) error {
-	asked := l.cache.ask()
-	keys, args := l.settleArguments(r)
-	bounded, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	reply, err := redispipe.Run(bounded, l.client, settleScript, keys, args...)
-	if l.note(ctx, err) != nil {
-		return err
+func (l *Ledger) submit(ctx context.Context, r *billing.Record, wasThere bool, along roundtrip.Batch) (err error) {
+	var clock *clockError
+	at := l.cameAt(r)
+	for range 3 { // the first time, the clock of Redis may not be known
+		asked := l.count.ask()
+		keys, args := l.settleArguments(r, at, wasThere)
+		answer, runErr := l.link.RunAlong(ctx, redislink.Guard{}, along, settleScript, keys, args...)
+		if runErr != nil {
+			return runErr
+		}
+		if _, err = l.settled(r, asked, answer); !errors.As(err, &clock) {
+			return err
+		}
+		along, at = nil, clock.at
 	}
-	return l.settled(r, asked, reply)
+	return err
 }
 
-// settleArguments are settle.lua's.
-func (l *Ledger) settleArguments(r *billing.Record) (keys []string, args []any) {
-	day := day(r.Time)
+// cameAt is when a request came, by Redis's clock as far as it is known. While its
+// process lives, that does not depend on what the process's clock shows.
+func (l *Ledger) cameAt(r *billing.Record) time.Time {
+	now := l.clock()
+	return billing.CountedAt(r.Time, now).Add(l.snapshot.now().Sub(now))
+}
+
+// settleArguments are settle.lua's, for a request that came at a time by Redis's clock;
+// wasThere: Redis may have had the record from an earlier process.
+func (l *Ledger) settleArguments(r *billing.Record, at time.Time, wasThere bool) (keys []string, args []any) {
+	day, age := day(r.Time), max(l.clock().Sub(r.Time), 0)
 	keys = []string{
 		l.userKey(r.User), l.daysKey(), l.recordsKey(day), l.indexKey(day),
-		l.key(keyPurse(r.KeyID)), l.key(subscriptionPurse(r.User, r.Group)), l.subscriptionsKey(r.User),
+		l.key(keyBudget(r.KeyID)), l.key(subscriptionBudget(r.User, r.Group)), l.subscriptionsKey(r.User),
+		l.countKey(), l.prefix + "settled:last", l.settledKey(""), l.prefix + "pruned",
 	}
 	change := ""
 	if r.Billing == billing.PaidFromBalance {
 		change = strconv.FormatInt(-int64(r.Charged), 10)
 	}
 	args = []any{
-		r.ID, journal.Encode(nil, r), stamp(r.Time) + r.ID, day, change, int64(r.Spent()), r.Time.Unix(), billing.UnixNano(r.Time),
+		r.ID, journal.Encode(nil, r), stamp(r.Time) + r.ID, day, change, int64(r.Spent()), (age + time.Microsecond - 1).Microseconds(),
 	}
-	for _, w := range billing.WindowsFrom(r.Time, l.cache.location) {
+	for _, w := range billing.WindowsFrom(at, l.location) {
 		args = append(args, formatBounds(w))
 	}
 	args = append(args, r.Group, digit(r.Billing == billing.PaidFromSubscription))
-	if h := l.holds.find(r.ID); h != nil {
-		args = append(args, h.member())
-		for _, p := range h.purses {
-			keys = append(keys, l.key(p), l.holdsKey(p))
+	h, isThere := l.holds.find(r.ID)
+	since := any("")
+	if wasThere {
+		since = r.Time.Unix()
+	}
+	if args = append(args, h.member(), l.count.lastSettled(), r.UserNumber, since); isThere {
+		for _, b := range h.budgets {
+			keys = append(keys, l.key(b), l.holdsKey(b))
 		}
 	}
 	return keys, args
 }
 
-// settled takes in settle.lua's answer.
-func (l *Ledger) settled(r *billing.Record, asked question, reply any) error {
-	answer, _ := reply.([]any)
-	if len(answer) != 2 {
-		return fmt.Errorf("an unknown answer of Redis: %T %v", reply, reply)
+// settled takes in settle.lua's answer; isNew: Redis did not have the record before.
+func (l *Ledger) settled(r *billing.Record, asked count, answer any) (isNew bool, err error) {
+	a := newReply(answer, 5)
+	did, counted, settledAt := a.text(0), a.number(2), a.number(3)
+	u, known, userErr := parseUser(a.list[1])
+	if a.err != nil {
+		return false, a.err
 	}
-	switch answer[0] {
+	l.snapshot.learnTime(a.micros(4))
+	if did == "clock" {
+		err, settledAt = &clockError{time.UnixMicro(settledAt)}, 0
+	}
+	if lost := l.count.learn(asked, counted, settledAt); lost > 0 {
+		l.wentBack(lost)
+	}
+	switch did {
 	case "stranger":
-		return fmt.Errorf("charging %q: %w", r.User, billing.ErrUnknownUser)
+		return false, fmt.Errorf("charging %q: %w", r.User, billing.ErrUnknownUser)
 	case "spent":
-		return fmt.Errorf("charging %q %s: %w", r.User, r.Charged, errSpent)
+		return false, fmt.Errorf("charging %q %s: %w", r.User, r.Charged, errSpent)
+	case "clock":
+		return false, err
+	case "deleted":
+		l.log.Error("a record that an earlier process left in the spool is of a day that was deleted since; it is taken to have been settled before that",
+			"record", r.ID, "time", r.Time, "user", r.User, "charged_usd", r.Charged.String())
 	}
-	defer l.holds.end(r.ID) // once the charge counts
-	now, known, err := parseTold(answer[1])
-	if err != nil || !known {
-		return nil // somebody without a balance; or one who can't be told, but the record is kept
+	isNew = did == "kept"
+	if isNew && r.Billing == billing.PaidFromBalance && (r.UserNumber == 0 || r.UserNumber == u.number) {
+		u.Amount = u.Amount.Plus(-r.Charged)
+		u.version++
 	}
-	isNew := answer[0] == "kept"
-	if isNew && r.Billing == billing.PaidFromBalance {
-		now.Amount = now.Amount.Plus(-r.Charged)
-		now.version++
-	}
-	l.cache.learnSettled(r, asked, now, isNew)
-	return nil
+	l.snapshot.learnSettled(r, u, known && userErr == nil, isNew)
+	l.holds.end(r.ID) // once the charge counts
+	return isNew, nil
 }
 
-// isFinal tells an error of a record that Redis will not take later either.
+// isFinal reports whether Redis will not take a record later either.
 func isFinal(err error) bool {
 	return errors.Is(err, billing.ErrUnknownUser) || errors.Is(err, errSpent)
 }
 
-// isRefusal tells an error that is about one record, or the keys that it goes to,
+// isRefusal reports whether an error is about one record, or the keys that it goes to,
 // and not about all.
 func isRefusal(err error) bool {
 	return isFinal(err) || strings.Contains(err.Error(), "WRONGTYPE") || strings.Contains(err.Error(), "not an integer")
+}
+
+// settleAll settles records, and what else is in the spool, in one round trip, two
+// where the server doesn't know the script yet. It returns what came of each, and how
+// many Redis did not have.
+func (l *Ledger) settleAll(ctx context.Context, records []billing.Record, wasThere bool) (errs []error, isNew int) {
+	asked := l.count.ask()
+	cmds := make([]*redis.Cmd, len(records))
+	send := func(run func(ctx context.Context, c redis.Scripter, keys []string, args ...any) *redis.Cmd) error {
+		return l.link.Exec(ctx, redislink.Guard{}, nil, func(pipe redis.Pipeliner) {
+			for i := range records {
+				if isSettled(&records[i]) {
+					keys, args := l.settleArguments(&records[i], l.cameAt(&records[i]), wasThere)
+					cmds[i] = run(ctx, pipe, keys, args...)
+				}
+			}
+		})
+	}
+	errs = make([]error, len(records))
+	err := send(settleScript.EvalSha)
+	if err == nil && hasNoScript(cmds) {
+		err = send(settleScript.Eval) // what is settled already stays settled once
+	}
+	for i := range records {
+		did, oneErr := false, err
+		switch {
+		case err != nil:
+		case cmds[i] == nil:
+			did, oneErr = l.changeAgain(ctx, &records[i])
+		default:
+			var answer any
+			if answer, oneErr = cmds[i].Result(); oneErr == nil {
+				did, oneErr = l.settled(&records[i], asked, answer)
+			}
+			if clock := (*clockError)(nil); errors.As(oneErr, &clock) {
+				oneErr = l.submit(ctx, &records[i], wasThere, nil)
+				did = oneErr == nil
+			}
+		}
+		if did {
+			isNew++
+		}
+		errs[i] = oneErr
+	}
+	return errs, isNew
+}
+
+func hasNoScript(cmds []*redis.Cmd) bool {
+	for _, cmd := range cmds {
+		if cmd != nil && redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT") {
+			return true
+		}
+	}
+	return false
+}
+
+// counter follows the count of what this process settled that stands beside the data,
+// raised by the same scripts: a count that is not above what Redis had acknowledged
+// when it was asked is that of a Redis which has gone back in time.
+type counter struct {
+	mu        sync.Mutex
+	now       count
+	settledAt int64 // of the last record, as far as this process knows, in microseconds
+}
+
+type count struct {
+	acknowledged int64
+	epoch        int // how often Redis went back
+}
+
+// ask is called before Redis is asked for something that it counts.
+func (c *counter) ask() count {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.now
+}
+
+func (c *counter) lastSettled() int64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.settledAt
+}
+
+// seal takes note that nothing is settled any more at a time, or before.
+func (c *counter) seal(at int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settledAt = max(c.settledAt, at)
+}
+
+// learn takes in an answer, and returns how many writes Redis has lost.
+func (c *counter) learn(asked count, counted, settledAt int64) (lost int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.settledAt = max(c.settledAt, settledAt)
+	switch {
+	case asked.epoch != c.now.epoch: // or it tells of the time before
+	case counted > asked.acknowledged:
+		c.now.acknowledged = max(c.now.acknowledged, counted)
+	default:
+		lost = c.now.acknowledged - counted + 1
+		c.now = count{counted, c.now.epoch + 1}
+	}
+	return lost
 }

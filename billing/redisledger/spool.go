@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -20,25 +19,37 @@ const (
 	// mostProcesses bounds how many processes share a spool.
 	mostProcesses = 1024
 	refusedName   = "refused"
+	// takenName is a file that is there while all that a directory has was taken by
+	// Redis, and nobody has it open.
+	takenName = "taken"
+	// keptFor is how long the spool keeps what Redis has taken, at least.
+	keptFor = time.Minute
+	// leastRetryWait and mostRetryWait are how long Redis is not asked again for
+	// records that it refused: twice as long each time.
+	leastRetryWait = time.Second
+	mostRetryWait  = 10 * time.Minute
+	// failureTTL is for how long the spool is taken to be broken before it is tried
+	// again, and trySize how many bytes it must then take.
+	failureTTL = time.Second
+	trySize    = 64 << 10
 )
 
 // errHeld: another process has the lock.
 var errHeld = errors.New("held by another process")
 
-// spool is the records that Redis has yet to take: of this process, in the first
-// subdirectory of dir, counted from 0, that no other process holds, and of
-// processes that have ended, in theirs.
+// spool is the records that Redis may not have, and those that it has taken in the
+// last minute, of this process, in the first subdirectory of dir, counted from 0, that
+// no other process holds. What processes left that have ended, it takes over.
 type spool struct {
-	dir   string
-	sync  bool
-	log   *slog.Logger
-	cache *cache
+	dir      string
+	sync     bool
+	log      *slog.Logger
+	snapshot *snapshot
 
 	// draining is held by who brings records to Redis. Locked before mu.
 	draining sync.Mutex
-	left     []*directory // of processes that have ended
 
-	// mu is held by who appends to own's journal or swaps its files.
+	// mu is held by who appends records or swaps the files.
 	mu     sync.Mutex
 	own    *directory // nil until it is open
 	closed bool
@@ -49,117 +60,140 @@ type spool struct {
 
 // directory is a subdirectory of a spool, which this process has locked.
 type directory struct {
-	path    string
-	lock    io.Closer
-	journal *journal.Journal
-	// drained is up to where Redis has the records of journal.Other.
-	drained int64
+	path string
+	lock io.Closer
+	// current takes new records since begun; other has those of before.
+	current, other *spoolFile
+	begun          time.Time
 	// refused are the records that Redis will not take: at first, perhaps, for it has
 	// lost its data, and another node is about to declare the users. It is asked once
 	// more at each start, whenever users were declared here, and at retryAt, which is
-	// retryWait after the last time.
-	refused      *journal.File
-	retryRefused atomic.Bool
-	retryAt      time.Time // guarded by draining, and so is
-	retryWait    time.Duration
+	// retryWait after the last time; both are guarded by draining.
+	refused   *journal.File
+	retryAt   time.Time
+	retryWait time.Duration
 }
 
-// leastRetryWait and mostRetryWait are how long Redis is not asked again for records
-// that it refused: twice as long each time.
-const (
-	leastRetryWait = time.Second
-	mostRetryWait  = 10 * time.Minute
-)
-
-// postpone sets when Redis is asked again for the records that it refused.
-func (d *directory) postpone(wait time.Duration) {
-	d.retryWait = min(wait, mostRetryWait)
-	d.retryAt = time.Now().Add(d.retryWait)
+// spoolFile is a file of records, of which Redis may lack those from missing on; -1:
+// none.
+type spoolFile struct {
+	*journal.File
+	missing int64
+	// inherited is up to where the records are those of earlier processes.
+	inherited int64
 }
 
-// isRetryDue tells whether Redis is to be asked again now, and takes note of it.
-func (d *directory) isRetryDue() bool {
-	return d.refused.Size() > 0 && (d.retryRefused.Swap(false) || !time.Now().Before(d.retryAt))
+func (f *spoolFile) miss(from int64) {
+	if f.missing < 0 || from < f.missing {
+		f.missing = from
+	}
+}
+
+// place is where a record is.
+type place struct {
+	file  *spoolFile
+	start int64
+	stop  int64
+	end   journal.Position
 }
 
 var frames = sync.Pool{New: func() any { return new([]byte) }}
 
-func newSpool(options Options, c *cache) *spool {
+func newSpool(options Options, s *snapshot) *spool {
 	dir := options.Spool
 	if absolute, err := filepath.Abs(dir); err == nil { // it shall not follow a change of the working directory
 		dir = absolute
 	}
-	return &spool{dir: dir, sync: options.Sync, log: options.Logger, cache: c}
+	return &spool{dir: dir, sync: options.Sync, log: options.Logger, snapshot: s}
 }
 
-// keep returns once the record is safe; isSure tells that Redis has not got it.
-func (s *spool) keep(r *billing.Record, isSure bool) error {
+// keep returns once the record is safe from the end of the process.
+func (s *spool) keep(r *billing.Record) (place, error) {
 	buffer := frames.Get().(*[]byte)
 	defer frames.Put(buffer)
 	var err error
 	if *buffer, err = journal.AppendFrame((*buffer)[:0], r); err != nil {
-		return err
+		return place{}, err
 	}
-	position, err := s.append(r, *buffer, isSure)
-	if err == nil && s.sync {
-		err = position.Sync()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.open(); err != nil {
+		return place{}, s.tried(err)
 	}
-	if err != nil {
-		s.mu.Lock()
-		s.tried(err)
-		s.mu.Unlock()
+	at := place{file: s.own.current, start: s.own.current.Size()}
+	if at.end, err = at.file.Append(*buffer); err != nil {
+		err = s.tried(err)
 	}
-	return err
+	at.stop = at.file.Size()
+	return at, err
 }
 
-// tryEvery and trySize are how often a spool that took no record is tried, and with
-// how many bytes: what some requests in flight will need.
-const (
-	tryEvery = time.Second
-	trySize  = 64 << 10
-)
+// undo forgets a record that was refused, unless others came after it: then Redis is
+// asked for it once more when the spool is read again.
+func (s *spool) undo(at place) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at.file != nil && at.file == s.own.current && at.file.Size() == at.stop {
+		_ = at.file.Cut(at.start)
+	}
+}
 
-// check is an error if a record could not be kept at present.
+// miss takes note that Redis did not take a record that is kept, and returns once it
+// is as safe as it must be.
+func (s *spool) miss(at place, r *billing.Record) error {
+	if s.sync {
+		if err := at.end.Sync(); err != nil {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.tried(err)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at.file.miss(at.start)
+	s.snapshot.miss(r)
+	return nil
+}
+
+// missAll takes note that Redis may lack any of the last minute's records.
+func (s *spool) missAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.own != nil {
+		s.own.current.miss(0)
+		s.own.other.miss(0)
+	}
+}
+
+// check is an error if the spool takes no records.
 func (s *spool) check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.failure != nil && time.Since(s.failedAt) < tryEvery {
+	if s.failure != nil && time.Since(s.failedAt) < failureTTL {
 		return s.failure
 	}
 	err := s.open()
 	if err == nil && s.failure != nil {
-		err = s.own.journal.Current.Probe(trySize, s.sync)
+		err = s.own.current.Probe(trySize, s.sync)
 	}
 	if err != nil || s.failure != nil {
-		s.tried(err)
+		_ = s.tried(err)
 	}
 	return err
 }
 
-// tried takes note of whether the spool takes records. Once it took none, no record
-// that happens to fit shows that it does again, but check. mu is held.
-func (s *spool) tried(err error) {
+// tried takes note of whether the spool takes records, and returns err. Once it took
+// none, no record that happens to fit shows that it does again, but check. mu is held.
+func (s *spool) tried(err error) error {
 	switch {
-	case err != nil && s.failure == nil:
-		s.log.Error("the spool takes no records, so no request is let through while Redis fails too: see whether the disk is full or broken; "+
+	case err != nil && s.failure == nil && !s.closed:
+		s.log.Error("the spool takes no records, so no request is let through while Redis is out of reach too: see whether the disk is full or broken; "+
 			"nothing that was settled is lost", "spool", s.dir, "error", err)
 	case err == nil && s.failure != nil:
 		s.log.Info("the spool takes records again", "spool", s.dir)
 	}
 	s.failure, s.failedAt = err, time.Now()
-}
-
-func (s *spool) append(r *billing.Record, frame []byte, isSure bool) (journal.Position, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.open(); err != nil {
-		return journal.Position{}, err
-	}
-	position, err := s.own.journal.Current.Append(frame)
-	if err == nil {
-		s.cache.wait(r, isSure)
-	}
-	return position, err
+	return err
 }
 
 // open locks a subdirectory for this process, if it has none yet, and counts what
@@ -173,24 +207,77 @@ func (s *spool) open() error {
 			return fmt.Errorf("%d processes hold it already", n)
 		}
 		d, err := s.openDirectory(filepath.Join(s.dir, strconv.Itoa(n)))
-		if err != nil && !errors.Is(err, errHeld) {
+		if errors.Is(err, errHeld) {
+			continue
+		}
+		if err != nil {
 			return err
 		}
 		s.own = d
+		if err := s.load(d); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// adopt opens the spool, and the subdirectories in which processes that have
-// ended left records; the first time, refused ones too.
-func (s *spool) adopt() error {
-	s.draining.Lock()
-	defer s.draining.Unlock()
-	s.mu.Lock()
-	names := []string{"journal-0", "journal-1"}
-	if s.own == nil {
-		names = append(names, refusedName)
+// load counts what the directory has, and cuts off what an earlier process could not
+// finish writing.
+func (s *spool) load(d *directory) error {
+	wasTaken := os.Remove(filepath.Join(d.path, takenName)) == nil
+	for _, f := range []*spoolFile{d.current, d.other} {
+		count, err := walk(f.File, func(r *billing.Record) error {
+			if !wasTaken {
+				s.snapshot.miss(r)
+			}
+			return nil
+		})
+		if err != nil {
+			return fmt.Errorf("reading %s: %w", d.path, err)
+		}
+		if count > 0 {
+			f.miss(0)
+			f.inherited = f.Size()
+			s.log.Info("Redis is told again of the records that an earlier process left in the spool", "directory", d.path, "records", count)
+		}
 	}
+	return nil
+}
+
+// openDirectory locks a subdirectory, which is made where it doesn't exist;
+// errHeld if another process has it.
+func (s *spool) openDirectory(path string) (_ *directory, err error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, err
+	}
+	d := &directory{path: path, begun: time.Now()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.close())
+		}
+	}()
+	if d.lock, err = lockFile(filepath.Join(path, "lock")); err != nil {
+		return nil, fmt.Errorf("locking %s: %w", path, err)
+	}
+	for name, file := range map[string]**spoolFile{"journal-0": &d.current, "journal-1": &d.other} {
+		f, err := journal.OpenFile(filepath.Join(path, name))
+		if err != nil {
+			return nil, err
+		}
+		*file = &spoolFile{File: f, missing: -1}
+	}
+	if d.refused, err = journal.OpenFile(filepath.Join(path, refusedName)); err != nil {
+		return nil, err
+	}
+	if s.sync {
+		return d, errors.Join(journal.SyncDirectory(path), journal.SyncDirectory(s.dir))
+	}
+	return d, nil
+}
+
+// adopt opens the spool, and takes over what processes left that have ended.
+func (s *spool) adopt() error {
+	s.mu.Lock()
 	err := s.open()
 	s.mu.Unlock()
 	if err != nil {
@@ -203,24 +290,25 @@ func (s *spool) adopt() error {
 	var errs []error
 	for _, entry := range entries {
 		path := filepath.Join(s.dir, entry.Name())
-		if _, err := strconv.ParseUint(entry.Name(), 10, 16); err != nil || !hasAny(path, names) {
+		if _, err := strconv.ParseUint(entry.Name(), 10, 16); err != nil || path == s.own.path || !hasAny(path) {
 			continue
 		}
 		d, err := s.openDirectory(path)
-		switch {
-		case err == nil:
-			s.left = append(s.left, d)
-		case !errors.Is(err, errHeld): // which those of this process are, too
-			errs = append(errs, err)
+		if errors.Is(err, errHeld) {
+			continue
 		}
+		if err == nil {
+			err = errors.Join(s.takeOver(d), d.close())
+		}
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
 
-// hasAny tells whether there is anything in those files of a subdirectory,
-// without locking it.
-func hasAny(path string, names []string) bool {
-	for _, name := range names {
+// hasAny reports whether there is anything in the files of a subdirectory, without
+// locking it.
+func hasAny(path string) bool {
+	for _, name := range []string{"journal-0", "journal-1", refusedName} {
 		if info, err := os.Stat(filepath.Join(path, name)); err == nil && info.Size() > 0 {
 			return true
 		}
@@ -228,120 +316,97 @@ func hasAny(path string, names []string) bool {
 	return false
 }
 
-// openDirectory locks a subdirectory, which is made where it doesn't exist;
-// errHeld if another process has it.
-func (s *spool) openDirectory(path string) (_ *directory, err error) {
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, err
-	}
-	d := &directory{path: path}
-	defer func() {
+// takeOver makes the records of another directory this process's.
+func (s *spool) takeOver(d *directory) error {
+	files := []*journal.File{d.current.File, d.other.File, d.refused}
+	total := 0
+	for _, f := range files {
+		count, err := walk(f, func(r *billing.Record) error {
+			at, err := s.keep(r)
+			if err != nil {
+				return err
+			}
+			return s.miss(at, r)
+		})
 		if err != nil {
-			err = errors.Join(err, d.close())
+			return fmt.Errorf("taking over the records of %s: %w", d.path, err)
 		}
-	}()
-	if d.lock, err = lockFile(filepath.Join(path, "lock")); err != nil {
-		return nil, fmt.Errorf("locking %s: %w", path, err)
-	}
-	if d.journal, err = journal.Open(path, 0); err != nil {
-		return nil, err
-	}
-	if d.refused, err = journal.OpenFile(filepath.Join(path, refusedName)); err != nil {
-		return nil, err
-	}
-	if s.sync {
-		if err := errors.Join(journal.SyncDirectory(path), journal.SyncDirectory(s.dir)); err != nil {
-			return nil, err
+		if total += count; count > 0 {
+			if err := f.Empty(); err != nil {
+				return fmt.Errorf("emptying %s: %w", d.path, err)
+			}
 		}
 	}
-	return d, s.load(d)
-}
-
-// load counts what the directory has, and cuts off what an earlier process could
-// not finish writing.
-func (s *spool) load(d *directory) error {
-	records, cut := 0, int64(0)
-	for _, f := range []*journal.File{d.journal.Current, d.journal.Other} {
-		n, rest, err := walk(f, func(r *billing.Record) { s.cache.wait(r, false) })
-		if err != nil {
-			return fmt.Errorf("reading %s: %w", d.path, err)
-		}
-		records, cut = records+n, cut+rest
-	}
-	refused, _, err := walk(d.refused, func(*billing.Record) {})
-	if err != nil {
-		return fmt.Errorf("reading %s: %w", d.path, err)
-	}
-	d.retryRefused.Store(refused > 0)
-	if records+refused > 0 || cut > 0 {
-		s.log.Info("taking over records that an earlier process left in the spool",
-			"directory", d.path, "records", records, "refused_records", refused, "bytes_of_unfinished_record", cut)
-	}
+	s.mu.Lock()
+	s.own.current.inherited = s.own.current.Size()
+	s.mu.Unlock()
+	s.log.Info("taking over records that an earlier process left in the spool", "directory", d.path, "records", total)
 	return nil
 }
 
 // walk calls each with the file's records, and cuts off what follows them.
-func walk(f *journal.File, each func(*billing.Record)) (count int, rest int64, err error) {
+func walk(f *journal.File, each func(*billing.Record) error) (count int, err error) {
 	for from := int64(0); ; {
 		records, end, err := f.Read(from, drainBatch)
 		if err != nil {
-			return 0, 0, err
+			return count, err
 		}
 		if len(records) == 0 {
-			rest = f.Size() - end
-			return count, rest, f.Cut(end)
+			return count, f.Cut(end)
 		}
 		for i := range records {
-			each(&records[i])
+			if err := each(&records[i]); err != nil {
+				return count, err
+			}
 		}
 		count, from = count+len(records), end
 	}
 }
 
-// retryRefused has Redis asked once more for the records that it refused.
-func (s *spool) retryRefused() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.own != nil {
-		s.own.retryRefused.Store(true)
-	}
-}
-
-// untilRetry is how long until refused records are to be tried again, if there are
-// any.
-func (s *spool) untilRetry() (wait time.Duration, isAny bool) {
+// rotate forgets what Redis has had for long enough.
+func (s *spool) rotate() error {
 	s.draining.Lock()
 	defer s.draining.Unlock()
 	s.mu.Lock()
-	own := s.own
-	s.mu.Unlock()
-	if own == nil || own.refused.Size() == 0 {
-		return 0, false
+	defer s.mu.Unlock()
+	d := s.own
+	if d == nil || s.closed || time.Since(d.begun) < keptFor || d.current.missing >= 0 || d.other.missing >= 0 {
+		return nil
 	}
-	return time.Until(own.retryAt), true
+	d.begun, d.other.inherited = time.Now(), 0
+	if d.other.Size() > 0 {
+		if err := d.other.Empty(); err != nil {
+			return fmt.Errorf("emptying a journal in %s: %w", d.path, err)
+		}
+	}
+	d.current, d.other = d.other, d.current
+	return nil
 }
 
-// close lets go of the directories.
+// close lets go of the directory.
 func (s *spool) close() error {
 	s.draining.Lock()
 	defer s.draining.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	var errs []error
-	for _, d := range append(s.left, s.own) {
-		if d != nil {
-			errs = append(errs, d.close())
-		}
+	if s.own == nil {
+		return nil
 	}
-	return errors.Join(errs...)
+	var err error
+	if s.own.current.missing < 0 && s.own.other.missing < 0 {
+		err = os.WriteFile(filepath.Join(s.own.path, takenName), nil, 0o600)
+	}
+	return errors.Join(err, s.own.close())
 }
 
 // close closes what is open, the lock last.
 func (d *directory) close() error {
 	var errs []error
-	if d.journal != nil {
-		errs = append(errs, d.journal.Close())
+	for _, f := range []*spoolFile{d.current, d.other} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
 	}
 	if d.refused != nil {
 		errs = append(errs, d.refused.Close())

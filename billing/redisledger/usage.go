@@ -21,13 +21,13 @@ func (l *Ledger) Usage(ctx context.Context, filter billing.RecordFilter, by []bi
 			return fmt.Errorf("summing up usage: %w", err)
 		}
 	}
-	filter.After, filter.Limit = nil, 0
+	filter.After, filter.Limit, filter.SettledFrom, filter.SettledTo = nil, 0, time.Time{}, time.Time{}
 	rows := make(map[billing.UsageRow]*billing.UsageRow) // by the names alone
 	if len(by) == 0 {
 		rows[billing.UsageRow{}] = new(billing.UsageRow)
 	}
 	err := l.records(ctx, &filter, func(r *billing.Record) bool {
-		names := namesOf(r, by)
+		names := l.namesOf(r, by)
 		row := rows[names]
 		if row == nil {
 			row = &billing.UsageRow{}
@@ -38,7 +38,7 @@ func (l *Ledger) Usage(ctx context.Context, filter billing.RecordFilter, by []bi
 		return true
 	})
 	if err != nil {
-		return fmt.Errorf("summing up usage from Redis: %w", err)
+		return fmt.Errorf("summing up usage from Redis: %w", unavailable(err))
 	}
 	sorted := make([]*billing.UsageRow, 0, len(rows))
 	for _, row := range rows {
@@ -61,9 +61,9 @@ func (l *Ledger) Usage(ctx context.Context, filter billing.RecordFilter, by []bi
 }
 
 // namesOf is a row with the names that the dimensions give a record, and no sums.
-func namesOf(r *billing.Record, by []billing.Dimension) (names billing.UsageRow) {
+func (l *Ledger) namesOf(r *billing.Record, by []billing.Dimension) (names billing.UsageRow) {
 	all := billing.UsageRow{
-		User: r.User, KeyID: r.KeyID, Account: r.Account, Group: r.Group, Model: r.Model, Day: r.Time.UTC().Format(time.DateOnly),
+		User: r.User, KeyID: r.KeyID, Account: r.Account, Group: r.Group, Model: r.Model, Day: r.Time.In(l.location).Format(time.DateOnly),
 	}
 	for _, dimension := range by {
 		*names.Name(dimension) = *all.Name(dimension)

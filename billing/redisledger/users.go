@@ -26,17 +26,19 @@ func (l *Ledger) AddUser(ctx context.Context, user billing.User) error {
 	if err == nil && user.Concurrency < 0 {
 		err = fmt.Errorf("a concurrency of %d is negative", user.Concurrency)
 	}
+	entry := userEntry(user, l.clock())
 	if err == nil {
-		err = l.change(ctx, addUserScript, user.Name, int64(user.Balance), user.Concurrency, formatTime(time.Now()))
+		err = l.usable(ctx)
+	}
+	if err == nil {
+		_, err = l.addUser(ctx, entry)
 	}
 	if err != nil {
-		return fmt.Errorf("adding user %q: %w", user.Name, err)
+		return fmt.Errorf("adding user %q: %w", user.Name, unavailable(err))
 	}
-	l.logins.forgetUser(user.Name)
-	if l.spool != nil {
-		l.spool.retryRefused()
-		l.rouse()
-	}
+	l.keepEntry(entry)
+	l.retryRefused.Store(true)
+	l.wakeDrain()
 	return nil
 }
 
@@ -61,10 +63,11 @@ func (l *Ledger) ChangeUser(ctx context.Context, name string, change billing.Use
 
 // RemoveUser implements billing.Ledger.
 func (l *Ledger) RemoveUser(ctx context.Context, name string) error {
-	if err := l.change(ctx, removeUserScript, name, formatTime(time.Now())); err != nil {
+	if err := l.change(ctx, removeUserScript, name, formatTime(l.clock())); err != nil {
 		return fmt.Errorf("removing user %q: %w", name, err)
 	}
-	l.cache.forgetUser(name)
+	l.undeclare(name)
+	l.snapshot.forgetUser(name)
 	l.logins.forgetUser(name)
 	return nil
 }
@@ -81,11 +84,11 @@ var refusals = map[any]error{
 
 // change runs a script that answers with what it did.
 func (l *Ledger) change(ctx context.Context, script *redis.Script, args ...any) error {
-	reply, err := l.runRegistry(ctx, script, args...)
+	answer, err := l.runRegistry(ctx, script, args...)
 	if err != nil {
-		return err
+		return unavailable(err)
 	}
-	return refusals[reply]
+	return refusals[answer]
 }
 
 // User implements billing.Ledger.
@@ -95,7 +98,7 @@ func (l *Ledger) User(ctx context.Context, name string) (billing.Profile, error)
 		err = billing.ErrUnknownUser
 	}
 	if err != nil {
-		return billing.Profile{}, fmt.Errorf("user %q: %w", name, err)
+		return billing.Profile{}, fmt.Errorf("user %q: %w", name, unavailable(err))
 	}
 	return profiles[0], nil
 }
@@ -105,133 +108,96 @@ func (l *Ledger) Users(ctx context.Context) ([]billing.Profile, error) {
 	if l.closed.Load() {
 		return nil, billing.ErrClosed
 	}
-	bounded, cancel := context.WithTimeout(ctx, l.timeout)
-	defer cancel()
-	names, err := l.client.SMembers(bounded, l.usersKey()).Result()
-	if l.note(ctx, err) != nil {
-		return nil, fmt.Errorf("reading users from Redis: %w", err)
+	names, err := ask(ctx, l, func(pipe redis.Pipeliner) *redis.StringSliceCmd { return pipe.SMembers(ctx, l.usersKey()) })
+	if err != nil {
+		return nil, fmt.Errorf("reading users from Redis: %w", unavailable(err))
 	}
 	slices.Sort(names)
 	users := make([]billing.Profile, 0, len(names))
 	for batch := range slices.Chunk(names, profileBatch) {
 		profiles, err := l.profiles(ctx, batch)
 		if err != nil {
-			return nil, fmt.Errorf("reading users from Redis: %w", err)
+			return nil, fmt.Errorf("reading users from Redis: %w", unavailable(err))
 		}
 		users = append(users, profiles...)
 	}
 	return users, nil
 }
 
-// profiles gives those of the named who are known.
-func (l *Ledger) profiles(ctx context.Context, names []string) ([]billing.Profile, error) {
+// profiles returns those of the named who are known.
+func (l *Ledger) profiles(ctx context.Context, names []string) (profiles []billing.Profile, err error) {
 	args := make([]any, len(names))
 	for i, name := range names {
 		args[i] = name
 	}
-	asked := l.cache.ask()
-	reply, err := l.runRegistry(ctx, profilesScript, args...)
+	answer, err := l.runRegistry(ctx, profilesScript, args...)
 	if err != nil {
 		return nil, err
 	}
-	answers, _ := reply.([]any)
-	if len(answers) != len(names) {
-		return nil, fmt.Errorf("an unknown answer of Redis: %T %v", reply, reply)
-	}
-	var profiles []billing.Profile
+	answers := newReply(answer, len(names))
 	for i, name := range names {
-		p, now, known, err := parseProfile(name, answers[i])
-		if err != nil {
+		p, now, known, err := l.parseProfile(name, answers.list[i])
+		if err := errors.Join(answers.err, err); err != nil {
 			return nil, fmt.Errorf("user %q: %w", name, err)
 		}
 		if known {
-			p.Balance = l.cache.learn(name, asked, now)
+			p.Balance = l.snapshot.learnUser(name, now)
 			profiles = append(profiles, p)
 		}
 	}
 	return profiles, nil
 }
 
-// parseProfile reads what registry.lua's profile gives; known is false if there is
-// no such user.
-func parseProfile(name string, reply any) (p billing.Profile, now told, known bool, err error) {
-	fields, _ := reply.([]any)
-	if len(fields) != 3 {
-		return p, now, false, fmt.Errorf("an unknown answer of Redis: %T %v", reply, reply)
-	}
-	now, known, err = parseTold(fields[0])
+// parseProfile reads what registry.lua's profile gives; known is false if there is no
+// such user.
+func (l *Ledger) parseProfile(name string, answer any) (p billing.Profile, now user, known bool, err error) {
+	a := newReply(answer, 3)
+	now, known, err = parseUser(a.list[0])
 	if err != nil || !known {
-		return p, now, false, err
+		return p, now, false, errors.Join(a.err, err)
 	}
-	p = billing.Profile{Name: name, Source: billing.SourceConfig, Balance: now.Balance}
-	more, _ := fields[1].([]any)
-	if len(more) != 3 {
-		return p, now, false, fmt.Errorf("an unknown answer of Redis: %v", reply)
+	more := a.sub(1, 3)
+	p = billing.Profile{
+		Name: name, Source: billing.SourceConfig, Balance: now.Balance, Concurrency: int(more.number(1)), Disabled: more.text(2) == "1",
 	}
-	if more[0] == billing.SourceAPI {
+	if more.text(0) == billing.SourceAPI {
 		p.Source = billing.SourceAPI
 	}
-	concurrency, err := parseInteger(more[1])
-	if err != nil {
-		return p, now, false, err
-	}
-	p.Concurrency, p.Disabled = int(concurrency), more[2] == "1"
-	p.Subscriptions, err = parseSubscriptions(fields[2])
-	return p, now, true, err
-}
-
-func parseSubscriptions(reply any) (subscriptions []billing.Subscription, err error) {
-	list, _ := reply.([]any)
-	for _, item := range list {
-		pair, _ := item.([]any)
-		if len(pair) != 2 {
-			return nil, fmt.Errorf("an unknown answer of Redis for a subscription: %v", item)
+	subscriptions, _ := a.list[2].([]any)
+	for _, item := range subscriptions {
+		pair := newReply(item, 2)
+		s, err := parseSubscription(pair.list[1])
+		if err := errors.Join(pair.err, err); err != nil {
+			return p, now, false, err
 		}
-		group, _ := pair[0].(string)
-		s, err := parseSubscription(pair[1])
-		if err != nil {
-			return nil, err
-		}
-		subscriptions = append(subscriptions, s.public(group))
+		p.Subscriptions = append(p.Subscriptions, s.public(pair.text(0), l.snapshot.now(), l.location))
 	}
-	slices.SortFunc(subscriptions, func(a, b billing.Subscription) int { return strings.Compare(a.Group, b.Group) })
-	return subscriptions, nil
+	slices.SortFunc(p.Subscriptions, func(a, b billing.Subscription) int { return strings.Compare(a.Group, b.Group) })
+	return p, now, true, errors.Join(a.err, more.err)
 }
 
 // Credit implements billing.Ledger.
 func (l *Ledger) Credit(ctx context.Context, user string, credit billing.Credit) (balance billing.Balance, credited bool, err error) {
-	balance, credited, err = l.credit(ctx, user, credit)
-	if err != nil {
-		return billing.Balance{}, false, fmt.Errorf("crediting %q %s: %w", user, credit.Amount, err)
-	}
-	l.logins.forgetUser(user)
-	return balance, credited, nil
-}
-
-func (l *Ledger) credit(ctx context.Context, user string, credit billing.Credit) (billing.Balance, bool, error) {
 	if credit.Amount > largestAmount/2 || credit.Amount < -largestAmount/2 {
-		return billing.Balance{}, false, fmt.Errorf("the amount is out of range, the limit is %s", largestAmount/2)
+		err = fmt.Errorf("the amount is out of range, the limit is %s", largestAmount/2)
 	}
-	asked := l.cache.ask()
-	reply, err := l.runRegistry(ctx, creditScript, user, credit.ID, int64(credit.Amount), formatTime(credit.Time), credit.Note)
-	if err != nil {
-		return billing.Balance{}, false, err
+	entry := creditEntry(user, credit)
+	if err == nil {
+		err = l.usable(ctx)
 	}
-	answer, _ := reply.([]any)
-	if len(answer) != 2 {
-		return billing.Balance{}, false, fmt.Errorf("an unknown answer of Redis: %T %v", reply, reply)
+	if err == nil {
+		balance, credited, err = l.credit(ctx, entry)
 	}
-	if refusal := refusals[answer[0]]; refusal != nil {
-		return billing.Balance{}, false, refusal
-	}
-	now, known, err := parseTold(answer[1])
-	if err == nil && !known {
-		err = errors.New("an unknown answer of Redis: no balance")
+	if l.declareAgain(ctx, user, err) {
+		balance, credited, err = l.credit(ctx, entry)
 	}
 	if err != nil {
-		return billing.Balance{}, false, err
+		return billing.Balance{}, false, fmt.Errorf("crediting %q %s: %w", user, credit.Amount, unavailable(err))
 	}
-	return l.cache.learn(user, asked, now), answer[0] == "credited", nil
+	if credited {
+		l.keepEntry(entry)
+	}
+	return balance, credited, nil
 }
 
 // Subscribe implements billing.Ledger.
@@ -248,7 +214,7 @@ func (l *Ledger) Unsubscribe(ctx context.Context, user, group string) error {
 	if err := l.change(ctx, unsubscribeScript, user, group); err != nil {
 		return fmt.Errorf("ending the subscription of %q to %q: %w", user, group, err)
 	}
-	l.cache.forgetSubscription(user, group)
+	l.snapshot.forgetSubscription(user, group)
 	l.logins.forgetUser(user)
 	return nil
 }

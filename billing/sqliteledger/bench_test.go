@@ -151,10 +151,12 @@ func BenchmarkSettleBesidePrune(b *testing.B) {
 	for i := range old {
 		r := ofMany(int64(i))
 		r.Time = r.Time.AddDate(0, -2, -i%30)
-		old[i] = l.replayed(r)
+		old[i] = &settled{Record: *r}
+		l.people.meetPayer(old[i])
+		l.enter(old[i])
 	}
 	l.writing.Lock()
-	err := l.write(old)
+	err := l.write(old, func() {})
 	l.writing.Unlock()
 	if err != nil {
 		b.Fatal(err)

@@ -10,14 +10,23 @@ import (
 	"strings"
 
 	"modernc.org/sqlite"
+
+	"github.com/sub2api/caddy-sub2api/internal/private"
 )
 
 // conn is one SQLite connection, used without database/sql: the pool's
 // bookkeeping costs as much as a small insert. Not safe for concurrent use.
 type conn struct{ driver.Conn }
 
-// connect opens a database file, which is made where it doesn't exist.
+// connect opens a database file, which is made where it doesn't exist. It and those
+// beside it get mode 0600.
 func connect(ctx context.Context, path string) (conn, error) {
+	if err := private.Create(path); err != nil {
+		return conn{}, err
+	}
+	for _, beside := range besides { // new ones get the mode of the database
+		private.Tighten(path + beside)
+	}
 	connector, err := newConnector(path)
 	if err != nil {
 		return conn{}, err
@@ -35,7 +44,8 @@ func newConnector(path string) (driver.Connector, error) {
 	if path[0] != '/' { // C:/data
 		path = "/" + path
 	}
-	return sqlite.NewConnector((&url.URL{Scheme: "file", OmitHost: true, Path: path}).String())
+	query := fmt.Sprintf("_pragma=busy_timeout(%d)", lockWait.Milliseconds())
+	return sqlite.NewConnector((&url.URL{Scheme: "file", OmitHost: true, Path: path, RawQuery: query}).String())
 }
 
 // exec runs a statement and gives its last row, if it has any.

@@ -18,8 +18,13 @@ func (g *gathering) add(r *settled, end journal.Position) {
 	g.ends[r.ID] = end
 }
 
-// reset empties it, and keeps its memory.
+// reset empties it, and keeps its memory, unless that is what many records took
+// that waited for long.
 func (g *gathering) reset() {
+	if len(g.records) > 2*gatherCount {
+		*g = *newGathering()
+		return
+	}
 	clear(g.records)
 	g.records = g.records[:0]
 	clear(g.ends)

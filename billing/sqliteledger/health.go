@@ -15,7 +15,8 @@ const (
 	probeSize  = 64 << 10
 	// What the database does not take gathers in the journal. Hold refuses from
 	// patience on, or when half as many records wait as may: the other half must do
-	// for the requests in flight.
+	// for the requests in flight. While another program has the database locked,
+	// nothing is broken, and it is the number alone that counts.
 	patience = 10 * time.Second
 )
 
@@ -25,6 +26,7 @@ type health struct {
 	log *slog.Logger
 	// journal and database are why they take no records; nil if they do.
 	journal, database error
+	isLocked          bool      // database: by another program
 	probed            time.Time // the journal, at last
 	since             time.Time // the database takes none
 	unwritable        error     // what Hold answers
@@ -49,7 +51,12 @@ func (l *Ledger) check() error {
 }
 
 // crowded is whether what waits leaves room only for the requests in flight.
-func (l *Ledger) crowded() bool { return l.waiting() > l.mostWaiting/2 }
+func (l *Ledger) crowded() bool {
+	if l.health.isLocked {
+		return l.waiting() > l.mostLocked-l.mostWaiting
+	}
+	return l.waiting() > l.mostWaiting/2
+}
 
 // journalTook is told how a write to the journal went. Where it went wrong, no
 // record that happens to fit shows that it works again, but a probe.
@@ -58,10 +65,12 @@ func (h *health) journalTook(err error) {
 }
 
 // flushed is told how writing to the database went.
-func (h *health) flushed(err error, isCrowded bool) {
+func (h *health) flushed(err error) {
 	now := time.Now()
+	wasLocked := h.isLocked
+	h.isLocked = isLocked(err)
 	switch {
-	case err != nil && h.database == nil:
+	case err != nil && (h.database == nil || h.isLocked != wasLocked):
 		h.since = now
 		h.log.Error("the ledger's database takes no records; they are safe in its journal, and tried again every second",
 			"directory", h.dir, "error", err)
@@ -69,7 +78,6 @@ func (h *health) flushed(err error, isCrowded bool) {
 		h.log.Info("the ledger's database takes records again", "directory", h.dir, "seconds", now.Sub(h.since).Seconds())
 	}
 	h.database = err
-	h.judge(isCrowded, now)
 }
 
 func (h *health) judge(isCrowded bool, now time.Time) {
@@ -77,8 +85,14 @@ func (h *health) judge(isCrowded bool, now time.Time) {
 	switch {
 	case h.journal != nil:
 		cause = fmt.Errorf("its journal: %w", h.journal)
-	case h.database != nil && (isCrowded || now.Sub(h.since) >= patience):
+	case h.isLocked && isCrowded:
+		cause = fmt.Errorf("as many records wait in its journal as may: %w", h.database)
+	case h.database != nil && !h.isLocked && (isCrowded || now.Sub(h.since) >= patience):
 		cause = fmt.Errorf("its database: %w", h.database)
+	}
+	advice := "see whether the disk is full or broken"
+	if h.journal == nil && h.isLocked {
+		advice = "end the program that has locked its database"
 	}
 	was := h.unwritable
 	h.unwritable = nil
@@ -88,7 +102,7 @@ func (h *health) judge(isCrowded bool, now time.Time) {
 	switch {
 	case was == nil && cause != nil:
 		h.log.Error("the ledger can't be written to, so no request that costs money is let through: "+
-			"see whether the disk is full or broken; nothing that was settled is lost",
+			advice+"; nothing that was settled is lost",
 			"directory", h.dir, "error", cause)
 	case was != nil && cause == nil:
 		h.log.Info("the ledger can be written to again", "directory", h.dir)

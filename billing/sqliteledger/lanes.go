@@ -99,13 +99,6 @@ func (ls lanes) swap() {
 	}
 }
 
-// number makes the files tell from now on in which order they were begun.
-func (ls lanes) number() {
-	for _, lane := range ls {
-		lane.Number()
-	}
-}
-
 // emptyOthers forgets the records of the files that take no new ones.
 func (ls lanes) emptyOthers() error {
 	for _, lane := range ls {
@@ -119,11 +112,12 @@ func (ls lanes) emptyOthers() error {
 	return nil
 }
 
-// inOrder gives the files of all lanes in the order in which they were begun.
-func (ls lanes) inOrder() ([]*journal.File, error) {
-	var files []*journal.File
-	for _, lane := range ls {
-		files = append(files, lane.Current, lane.Other)
+// resume makes the lanes go on where an earlier process left them, and gives the
+// files of each kind in the order in which they were begun.
+func (ls lanes) resume() (currents, others []*journal.File, err error) {
+	journals := make([]*journal.Journal, len(ls))
+	for i, lane := range ls {
+		journals[i] = lane.Journal
 	}
-	return journal.InOrder(files)
+	return journal.Resume(journals)
 }

@@ -71,7 +71,9 @@ func TestLanesOfAnEarlierProcess(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			j.Number()
+			if _, _, err := journal.Resume([]*journal.Journal{j}); err != nil {
+				t.Fatal(err)
+			}
 			for range 2 {
 				id := fmt.Sprintf("%03d", len(want))
 				want = append(want, id)

@@ -51,11 +51,14 @@ type Ledger struct {
 	writing  sync.Mutex
 	writer   *writer
 	settling settling
+	// undeclared are users of a config who are known in memory and not in the
+	// database, which another program has locked. Guarded by writing.
+	undeclared []billing.User
 
 	// lanes are the journal. Locked before mu.
 	lanes lanes
-	// mostWaiting is maxWaiting, less in tests.
-	mostWaiting int
+	// mostWaiting is maxWaiting, and mostLocked maxLocked; less in tests.
+	mostWaiting, mostLocked int
 
 	// mu guards what a Settle changes: money and holds, and what is not in the
 	// database yet.
@@ -77,13 +80,6 @@ type Ledger struct {
 
 	begun, gathered, quit chan struct{}
 	loops                 sync.WaitGroup
-}
-
-func (l *Ledger) start() {
-	l.begun = make(chan struct{}, 1)
-	l.gathered = make(chan struct{}, 1)
-	l.quit = make(chan struct{})
-	l.loops.Go(l.flushLoop)
 }
 
 // Balance implements billing.Ledger.
@@ -112,11 +108,15 @@ func (l *Ledger) Close() error {
 	close(l.quit)
 	l.loops.Wait()
 	err := l.flush()
+	if err != nil {
+		err = fmt.Errorf("what waits for the database stays in the journal until the ledger is opened again: %w", err)
+	}
 
 	l.flushing.Lock() // for who came before closed was set
 	defer l.flushing.Unlock()
 	l.writing.Lock()
 	defer l.writing.Unlock()
+	l.undeclared = nil
 	if err := errors.Join(err, l.closeFiles()); err != nil {
 		return fmt.Errorf("closing the ledger in %s: %w", l.dir, err)
 	}

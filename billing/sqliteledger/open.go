@@ -6,16 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
-
-	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
+	"github.com/sub2api/caddy-sub2api/internal/private"
 )
 
 // Options of a Ledger. The zero value is usable.
@@ -38,7 +33,10 @@ type Options struct {
 }
 
 // Open opens the ledger in dir, which is made, with mode 0700, where it
-// doesn't exist. One process at a time may hold a directory; the operating
+// doesn't exist; the files in it get mode 0600. ErrUnwritable where nothing can be
+// written there. While another program has locked the database against writing it
+// opens all the same, and what is settled waits in the journal; unless there is
+// nothing to be read either, or tables to be brought up to date. One process at a time may hold a directory; the operating
 // system ends its hold with the process, however that ends.
 func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) {
 	if opts.Logger == nil {
@@ -57,38 +55,32 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 	if err != nil {
 		return nil, fmt.Errorf("ledger directory: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("ledger directory: %w", err)
-	}
 	l := &Ledger{
 		dir: dir, log: opts.Logger, sync: opts.Sync, location: opts.Location, now: opts.now,
-		mostWaiting: maxWaiting,
-		current:     newGathering(), taken: newGathering(), spare: newGathering(),
+		mostWaiting: maxWaiting, mostLocked: maxLocked,
+		current: newGathering(), taken: newGathering(), spare: newGathering(),
 		holds:  make(map[string]hold),
 		health: health{dir: dir, log: opts.Logger},
+		begun:  make(chan struct{}, 1), gathered: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, l.closeFiles())
-		}
-		if isFull(err) {
-			err = fmt.Errorf("%w: %w", billing.ErrUnwritable, err)
+			closeErr := l.closeFiles()
+			err = l.unwritable(errors.Join(l.explainOpen(err), closeErr))
 		}
 	}()
+	if err := private.MkdirAll(dir); err != nil {
+		return nil, fmt.Errorf("ledger directory: %w", err)
+	}
 	if l.lock, err = lock(ctx, dir, opts.LockWait); err != nil {
 		return nil, err
 	}
-	if err := l.openDatabase(ctx, filepath.Join(dir, "ledger.db"), opts); err != nil {
+	if err := l.openDatabase(ctx, filepath.Join(dir, databaseName), opts); err != nil {
 		return nil, fmt.Errorf("ledger in %s: %w", dir, err)
 	}
-	l.start()
+	l.warnOfLooseFiles()
+	l.loops.Go(l.flushLoop)
 	return l, nil
-}
-
-// isFull tells an error of a disk that has no space left.
-func isFull(err error) bool {
-	var sqliteErr *sqlite.Error
-	return errors.Is(err, syscall.ENOSPC) || errors.As(err, &sqliteErr) && sqliteErr.Code()&0xff == sqlite3.SQLITE_FULL
 }
 
 // lock takes the directory for this process. It is an open transaction on an
@@ -96,7 +88,7 @@ func isFull(err error) bool {
 // ledger's, because that mode allows no second connection: and Settle
 // and exports read while records are written.
 func lock(ctx context.Context, dir string, wait time.Duration) (*conn, error) {
-	c, err := connect(ctx, filepath.Join(dir, "lock.db"))
+	c, err := connect(ctx, filepath.Join(dir, lockName))
 	if err != nil {
 		return nil, fmt.Errorf("locking the ledger directory %s: %w", dir, err)
 	}
@@ -107,8 +99,7 @@ func lock(ctx context.Context, dir string, wait time.Duration) (*conn, error) {
 	if err == nil {
 		return &c, nil
 	}
-	var sqliteErr *sqlite.Error
-	if errors.As(err, &sqliteErr) && sqliteErr.Code()&0xff == sqlite3.SQLITE_BUSY {
+	if isLocked(err) {
 		err = fmt.Errorf("the ledger directory %s is held by another process, and still was after %v: "+
 			"stop that process, or if it is the server whose configuration should change, use `caddy reload`", dir, wait)
 	} else {
@@ -151,18 +142,11 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	if err := l.loadSettling(ctx); err != nil {
 		return err
 	}
-	if err := l.load(ctx); err != nil { // who is charged for what is in the journal
+	if err := l.load(ctx); err != nil {
 		return err
 	}
-	replayed, err := l.replay()
-	if err != nil {
+	if l.seen, err = newSeen(ctx, l.reader); err != nil {
 		return err
 	}
-	if replayed {
-		if err := l.load(ctx); err != nil {
-			return err
-		}
-	}
-	l.seen, err = newSeen(ctx, l.reader)
-	return err
+	return l.takeOver()
 }

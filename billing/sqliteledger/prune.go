@@ -35,7 +35,8 @@ func (l *Ledger) Prune(ctx context.Context, before time.Time) (count int, err er
 		}
 	}
 	if err != nil && err != billing.ErrClosed {
-		err = fmt.Errorf("deleting records of the day %s from the ledger in %s: %w", billing.DayText(day), l.dir, err)
+		err = fmt.Errorf("deleting the records of a day before %s from the ledger in %s: %w",
+			before.In(l.location).Format(time.RFC3339), l.dir, l.unwritable(err))
 	}
 	return count, err
 }

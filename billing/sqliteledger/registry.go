@@ -21,14 +21,27 @@ const (
 )
 
 // change runs f, which changes who there is, alone with the writer. Settles go on
-// meanwhile: f locks mu for what it does in memory.
+// meanwhile: f locks mu for what it does in memory. ErrUnwritable where the database
+// takes nothing, after lockWait at most if another program has locked it.
 func (l *Ledger) change(f func() error) error {
+	return l.alone(func() error {
+		err := l.writeDeclared()
+		if err == nil {
+			err = f()
+		}
+		l.writer.took(err)
+		return err
+	})
+}
+
+// alone is change for what needs not come after the users who wait to be declared.
+func (l *Ledger) alone(f func() error) error {
 	l.writing.Lock()
 	defer l.writing.Unlock()
 	if l.closed.Load() {
 		return billing.ErrClosed
 	}
-	return f()
+	return l.unwritable(l.explain(f()))
 }
 
 // see gives what f sees of the people.
@@ -38,21 +51,30 @@ func see[T any](l *Ledger, f func(*people) T) T {
 	return f(&l.people)
 }
 
-// Declare implements billing.Ledger.
+// Declare implements billing.Ledger. Where another program has locked the database,
+// the users are known from now on all the same, and are written to it as soon as it
+// takes them. If the process ends before that, the next one has a config as well.
 func (l *Ledger) Declare(ctx context.Context, users []billing.User) error {
-	return l.change(func() error { return l.declareAll(ctx, users) })
+	return l.alone(func() error { return l.declareAll(ctx, users) })
 }
 
 func (l *Ledger) declareAll(ctx context.Context, users []billing.User) error {
 	credited := make([]billing.USD, len(users))
-	err := l.writer.transaction(func() (err error) {
-		for i, u := range users {
-			if credited[i], err = l.declare(ctx, u); err != nil {
-				return fmt.Errorf("user %q: %w", u.Name, err)
+	err := l.writeDeclared()
+	if err == nil {
+		err = l.writer.transaction(func() (err error) {
+			for i, u := range users {
+				if credited[i], err = l.declare(ctx, u); err != nil {
+					return fmt.Errorf("user %q: %w", u.Name, err)
+				}
 			}
-		}
-		return nil
-	})
+			return nil
+		})
+	}
+	l.writer.took(err)
+	if isLocked(err) {
+		credited, err = l.declareLater(ctx, users)
+	}
 	if err != nil {
 		return fmt.Errorf("declaring users to the ledger in %s: %w", l.dir, err)
 	}
@@ -74,20 +96,12 @@ func (l *Ledger) declare(ctx context.Context, u billing.User) (billing.USD, erro
 	if err := checkUser(u); err != nil {
 		return 0, err
 	}
-	var isAdded bool
-	number := int64(1)
-	see(l, func(p *people) any {
-		if met := p.users[u.Name]; met != nil {
-			number = met.number
-		}
-		isAdded = p.added(u.Name) != nil
-		return nil
-	})
+	number, isAdded := l.people.next(u.Name)
 	if isAdded {
 		return 0, nil
 	}
-	_, err := l.writer.exec(ctx, `INSERT INTO users (name, balance, unlimited) VALUES (?1, 0, 0) ON CONFLICT (name)
-		DO UPDATE SET source = 'config', concurrency = 0, disabled = 0, removed = 0`, u.Name)
+	_, err := l.writer.exec(ctx, `INSERT INTO users (name, number, balance, unlimited) VALUES (?, ?, 0, 0) ON CONFLICT (name)
+		DO UPDATE SET source = 'config', concurrency = 0, disabled = 0, removed = 0`, u.Name, number)
 	if err != nil || u.Unlimited {
 		return 0, err
 	}
@@ -106,6 +120,15 @@ func checkUser(u billing.User) error {
 		return fmt.Errorf("an opening balance of %s is out of range, the limit is %s", u.Balance, largestAmount/2)
 	}
 	return nil
+}
+
+// next is the number of who has a name, or will have it next, and whether he was added.
+// Who holds Ledger.writing needs not hold mu: nobody comes or goes meanwhile.
+func (p *people) next(name string) (number int64, isAdded bool) {
+	if u := p.users[name]; u != nil {
+		return u.number, !u.isRemoved && u.source == billing.SourceAPI
+	}
+	return 1, false
 }
 
 // meet is the user of that name, who is made where he isn't there.
@@ -155,10 +178,10 @@ func (l *Ledger) addUser(ctx context.Context, added billing.User) error {
 		return errTooMuch
 	}
 	err := l.writer.transaction(func() error {
-		_, err := l.writer.exec(ctx, `INSERT INTO users (name, balance, unlimited, source, concurrency)
-			VALUES (?1, 0, 0, 'api', ?2) ON CONFLICT (name)
+		_, err := l.writer.exec(ctx, `INSERT INTO users (name, number, balance, unlimited, source, concurrency)
+			VALUES (?1, ?3, 0, 0, 'api', ?2) ON CONFLICT (name)
 			DO UPDATE SET source = 'api', concurrency = ?2, disabled = 0, removed = 0`,
-			added.Name, int64(added.Concurrency))
+			added.Name, int64(added.Concurrency), number)
 		if err != nil {
 			return err
 		}

@@ -108,7 +108,9 @@ func TestReplayInTheOrderOfSettling(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		j.Number()
+		if _, _, err := journal.Resume([]*journal.Journal{j}); err != nil {
+			t.Fatal(err)
+		}
 		for range swaps {
 			j.Swap()
 		}

@@ -102,9 +102,7 @@ func (l *Ledger) keep(on *lane, r *settled, frame []byte) (end journal.Position,
 	if at, isWaiting := l.endOf(r.ID); isWaiting { // since expect, over another lane
 		return at, nil
 	}
-	if r.Billing == billing.PaidFromBalance && r.owner != nil {
-		r.owner.amount = r.owner.amount.Plus(-r.Charged)
-	}
+	r.charge()
 	l.endHold(r.ID)
 	l.seen.add(r.ID)
 	l.enter(r)
@@ -154,6 +152,13 @@ func (r *settled) chargeable() error {
 			r.User, r.Charged, u.amount)
 	}
 	return nil
+}
+
+// charge takes what the record charges from its owner's balance, if that pays.
+func (r *settled) charge() {
+	if r.Billing == billing.PaidFromBalance && r.owner != nil {
+		r.owner.amount = r.owner.amount.Plus(-r.Charged)
+	}
 }
 
 // enter gives a record its time of settling, later than that of all before it, and

@@ -4,12 +4,15 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"fmt"
 	"io"
+	"time"
 )
 
 // writer is the connection that writes, with its prepared statements.
 type writer struct {
 	conn
+	waits, again                                                          time.Duration // for who has locked the database: now; lockWaitAgain
 	begin, commit, rollback                                               statement
 	insert, charge, forgive, setWindows, useKey, addUsage, addUsageByUser statement
 }
@@ -19,13 +22,12 @@ func openWriter(ctx context.Context, path string, sync bool) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{conn: c}
+	w := &writer{conn: c, waits: lockWait, again: lockWaitAgain}
 	synchronous, fullfsync := "NORMAL", "OFF" // NORMAL syncs at checkpoints alone; OFF could cost the database
 	if sync {
 		synchronous, fullfsync = "FULL", "ON" // fullfsync: on macOS, past the disk's own cache
 	}
 	for _, pragma := range []string{
-		"busy_timeout = 2000", // for somebody looking in with the sqlite3 tool
 		"journal_mode = WAL",
 		"synchronous = " + synchronous,
 		"fullfsync = " + fullfsync,
@@ -38,10 +40,47 @@ func openWriter(ctx context.Context, path string, sync bool) (*writer, error) {
 		}
 	}
 	err = w.prepareAll(map[*statement]string{&w.begin: "BEGIN IMMEDIATE", &w.commit: "COMMIT", &w.rollback: "ROLLBACK"})
-	if err != nil {
+	if err == nil {
+		err = w.reach()
+	}
+	if err != nil && !isLocked(err) {
 		return nil, errors.Join(err, w.Close())
 	}
 	return w, nil
+}
+
+const (
+	// lockWait is how long a write waits for another program that has locked the
+	// database, such as somebody looking in with the sqlite3 tool, and lockWaitAgain
+	// while the last one waited in vain: it may be long, and others wait behind.
+	lockWait      = 2 * time.Second
+	lockWaitAgain = 100 * time.Millisecond
+)
+
+// await sets how long writes wait from now on.
+func (w *writer) await(wait time.Duration) {
+	if w.waits == wait {
+		return
+	}
+	if _, err := w.exec(context.Background(), fmt.Sprintf("PRAGMA busy_timeout = %d", wait.Milliseconds())); err == nil {
+		w.waits = wait
+	}
+}
+
+// took is told how a write went.
+func (w *writer) took(err error) {
+	if isLocked(err) {
+		w.await(w.again)
+		return
+	}
+	w.await(lockWait)
+}
+
+// reach is an error if nothing can be written at present.
+func (w *writer) reach() error {
+	err := w.transaction(func() error { return nil })
+	w.took(err)
+	return err
 }
 
 // prepare makes the statements of a batch; the tables must be there.
@@ -115,10 +154,7 @@ func openLookups(ctx context.Context, path string) (*lookups, error) {
 		return nil, err
 	}
 	l := &lookups{conn: c}
-	if _, err = c.exec(ctx, "PRAGMA busy_timeout = 2000"); err == nil {
-		l.find, err = c.prepare("SELECT 1 FROM records WHERE id = ?")
-	}
-	if err != nil {
+	if l.find, err = c.prepare("SELECT 1 FROM records WHERE id = ?"); err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
 	return l, nil

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
 	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
 
@@ -86,7 +87,9 @@ func (c *clients) wantSharedBooks(server *redistest.Server, spool string, holdTi
 	if left := waiting(c.t, spool); len(left) > 0 {
 		c.t.Errorf("the spool is not empty after the gateways have ended: %v", left)
 	}
-	ledger := redisledger.New(client, redisledger.Options{Timeout: 5 * time.Second})
+	link := redislink.New(client, redislink.Options{Timeout: 5 * time.Second})
+	defer link.Close()
+	ledger := redisledger.New(link, redisledger.Options{Spool: c.t.TempDir()})
 	defer ledger.Close()
 	c.wantBooks(ledger, holdTime)
 }

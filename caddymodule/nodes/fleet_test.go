@@ -1,6 +1,7 @@
 package nodes_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -45,6 +46,9 @@ type plan struct {
 	// accounts and more are blocks of the directive. SIM stands for the URL of the
 	// simulated upstream.
 	accounts, more string
+	// Default: namespace, and three gateways.
+	namespace string
+	gateways  int
 }
 
 // over plans a fleet over one server.
@@ -70,7 +74,7 @@ func accounts(prefix string, n, slots int, model string) string {
 // credential is what the simulator knows an account by.
 func credential(prefix string, i int) string { return fmt.Sprintf("sk-upstream-%s%d", prefix, i) }
 
-// fleet is three gateways over one store, before one upstream.
+// fleet is gateways over one store, before one upstream.
 type fleet struct {
 	t      testing.TB
 	sim    *simulator.Server
@@ -94,11 +98,13 @@ func launch(t testing.TB, p plan) *fleet {
 		t: t, sim: sim, client: p.client, answered: map[string]time.Time{},
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}},
 	}
-	t.Cleanup(func() { f.client.Close() })
+	if f.client != nil {
+		t.Cleanup(func() { f.client.Close() })
+	}
 	t.Cleanup(f.http.CloseIdleConnections)
 	f.sim.Set("", lasting(50*time.Millisecond, 150*time.Millisecond))
 	text := f.caddyfile(p, filepath.Join(t.TempDir(), "spool"))
-	for _, name := range []string{"A", "B", "C"} {
+	for _, name := range []string{"A", "B", "C"}[:cmp.Or(p.gateways, 3)] {
 		f.nodes = append(f.nodes, gatewaytest.Start(t, name, text))
 	}
 	for _, n := range f.nodes {
@@ -110,7 +116,7 @@ func launch(t testing.TB, p plan) *fleet {
 func (f *fleet) caddyfile(p plan, spool string) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, `{
-	admin off
+	admin ADMIN
 	persist_config off
 	auto_https off
 	grace_period 2s
@@ -126,7 +132,7 @@ SITE {
 		%s
 		%s
 		group default
-`, strings.Join(p.urls, " "), namespace, storeTimeout, spool, p.words, strings.ReplaceAll(p.accounts, "SIM", f.sim.URL), p.more)
+`, strings.Join(p.urls, " "), cmp.Or(p.namespace, namespace), storeTimeout, spool, p.words, strings.ReplaceAll(p.accounts, "SIM", f.sim.URL), p.more)
 	for i := range users {
 		fmt.Fprintf(&out, "user u%d {\nbalance 1000\nconcurrency 0\nkey sk-gateway-u%d default\n}\n", i, i)
 	}
@@ -149,6 +155,7 @@ func lasting(least, most time.Duration) func(*simulator.Request) simulator.Reply
 type question struct {
 	model    string // default: sonnet
 	session  string // default: one of its own
+	key      string // default: that of the session's user
 	stream   bool
 	patience time.Duration // default: patience
 }
@@ -203,7 +210,7 @@ func (f *fleet) ask(at *gatewaytest.Gateway, q question) (a answer) {
 		a.err = err
 		return a
 	}
-	request.Header.Set("X-Api-Key", fmt.Sprintf("sk-gateway-u%d", userOf(a.session)))
+	request.Header.Set("X-Api-Key", cmp.Or(q.key, fmt.Sprintf("sk-gateway-u%d", userOf(a.session))))
 	request.Header.Set("X-Claude-Code-Session-Id", a.session)
 	response, err := f.http.Do(request)
 	if err != nil {
@@ -242,6 +249,11 @@ type load struct {
 // begin starts a load of clients at random ones of the gateways, streamed and
 // not.
 func (f *fleet) begin(clients int, at ...*gatewaytest.Gateway) *load {
+	return f.beginAs("", clients, at...)
+}
+
+// beginAs is begin, with one key; "" = those of all users.
+func (f *fleet) beginAs(key string, clients int, at ...*gatewaytest.Gateway) *load {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	l := &load{stop: cancel}
 	f.t.Cleanup(l.clients.Wait)
@@ -249,7 +261,7 @@ func (f *fleet) begin(clients int, at ...*gatewaytest.Gateway) *load {
 	for range clients {
 		l.clients.Go(func() {
 			for ctx.Err() == nil {
-				l.take(f.ask(at[rand.IntN(len(at))], question{stream: rand.IntN(2) == 0}))
+				l.take(f.ask(at[rand.IntN(len(at))], question{stream: rand.IntN(2) == 0, key: key}))
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
 	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
 )
@@ -18,7 +19,7 @@ import (
 // with what the users have left.
 func (f *fleet) wantLedger(since time.Time) {
 	f.t.Helper()
-	ledger := redisledger.New(f.client, redisledger.Options{Namespace: namespace, Timeout: 5 * time.Second})
+	ledger := redisledger.New(f.link(), redisledger.Options{Namespace: namespace, Spool: f.t.TempDir()})
 	defer ledger.Close()
 	var records map[string]billing.Record
 	var missing []string
@@ -97,9 +98,16 @@ func (f *fleet) missing(records map[string]billing.Record, since time.Time) (ids
 
 // books looks at the shared state as one more node would.
 func (f *fleet) books() *redisstate.State {
-	state := redisstate.New(f.client, redisstate.Options{Namespace: namespace, Timeout: 5 * time.Second, Logger: slog.New(slog.DiscardHandler)})
+	state := redisstate.New(f.link(), redisstate.Options{Namespace: namespace, Logger: slog.New(slog.DiscardHandler)})
 	f.t.Cleanup(func() { state.Close() })
 	return state
+}
+
+// link is a link of the test's own.
+func (f *fleet) link() *redislink.Link {
+	link := redislink.New(f.client, redislink.Options{Namespace: namespace, Timeout: 5 * time.Second, Logger: slog.New(slog.DiscardHandler)})
+	f.t.Cleanup(link.Close)
+	return link
 }
 
 // inUse is how many slots of accounts, or of users, are in use by the books.

@@ -57,8 +57,9 @@ func endWithTest() {
 
 // Gateway is one gateway, of one process at a time.
 type Gateway struct {
-	Name string
-	URL  string // http://127.0.0.1:port
+	Name  string
+	URL   string // http://127.0.0.1:port
+	Admin string // that of the admin endpoint, where the Caddyfile has one
 
 	t     testing.TB
 	dir   string
@@ -67,11 +68,11 @@ type Gateway struct {
 }
 
 // Start starts a gateway with a Caddyfile in which SITE stands for its own
-// address. It does not wait until the gateway serves. When the test ends, so does
+// address, and ADMIN for that of its admin endpoint. It does not wait until the gateway serves. When the test ends, so does
 // the gateway, and faults of its own in its log fail the test.
 func Start(t testing.TB, name, caddyfile string) *Gateway {
 	t.Helper()
-	g := &Gateway{Name: name, URL: "http://" + FreeAddress(t), t: t, dir: t.TempDir()}
+	g := &Gateway{Name: name, URL: "http://" + FreeAddress(t), Admin: "http://" + FreeAddress(t), t: t, dir: t.TempDir()}
 	g.Configure(caddyfile)
 	g.launch()
 	t.Cleanup(g.finish)
@@ -81,7 +82,8 @@ func Start(t testing.TB, name, caddyfile string) *Gateway {
 // Configure writes the Caddyfile that the gateway's next process begins with.
 func (g *Gateway) Configure(caddyfile string) {
 	g.t.Helper()
-	if err := os.WriteFile(g.configFile(), []byte(strings.ReplaceAll(caddyfile, "SITE", g.URL)), 0o600); err != nil {
+	text := strings.NewReplacer("SITE", g.URL, "ADMIN", strings.TrimPrefix(g.Admin, "http://")).Replace(caddyfile)
+	if err := os.WriteFile(g.configFile(), []byte(text), 0o600); err != nil {
 		g.t.Fatal(err)
 	}
 }

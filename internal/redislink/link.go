@@ -30,6 +30,9 @@ const (
 	// what the probe doesn't ask for.
 	relapse      = 10 * time.Second
 	slowestProbe = 15 * time.Second
+	// mostStalls is how often in a row a probe may be the victim of this process's own
+	// standstill before Redis counts as down all the same.
+	mostStalls = 3
 )
 
 // Options of a Link.
@@ -50,7 +53,8 @@ type Member interface {
 	// Lost is called soon after Redis went down, from the Link's own goroutine.
 	Lost()
 	// Regain is called when Redis answers again, and before Link.Down says so: it
-	// brings back what Redis has lost or missed. Redis stays down if it fails.
+	// brings back what Redis has lost or missed. Redis stays down if it fails, and
+	// each Member's is called again.
 	Regain(ctx context.Context) error
 }
 
@@ -76,7 +80,8 @@ type Link struct {
 }
 
 // New returns a link over a client, which stays the caller's to close, after the
-// link.
+// link. The client must give up when a command's context ends
+// (ContextTimeoutEnabled), or Redis's silence counts as this process's standstill.
 func New(client redis.UniversalClient, options Options) *Link {
 	options.Namespace = cmp.Or(options.Namespace, "sub2api")
 	options.Timeout = cmp.Or(options.Timeout, time.Second)
@@ -101,7 +106,8 @@ func (l *Link) Close() {
 // subscriptions.
 func (l *Link) Client() redis.UniversalClient { return l.client }
 
-// Join makes m hear of outages, after those who joined before.
+// Join makes m hear of outages, after those who joined before. If Redis is down, m
+// hears of its end.
 func (l *Link) Join(m Member) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -143,10 +149,16 @@ func (o *Outage) Error() string { return "Redis is out of reach: " + o.Err.Error
 func (o *Outage) Unwrap() error { return o.Err }
 
 // refusals begin the errors that a server gives to whatever it is asked, or to
-// whatever writes. Within a script, older servers put a text before them.
+// whatever writes.
 var refusals = []string{
-	"NOAUTH", "WRONGPASS", "NOPERM", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "READONLY", "OOM", "MISCONF", "NOREPLICAS",
-	"BUSY", "ERR max number of clients reached", "UNKILLABLE",
+	"NOAUTH ", "WRONGPASS ", "NOPERM ", "DENIED ", "LOADING ", "MASTERDOWN ", "CLUSTERDOWN ", "READONLY ", "OOM ", "MISCONF ",
+	"NOREPLICAS ", "BUSY ", "max number of clients ",
+}
+
+// scriptRefusals are in what some servers say, without a code, to a script that they
+// have let begin.
+var scriptRefusals = []string{
+	"The user executing the script can't ", "ACL failure in script", "while the cluster is down",
 }
 
 // isOutage reports whether a command's error means that Redis serves nobody: it did
@@ -159,10 +171,11 @@ func isOutage(err error) bool {
 	case !errors.As(err, &reply):
 		return true
 	}
-	text := reply.Error()
+	text := strings.TrimPrefix(reply.Error(), "ERR ")
+	// To a script, Redis 6 gives its refusal somewhere within "Error running script …".
 	return slices.ContainsFunc(refusals, func(code string) bool {
-		return strings.HasPrefix(text, code) || strings.Contains(text, "-"+code+" ")
-	})
+		return strings.HasPrefix(text, code) || strings.Contains(text, ": -"+code)
+	}) || slices.ContainsFunc(scriptRefusals, func(words string) bool { return strings.Contains(text, words) })
 }
 
 // failed takes note of a failure of a command that was sent at a moment.
@@ -172,7 +185,7 @@ func (l *Link) failed(began time.Time, err error) *Outage {
 	defer l.mu.Unlock()
 	switch {
 	case l.closed || l.down != nil:
-	case isTimeout(err) && began.Before(l.upAt): // sent before Redis was found to be back
+	case began.Before(l.upAt): // it is of an outage that is over
 	case outage.Stalled:
 		l.suspect = true
 		l.rouse()
@@ -220,7 +233,7 @@ func (l *Link) run() {
 			return
 		}
 		if !l.isWell() {
-			l.each(func(m Member) error { m.Lost(); return nil })
+			l.tellLost()
 			l.outlast()
 		}
 	}
@@ -233,15 +246,30 @@ func (l *Link) isWell() bool {
 	l.suspect = false
 	l.mu.Unlock()
 	if suspect {
-		if err := l.probe(); err != nil {
+		if err := l.probeAgain(); err != nil {
 			l.mu.Lock()
 			defer l.mu.Unlock()
 			if l.down == nil && l.ctx.Err() == nil {
 				l.goDown(&Outage{Err: err})
 			}
+			return false
 		}
 	}
 	return l.Down() == nil
+}
+
+// probeAgain probes once more where this process stood still meanwhile.
+func (l *Link) probeAgain() (err error) {
+	for range mostStalls {
+		var outage *Outage
+		if err = l.probe(); !errors.As(err, &outage) {
+			return err
+		}
+		if err = outage.Err; !outage.Stalled || l.ctx.Err() != nil {
+			return err
+		}
+	}
+	return err
 }
 
 // outlast asks Redis again and again until it is back.
@@ -258,32 +286,54 @@ func (l *Link) outlast() {
 		if l.probe() != nil {
 			continue
 		}
-		err := l.each(func(m Member) error { return m.Regain(l.ctx) })
+		err := l.regain()
 		if err == nil {
-			break
+			return
 		}
 		if text := err.Error(); text != reluctance && l.ctx.Err() == nil {
 			reluctance = text
 			l.options.Logger.Warn("Redis answers, but does not serve yet", "error", err)
 		}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.down, l.upAt = nil, time.Now()
-	l.options.Logger.Info("Redis is back")
 }
 
-// each calls f with each member until one fails.
-func (l *Link) each(f func(Member) error) error {
+// regain has all members put themselves right with Redis, those too that join
+// meanwhile, and ends the outage.
+func (l *Link) regain() error {
+	right := map[Member]bool{}
+	for {
+		m := l.next(right)
+		if m == nil {
+			return nil
+		}
+		if err := m.Regain(l.ctx); err != nil {
+			return err
+		}
+		right[m] = true
+	}
+}
+
+// next is the first member that is not right yet; the outage is over if there is
+// none.
+func (l *Link) next(right map[Member]bool) Member {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if i := slices.IndexFunc(l.members, func(m Member) bool { return !right[m] }); i >= 0 {
+		return l.members[i]
+	}
+	l.down, l.upAt = nil, time.Now()
+	l.options.Logger.Info("Redis is back")
+	return nil
+}
+
+// tellLost tells all members that Redis is down.
+func (l *Link) tellLost() {
 	l.mu.Lock()
 	members := slices.Clone(l.members)
 	l.mu.Unlock()
 	for _, m := range members {
-		if err := f(m); err != nil {
-			return err
-		}
+		m.Lost()
 	}
-	return nil
 }
 
 // probeScript writes, because a server that takes no writes is of no use.

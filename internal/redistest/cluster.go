@@ -7,6 +7,7 @@ import (
 	"net"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -131,6 +132,43 @@ func (c *Cluster) server(addr string) *Server {
 		c.t.Fatalf("the Cluster has a node %s that is not of this test", addr)
 	}
 	return c.servers[i]
+}
+
+// FailOver has a replica take over from the master of a key, which is well, and
+// returns once all agree. With force it doesn't wait for what the master has yet to
+// send it.
+func (c *Cluster) FailOver(key string, force bool) {
+	c.t.Helper()
+	old := c.MasterOf(key)
+	words := []any{"CLUSTER", "FAILOVER"}
+	if force {
+		words = append(words, "FORCE")
+	}
+	var asked time.Time // each call begins it anew
+	err := wait("a replica to take over", func(ctx context.Context) error {
+		ranges, err := slots(ctx, old)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(ranges, func(r redis.ClusterSlot) bool { return r.Nodes[0].Addr == old.Addr })
+		if i < 0 { // it has
+			return nil
+		}
+		if len(ranges[i].Nodes) < 2 {
+			return fmt.Errorf("%s has no replica", old.Addr)
+		}
+		if time.Since(asked) > 2*time.Second {
+			if err := c.server(ranges[i].Nodes[1].Addr).client.Do(ctx, words...).Err(); err != nil {
+				return err
+			}
+			asked = time.Now()
+		}
+		return fmt.Errorf("%s is still the master", old.Addr)
+	})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.Wait()
 }
 
 // Wait returns once all nodes that were not killed, stopped or paused agree that

@@ -108,6 +108,30 @@ func (s *Sentinel) Master() *Server {
 	return nil
 }
 
+// FailOver has the sentinels replace a master that is well, and returns once they
+// agree on the next.
+func (s *Sentinel) FailOver() {
+	s.t.Helper()
+	old := s.Master()
+	// It refuses while it does not know yet that the replica is well.
+	err := wait("the sentinels to begin", func(ctx context.Context) error {
+		return s.sentinels[0].client.Do(ctx, "SENTINEL", "FAILOVER", s.MasterName).Err()
+	})
+	if err == nil {
+		err = wait("another master", func(ctx context.Context) error {
+			now, err := s.masterBy(ctx, s.sentinels[0])
+			if err == nil && now == old {
+				err = fmt.Errorf("%s is still the master", old.Addr)
+			}
+			return err
+		})
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.Wait()
+}
+
 // Wait returns once all sentinels that were not killed, stopped or paused agree
 // on a master that runs, and the other server, if it runs, is its replica in sync.
 func (s *Sentinel) Wait() {

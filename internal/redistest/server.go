@@ -93,6 +93,56 @@ func (s *Server) freeze(paused bool, signal syscall.Signal) {
 	s.paused = paused
 }
 
+// HoldReplicas keeps from the server's replicas, of which there is at least one, what
+// is written from now on, until ReleaseReplicas: if one takes over meanwhile, that is
+// lost, and nothing else. The server's clients don't notice. It needs a server
+// without users and passwords.
+func (s *Server) HoldReplicas() {
+	s.t.Helper()
+	if err := wait("a replica to have all", s.replicated); err != nil {
+		s.t.Fatalf("the server at %s: %v", s.Addr, err)
+	}
+	s.do("ACL", "SETUSER", "default", "-psync", "-sync")
+	s.do("CLIENT", "KILL", "TYPE", "replica")
+}
+
+// replicated fails unless a replica has what was written until now.
+func (s *Server) replicated(ctx context.Context) error {
+	conn := s.client.Conn()
+	defer conn.Close()
+	// WAIT looks at what its own connection has seen written.
+	if err := conn.Ping(ctx).Err(); err != nil {
+		return err
+	}
+	replicas, err := conn.Do(ctx, "WAIT", 1, 500).Int()
+	if err == nil && replicas == 0 {
+		err = errors.New("no replica has")
+	}
+	return err
+}
+
+// ReleaseReplicas ends what HoldReplicas began.
+func (s *Server) ReleaseReplicas() {
+	s.t.Helper()
+	s.do("ACL", "SETUSER", "default", "+psync", "+sync")
+}
+
+// Save writes all data to the file that Restart reads, of a server that logs no
+// writes.
+func (s *Server) Save() {
+	s.t.Helper()
+	s.do("SAVE")
+}
+
+func (s *Server) do(words ...any) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if err := s.client.Do(ctx, words...).Err(); err != nil {
+		s.t.Fatalf("%v at the server %s: %v", words, s.Addr, err)
+	}
+}
+
 // answers says whether the server should: it runs and is not paused.
 func (s *Server) answers() bool {
 	s.mu.Lock()
@@ -211,6 +261,7 @@ func field(info, name string) string {
 
 func (s *Server) configFile() string { return filepath.Join(s.dir, "redis.conf") }
 func (s *Server) logFile() string    { return filepath.Join(s.dir, "log") }
+func (s *Server) dumpFile() string   { return filepath.Join(s.dir, "dump.rdb") }
 
 // logEnd returns the last lines of the log, at most 2,000 bytes.
 func (s *Server) logEnd() string {

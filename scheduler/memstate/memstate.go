@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -182,8 +183,8 @@ func (s *State) Release(_ context.Context, ids ...string) error {
 }
 
 // ReleaseAlong implements scheduler.State. There is no round trip to save.
-func (s *State) ReleaseAlong(ctx context.Context, ids ...string) (context.Context, func()) {
-	return ctx, func() { _ = s.Release(ctx, ids...) } // it never fails
+func (s *State) ReleaseAlong(ids ...string) (roundtrip.Batch, func(context.Context)) {
+	return nil, func(ctx context.Context) { _ = s.Release(ctx, ids...) } // it never fails
 }
 
 // drop ends a lease: its slot goes to the line, and if it was in line itself,
@@ -324,6 +325,9 @@ func (s *State) Standing(name string) scheduler.Standing {
 	}
 	return scheduler.Standing{}
 }
+
+// Now implements scheduler.State.
+func (s *State) Now() time.Time { return time.Now() }
 
 // Load implements scheduler.State.
 func (s *State) Load(_ context.Context, name string) (scheduler.Load, error) {

@@ -12,7 +12,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -46,6 +47,7 @@ func (s *State) knows(lease string) bool {
 // ask asks the State in force, and tells which one that was. What is granted is
 // held from here on.
 func (s *State) ask(ctx context.Context, ask *scheduler.Ask) (answer scheduler.Answer, epoch int, err error) {
+	along := ask.Along
 	err = s.inForce(func(local scheduler.State) error {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -53,7 +55,8 @@ func (s *State) ask(ctx context.Context, ask *scheduler.Ask) (answer scheduler.A
 		sent := s.now()
 		epoch = s.epoch
 		if local == nil {
-			answer, err = s.askRedis(ctx, ask)
+			answer, err = s.askRedis(ctx, ask, along)
+			along = nil
 		} else {
 			shared := *ask
 			shared.Candidates = s.share(ask.Candidates)
@@ -74,24 +77,21 @@ func (s *State) hold(lease, place string, ttl time.Duration, from time.Time) {
 	s.held[lease] = &holding{place: place, until: from.Add(ttl)}
 }
 
-func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask) (scheduler.Answer, error) {
-	if s.isDown() {
-		return scheduler.Answer{}, &outage{err: errDown}
-	}
+func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask, along roundtrip.Batch) (scheduler.Answer, error) {
 	set, err := s.set(ask.Candidates)
 	if err != nil {
 		return scheduler.Answer{}, err
 	}
 	define := s.due(set)
-	// What rides along can tell whether the slot was granted at once.
-	guarded := redispipe.WithGuard(ctx, redispipe.Guard{Key: s.prefix + "held", Field: ask.Lease})
+	granted := redislink.Guard{Key: s.prefix + "held", Field: ask.Lease}
 	// A node that is a stranger joins, an unknown set is told, an expired lease
 	// ended: once each.
 	for range 5 {
-		reply, err := s.run(guarded, acquireScript, s.acquireArgs(ask, set, define)...)
+		reply, err := s.link.RunAlong(ctx, granted, along, acquireScript, s.keys, s.args(s.acquireArgs(ask, set, define))...)
 		if err != nil {
 			return scheduler.Answer{}, err
 		}
+		along = nil
 		r := list(reply)
 		switch text(r, 0) {
 		case "stranger":
@@ -125,7 +125,7 @@ func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask) (scheduler.Ans
 			return scheduler.Answer{Kind: scheduler.Out, Until: instant(text(r, 1))}, nil
 		}
 	}
-	return scheduler.Answer{}, &outage{err: errors.New("acquiring slot: Redis forgets this node as soon as it joins")}
+	return scheduler.Answer{}, fmt.Errorf("%w: acquiring slot: Redis forgets this node as soon as it joins", scheduler.ErrUnavailable)
 }
 
 // instant reads nanoseconds since 1970; "" is the zero time.
@@ -224,39 +224,35 @@ func (s *State) due(set *set) bool {
 // Release implements scheduler.State.
 func (s *State) Release(ctx context.Context, leases ...string) error {
 	s.forget(leases)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
-	defer cancel()
 	err := s.inForce(func(local scheduler.State) error {
 		if local != nil {
 			s.owe(leases) // Redis may know of them from before
 			return local.Release(ctx, leases...)
 		}
 		_, err := s.run(ctx, releaseScript, anys(leases)...)
-		if err != nil {
-			s.owe(leases)
-		}
 		return err
 	})
 	if errors.Is(err, scheduler.ErrUnavailable) {
-		return nil // owed
+		s.owe(leases)
+		return nil
 	}
 	return err
 }
 
 // ReleaseAlong implements scheduler.State.
-func (s *State) ReleaseAlong(ctx context.Context, leases ...string) (context.Context, func()) {
+func (s *State) ReleaseAlong(leases ...string) (along roundtrip.Batch, done func(context.Context)) {
 	s.forget(leases)
-	s.gate.RLock()
-	local := s.local
-	s.gate.RUnlock()
 	var cmd *redis.Cmd
-	if local == nil {
-		ctx = redispipe.WithRider(ctx, func(pipe redis.Pipeliner, _ redispipe.Guard) func() {
-			cmd = releaseScript.EvalSha(ctx, pipe, s.keys, s.args(anys(leases))...)
-			return nil
-		})
+	release := redislink.Operation(func(pipe redis.Pipeliner, _ redislink.Guard) func() {
+		cmd = releaseScript.EvalSha(context.Background(), pipe, s.keys, s.args(anys(leases))...)
+		return nil
+	})
+	s.gate.RLock()
+	if s.local == nil {
+		along = roundtrip.Batch{release}
 	}
-	return ctx, func() {
+	s.gate.RUnlock()
+	return along, func(ctx context.Context) {
 		if cmd == nil || cmd.Err() != nil {
 			_ = s.Release(ctx, leases...) // it is owed where it fails
 		}
@@ -282,6 +278,7 @@ const maxOwed = 100_000
 func (s *State) owe(leases []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.suspect = s.joined // the next beat tells, if no Regain does
 	for _, lease := range leases {
 		if len(s.owed) < maxOwed {
 			s.owed[lease] = struct{}{}
@@ -324,6 +321,11 @@ func (s *State) Renew(ctx context.Context, leases []string, ttl time.Duration) (
 		}
 		return s.releaseAgain(ctx, kept)
 	})
+	if errors.Is(err, scheduler.ErrUnavailable) {
+		var kept []string
+		kept, lost = s.rightful(leases, s.now())
+		s.extend(kept, s.now().Add(ttl))
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, lease := range lost {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"time"
 
-	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 )
 
 const (
@@ -31,26 +33,33 @@ func (s *State) live() {
 	}
 }
 
-// tick beats, or where Redis was out of reach, looks whether it is back.
+// tick beats while Redis is in force. What stops a beat is known to the link, or
+// is what Redis said of it.
 func (s *State) tick() {
 	s.gate.RLock()
-	local := s.local
-	s.gate.RUnlock()
-	if local != nil {
-		s.tryBack()
-		return
+	local, out := s.local, s.out()
+	var err error
+	if local == nil && out == nil {
+		s.prune()
+		err = s.beats()
 	}
-	s.prune()
-	s.gate.RLock()
-	err := s.beats()
 	s.gate.RUnlock()
-	var out *outage
-	switch {
-	case err == nil || s.ctx.Err() != nil:
-	case errors.As(err, &out) && out.still: // the next beat tells
-	default:
-		s.fail(err)
+	if local != nil && s.link.Down() == nil { // it was put in force just before Redis was back
+		err = s.Regain(s.ctx)
 	}
+	why := ""
+	if reply, ok := errors.AsType[redis.Error](err); ok && !isOutage(err) {
+		why = reply.Error()
+	}
+	if why != s.trouble && why != "" && s.ctx.Err() == nil {
+		s.options.Logger.Error("Redis refuses this node's sign of life; those in line may wait in vain", "error", why)
+	}
+	s.trouble = why
+}
+
+func isOutage(err error) bool {
+	_, ok := errors.AsType[*redislink.Outage](err)
+	return ok
 }
 
 // doubt has the next beat bring back what Redis may have lost.
@@ -135,11 +144,8 @@ func (s *State) beatOnce(leases []any) (more bool, err error) {
 			continue
 		}
 		s.mu.Lock()
-		s.beat, s.nodes = text(r, 1), max(1, int(integer(r, 3)))
-		if s.down {
-			s.down = false
-			s.options.Logger.Info("Redis is back")
-		}
+		s.hearTime(text(r, 1))
+		s.nodes = max(1, int(integer(r, 3)))
 		s.mu.Unlock()
 		if integer(r, 2) == 1 { // Redis went back in time, as a failover can have it
 			s.doubt()
@@ -215,7 +221,7 @@ func (s *State) join(ctx context.Context) error {
 		r := list(reply)
 		lost = lost || integer(r, 1) == 1
 		s.mu.Lock()
-		s.beat = text(r, 0)
+		s.hearTime(text(r, 0))
 		for _, lease := range owed[:n] {
 			delete(s.owed, lease.(string))
 		}
@@ -235,24 +241,4 @@ func (s *State) join(ctx context.Context) error {
 		}
 	}
 	return s.releaseAgain(ctx, told)
-}
-
-// share divides the slots of candidates among the nodes that were alive when
-// Redis was last heard. Each node gets one at least, so small limits may be
-// passed by all nodes together while this lasts.
-func (s *State) share(c *scheduler.Candidates) *scheduler.Candidates {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if known := s.shares[c]; known != nil {
-		return known
-	}
-	shared := &scheduler.Candidates{Pool: c.Pool, Places: append([]scheduler.Place(nil), c.Places...)}
-	for i := range shared.Places {
-		p := &shared.Places[i]
-		p.Limit = (p.Limit + s.nodes - 1) / s.nodes
-	}
-	if len(c.Places) > 1 { // those of one place are made for one request
-		s.shares[c] = shared
-	}
-	return shared
 }

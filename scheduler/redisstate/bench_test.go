@@ -41,7 +41,7 @@ func BenchmarkRedis(b *testing.B) {
 	for _, accounts := range []int{10, 100, 1000} {
 		for _, sticky := range []bool{true, false} {
 			b.Run(fmt.Sprintf("request/%d accounts/sticky=%t", accounts, sticky), func(b *testing.B) {
-				state := redisstate.New(client, redisstate.Options{Namespace: "bench-" + uuid.NewString(), Logger: quiet, Timeout: 10 * time.Second})
+				state := stateOver(b, client, redisstate.Options{Namespace: "bench-" + uuid.NewString()}, 10*time.Second)
 				defer state.Close()
 				set := accountSet(accounts)
 				atOnce(b, func(n int) error { return oneRequest(state, set, n, sticky) })

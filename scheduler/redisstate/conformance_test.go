@@ -2,7 +2,6 @@ package redisstate_test
 
 import (
 	"context"
-	"github.com/google/uuid"
 	"io"
 	"log/slog"
 	"net"
@@ -13,8 +12,10 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
@@ -36,10 +37,21 @@ func pipeClient(t *testing.T, server *miniredis.Miniredis) *redis.Client {
 	return client
 }
 
+// stateOver starts a State over a client. Its own link is closed after it.
+func stateOver(t testing.TB, client redis.UniversalClient, options redisstate.Options, timeout time.Duration) *redisstate.State {
+	link := redislink.New(client, redislink.Options{Namespace: options.Namespace, Timeout: timeout, Logger: quiet})
+	t.Cleanup(link.Close)
+	options.Logger = quiet
+	state := redisstate.New(link, options)
+	t.Cleanup(func() { state.Close() })
+	state.Standing("") // it begins to listen
+	return state
+}
+
 func TestState(t *testing.T) {
 	statetest.Run(t, statetest.Harness{
 		New: func(t *testing.T) scheduler.State {
-			return redisstate.New(pipeClient(t, startMini(t)), redisstate.Options{Logger: quiet})
+			return stateOver(t, pipeClient(t, startMini(t)), redisstate.Options{}, time.Second)
 		},
 		Bubble: synctest.Test,
 		Advance: func(d time.Duration) {
@@ -92,7 +104,7 @@ func suite(t *testing.T, client redis.UniversalClient, count int) {
 			namespace := "test-" + uuid.NewString()
 			all = &nodes{}
 			for range count {
-				all.states = append(all.states, redisstate.New(client, redisstate.Options{Namespace: namespace, Logger: quiet, Timeout: 5 * time.Second}))
+				all.states = append(all.states, stateOver(t, client, redisstate.Options{Namespace: namespace}, 5*time.Second))
 			}
 			t.Cleanup(func() { redistest.Clean(t, client, "{"+namespace+"}:") })
 			return all

@@ -14,14 +14,17 @@ import (
 // Lock implements scheduler.State. No fallback locks: what excludes this node's
 // requests alone excludes nobody.
 func (s *State) Lock(ctx context.Context, name string, ttl time.Duration) (unlock func(), err error) {
+	s.begin()
 	token := uuid.NewString()
 	for {
-		free := s.whenUnlocked(name)
+		free, down := s.whenUnlocked(name), s.out()
 		switch {
 		case s.isClosed():
 			return nil, scheduler.ErrClosed
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
+		case down != nil:
+			return nil, errors.Join(scheduler.ErrUnavailable, down)
 		}
 		reply, err := s.run(ctx, lockScript, name, token, milliseconds(ttl))
 		switch {
@@ -44,9 +47,7 @@ func (s *State) Lock(ctx context.Context, name string, ttl time.Duration) (unloc
 
 // unlock frees the lock if it is the token's still.
 func (s *State) unlock(name, token string) {
-	ctx, cancel := context.WithTimeout(context.Background(), releaseTimeout)
-	defer cancel()
-	_, _ = s.run(ctx, unlockScript, name, token) // if it fails, the lock is free after its ttl
+	_, _ = s.run(context.Background(), unlockScript, name, token) // if it fails, the lock is free after its ttl
 }
 
 // whenUnlocked returns a channel that is closed when the lock may be free.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
 	"github.com/sub2api/caddy-sub2api/scheduler/statetest"
@@ -48,15 +49,15 @@ func (n *nodes) Release(ctx context.Context, leases ...string) (err error) {
 	return err
 }
 
-func (n *nodes) ReleaseAlong(ctx context.Context, leases ...string) (context.Context, func()) {
-	var all []func()
+func (n *nodes) ReleaseAlong(leases ...string) (along roundtrip.Batch, done func(context.Context)) {
+	var all []func(context.Context)
 	for _, lease := range leases {
-		carrying, done := n.at(lease).ReleaseAlong(ctx, lease)
-		ctx, all = carrying, append(all, done)
+		batch, done := n.at(lease).ReleaseAlong(lease)
+		along, all = append(along, batch...), append(all, done)
 	}
-	return ctx, func() {
+	return along, func(ctx context.Context) {
 		for _, done := range all {
-			done()
+			done(ctx)
 		}
 	}
 }
@@ -81,6 +82,8 @@ func (n *nodes) Change(ctx context.Context, place string, f func(*scheduler.Stan
 }
 
 func (n *nodes) Standing(place string) scheduler.Standing { return n.any().Standing(place) }
+
+func (n *nodes) Now() time.Time { return n.states[0].Now() }
 
 func (n *nodes) Load(ctx context.Context, place string) (scheduler.Load, error) {
 	return n.any().Load(ctx, place)
@@ -121,7 +124,7 @@ func TestThreeNodes(t *testing.T) {
 			server := startMini(t)
 			all := &nodes{}
 			for range 3 {
-				all.states = append(all.states, redisstate.New(pipeClient(t, server), redisstate.Options{Logger: quiet}))
+				all.states = append(all.states, stateOver(t, pipeClient(t, server), redisstate.Options{}, time.Second))
 			}
 			return all
 		},

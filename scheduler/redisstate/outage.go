@@ -3,48 +3,93 @@ package redisstate
 import (
 	"context"
 	"errors"
-	"time"
+	"fmt"
 
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
-
-var errDown = errors.New("no answer from Redis a moment ago")
 
 // heldPool is the line of slots that were held when an outage began: nobody
 // waits in it.
 const heldPool = "held"
 
-func (s *State) isDown() bool {
+// out is why Redis is not to be asked; nil: it is.
+func (s *State) out() error {
+	down := s.link.Down()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.down
+	if down == s.over {
+		return nil
+	}
+	return down
 }
 
-// fail takes note that Redis is out of reach, and tells whether there is a State
-// that serves on. The gate must not be held.
-func (s *State) fail(err error) bool {
-	s.mu.Lock()
-	s.suspect = s.joined
-	if s.options.Fallback == nil {
-		if !s.down && !s.closed {
-			s.options.Logger.Error("Redis is out of reach; requests are refused until it answers", "error", err)
+// inForce calls f with the State in force: nil for Redis. When Redis turns out to
+// be out of reach, f is called again with the fallback; where there is none, and
+// for what else Redis says, the error is scheduler.ErrUnavailable. When Redis is
+// not known to be out of reach, because this process stood still, f is called once
+// more with Redis, so that no share of the slots is given away which all others
+// believe to be shared.
+func (s *State) inForce(f func(local scheduler.State) error) error {
+	s.begin()
+	for again := false; ; again = true {
+		if s.isClosed() {
+			return scheduler.ErrClosed
 		}
-		s.down = true
-		s.mu.Unlock()
-		return false
+		s.gate.RLock()
+		err := s.out()
+		asked := s.local != nil || err == nil
+		if asked {
+			err = f(s.local)
+		}
+		s.gate.RUnlock()
+		var outage *redislink.Outage
+		switch {
+		case !errors.As(err, &outage):
+			return refused(err)
+		case s.link.Down() == nil && !(asked && again):
+		case s.options.Fallback == nil || s.link.Down() == nil:
+			s.relapse()
+			return errors.Join(scheduler.ErrUnavailable, outage)
+		default:
+			s.goLocal()
+		}
 	}
-	s.mu.Unlock()
+}
+
+// relapse forgets that Redis was put in force again.
+func (s *State) relapse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = nil
+}
+
+// refused makes what Redis says of a command an error that callers know.
+func refused(err error) error {
+	if reply, ok := errors.AsType[redis.Error](err); ok {
+		return fmt.Errorf("%w: Redis says: %w", scheduler.ErrUnavailable, reply)
+	}
+	return err
+}
+
+// Lost implements redislink.Member: those in line are served by this node from here
+// on, if it serves by itself.
+func (s *State) Lost() {
+	if s.options.Fallback != nil && s.begun.Load() {
+		s.goLocal()
+	}
+}
+
+// goLocal puts the fallback in force, with what this node knows, unless it is
+// already or Redis is back. The gate must not be held.
+func (s *State) goLocal() {
 	s.gate.Lock()
 	defer s.gate.Unlock()
-	if s.local == nil && !s.isClosed() {
-		s.goLocal(err)
+	if s.local != nil || s.isClosed() || s.link.Down() == nil {
+		return
 	}
-	return true
-}
-
-// goLocal puts the fallback in force, with what this node knows. The gate is
-// held for writing.
-func (s *State) goLocal(why error) {
 	local := s.options.Fallback()
 	ctx := context.Background() // nothing here waits
 	s.mu.Lock()
@@ -63,9 +108,8 @@ func (s *State) goLocal(why error) {
 			_, _ = local.Acquire(ctx, seed)
 		}
 	}
+	s.over = nil
 	s.changeOver(local)
-	s.options.Logger.Error("Redis is out of reach; this node serves on by itself, with its share of the slots",
-		"nodes", s.nodes, "error", why)
 }
 
 // only is a place that takes what comes.
@@ -90,41 +134,58 @@ func (s *State) changeOver(local scheduler.State) {
 	}
 }
 
-// tryBack looks whether Redis answers, and if so puts it in force again.
-func (s *State) tryBack() {
-	ctx, cancel := context.WithTimeout(s.ctx, s.options.Timeout)
-	err := s.client.Exists(ctx, s.prefix+"nodes").Err()
-	cancel()
-	if err != nil {
-		return
+// share divides the slots of candidates among the nodes that were alive when
+// Redis was last heard. Each node gets one at least, so small limits may be
+// passed by all nodes together while this lasts.
+func (s *State) share(c *scheduler.Candidates) *scheduler.Candidates {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if known := s.shares[c]; known != nil {
+		return known
 	}
+	shared := &scheduler.Candidates{Pool: c.Pool, Places: append([]scheduler.Place(nil), c.Places...)}
+	for i := range shared.Places {
+		p := &shared.Places[i]
+		p.Limit = (p.Limit + s.nodes - 1) / s.nodes
+	}
+	if len(c.Places) > 1 { // those of one place are made for one request
+		s.shares[c] = shared
+	}
+	return shared
+}
+
+// Regain implements redislink.Member: it puts Redis in force again, with what this
+// node holds and has learnt.
+func (s *State) Regain(ctx context.Context) error {
 	s.gate.Lock()
-	local := s.local
-	changed, err := s.goBack(local)
+	local, changed, err := s.goBack(ctx)
 	s.gate.Unlock()
-	if err != nil {
-		if why := err.Error(); s.reluctance != why {
-			s.reluctance = why
-			s.options.Logger.Warn("Redis answers, but does not take this node back yet", "error", err)
-		}
-		return
+	if err != nil || local == nil {
+		return err
 	}
-	s.reluctance = ""
 	_ = local.Close() // who waits there puts the ask to Redis
 	for place, standing := range changed {
 		s.merge(place, standing)
 	}
-	s.options.Logger.Info("Redis is back; slots are shared again")
+	return s.out() // it may be gone again
 }
 
-// goBack puts Redis in force again, and returns the standings that have changed
-// meanwhile. The gate is held for writing: nobody is given a slot.
-func (s *State) goBack(local scheduler.State) (changed map[string]scheduler.Standing, err error) {
-	if err := s.join(s.ctx); err != nil {
-		return nil, err
+// goBack puts Redis in force again, and returns what was, with the standings that
+// have changed meanwhile. The gate is held for writing: nobody is given a slot.
+func (s *State) goBack(ctx context.Context) (local scheduler.State, changed map[string]scheduler.Standing, err error) {
+	down := s.link.Down()
+	if s.begun.Load() && !s.isClosed() {
+		if err := s.join(ctx); err != nil {
+			return nil, nil, err
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.over = down
+	local = s.local
+	if local == nil {
+		return nil, nil, nil
+	}
 	changed = map[string]scheduler.Standing{}
 	for place, known := range s.standings.places {
 		if now := local.Standing(place); !now.Equal(&known.before) {
@@ -132,7 +193,7 @@ func (s *State) goBack(local scheduler.State) (changed map[string]scheduler.Stan
 		}
 	}
 	s.changeOver(nil)
-	return changed, nil
+	return local, changed, nil
 }
 
 // merge brings what was learnt of an account during an outage back to Redis:
@@ -148,7 +209,7 @@ func (s *State) merge(place string, learnt scheduler.Standing) {
 			*st = learnt.Clone()
 			return
 		}
-		st.Merge(&learnt, &before, time.Now())
+		st.Merge(&learnt, &before, s.Now())
 	})
 	if err != nil && s.ctx.Err() == nil {
 		s.options.Logger.Error("what was learnt of an account while Redis was out of reach could not be kept", "place", place, "error", err)

@@ -11,7 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -394,9 +394,11 @@ func TestRoundTrips(t *testing.T) {
 		trips(1, "releasing both")
 		first, second = a.grant("user/u", ask(user)), a.grant("account/b", ask(account, session("s")))
 		before = a.sent.Load()
-		carrying, done := a.ReleaseAlong(ctx, first, second)
-		redispipe.Exec(carrying, a.client, func(pipe redis.Pipeliner) { pipe.Ping(carrying) })
-		done()
+		along, done := a.ReleaseAlong(first, second)
+		if err := a.link.Exec(ctx, redislink.Guard{}, along, func(pipe redis.Pipeliner) { pipe.Ping(ctx) }); err != nil {
+			t.Fatal(err)
+		}
+		done(ctx)
 		trips(1, "something else, and releasing both")
 		a.inUse("account/b", 0)
 		var leases []string

@@ -6,15 +6,15 @@
 // missed. Its word counts for the slots that it holds: what Redis loses, by a
 // restart or a failover, its nodes bring back.
 //
-// While Redis is out of reach a node serves on by itself, where it has a
-// fallback: with its share of the slots, and what it knows of accounts and
+// While Redis is down, as its link says, a node serves on by itself, where it has
+// a fallback: with its share of the slots, and what it knows of accounts and
 // sessions.
 package redisstate
 
 import (
 	"context"
-	"errors"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +22,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -33,19 +34,15 @@ type Options struct {
 	// Node names this process; no two that share the store have the same.
 	// Default: a random name.
 	Node string
-	// Timeout is how long a command may take before Redis counts as out of reach.
-	// Default: 1s.
-	Timeout time.Duration
-	// Fallback makes the State that serves while Redis is out of reach. nil:
-	// nothing does, and calls fail with scheduler.ErrUnavailable.
+	// Fallback makes the State that serves while Redis is down. nil: nothing does,
+	// and calls fail with scheduler.ErrUnavailable.
 	Fallback func() scheduler.State
-	// Logger is told when Redis goes and comes. Default: slog.Default().
+	// Logger is told what Redis has lost and refuses. Default: slog.Default().
 	Logger *slog.Logger
 }
 
 const (
 	defaultNamespace = "sub2api"
-	defaultTimeout   = time.Second
 	// releaseTimeout bounds Release and unlock, as State demands.
 	releaseTimeout = 5 * time.Second
 	// beatEvery is how often a node looks after its affairs: two commands a
@@ -55,8 +52,9 @@ const (
 
 // State implements scheduler.State. Make one with New.
 type State struct {
-	client  redis.UniversalClient
+	link    *redislink.Link
 	options Options
+	start   time.Time
 	prefix  string // of all keys
 	keys    []string
 	skew    atomic.Int64 // milliseconds that clocks are ahead, in tests
@@ -71,13 +69,16 @@ type State struct {
 
 	mu     sync.Mutex
 	closed bool
-	// down: Redis did not answer the last time, and there is no fallback.
-	down bool
+	// over is the outage after which Redis was put in force again, though the link
+	// says it still: others of its members have yet to do the same.
+	over error
 	// joined: the store knew this node once. suspect: it may have lost something
 	// since.
 	joined, suspect bool
-	beat            string // the last one, as Redis gave it
-	nodes           int    // that are alive, this one included
+	denied          bool      // it was logged that Redis does not let this node listen
+	beat            string    // the last one, as Redis gave it
+	origin          time.Time // Redis's time at start
+	nodes           int       // that are alive, this one included
 	held            map[string]*holding
 	waiters         map[string]*waiter
 	early           map[string]earlyAnswer
@@ -89,11 +90,13 @@ type State struct {
 	standings standings
 	sessions  sessions
 
-	reluctance string // why Redis last did not take this node back; of live alone
+	trouble string // what Redis said of the last beat; of live alone
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	kick   chan struct{} // holds one: beat now
+	once   sync.Once     // starts the loops
+	begun  atomic.Bool
 	loops  sync.WaitGroup
 }
 
@@ -103,24 +106,21 @@ type holding struct {
 	until time.Time // nobody else can have been given the slot before
 }
 
-// New returns a State over a Redis that need not answer yet. It must be closed;
-// the client is the caller's.
-func New(client redis.UniversalClient, options Options) *State {
+// New returns a State over a Redis that need not answer yet, and that is not spoken
+// to before the State is used. It must be closed; the link is the caller's.
+func New(link *redislink.Link, options Options) *State {
 	if options.Namespace == "" {
 		options.Namespace = defaultNamespace
 	}
 	if options.Node == "" {
 		options.Node = uuid.NewString()
 	}
-	if options.Timeout <= 0 {
-		options.Timeout = defaultTimeout
-	}
 	if options.Logger == nil {
 		options.Logger = slog.Default()
 	}
 	prefix := "{" + options.Namespace + "}:"
 	s := &State{
-		client: client, options: options, prefix: prefix, keys: []string{prefix},
+		link: link, options: options, start: time.Now(), prefix: prefix, keys: []string{prefix},
 		nodes:     1,
 		held:      map[string]*holding{},
 		waiters:   map[string]*waiter{},
@@ -132,9 +132,17 @@ func New(client redis.UniversalClient, options Options) *State {
 		kick:      make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.loops.Go(s.listen)
-	s.loops.Go(s.live)
+	link.Join(s)
 	return s
+}
+
+// begin starts what the State does by itself, with its first use.
+func (s *State) begin() {
+	s.once.Do(func() {
+		s.begun.Store(true)
+		s.loops.Go(s.listen)
+		s.loops.Go(s.live)
+	})
 }
 
 // now is the time by which leases are held.
@@ -142,16 +150,44 @@ func (s *State) now() time.Time {
 	return time.Now().Add(time.Duration(s.skew.Load()) * time.Millisecond)
 }
 
+// Now implements scheduler.State: Redis's time, as of the last beats and by this
+// process's monotonic clock since. A wall clock that is wrong, or is set, would bar
+// accounts for too long or too short a time for all nodes.
+func (s *State) Now() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.origin.IsZero() {
+		return s.now()
+	}
+	return s.origin.Add(s.now().Sub(s.start))
+}
+
+// hearTime takes in the time of an answer that was just here, in milliseconds. The
+// answer that was fastest is the closest, unless Redis's clock was set. s.mu is held.
+func (s *State) hearTime(milliseconds string) {
+	s.beat = milliseconds
+	n, err := strconv.ParseInt(milliseconds, 10, 64)
+	if err != nil {
+		return
+	}
+	origin := time.UnixMilli(n).UTC().Add(-s.now().Sub(s.start))
+	if late := s.origin.Sub(origin); late <= 0 || late > time.Second {
+		s.origin = origin
+	}
+}
+
 // Close implements scheduler.State.
 func (s *State) Close() error {
 	s.mu.Lock()
 	first := !s.closed
 	s.closed = true
-	known := s.joined && !s.down
+	known := s.joined
 	s.mu.Unlock()
 	if !first {
 		return nil
 	}
+	s.once.Do(func() {}) // it begins no more
+	s.link.Leave(s)
 	s.cancel()
 	s.loops.Wait()
 	s.gate.Lock()
@@ -159,10 +195,11 @@ func (s *State) Close() error {
 	if s.local != nil {
 		return s.local.Close()
 	}
-	if known { // so that the others' shares are right at once
-		ctx, cancel := context.WithTimeout(context.Background(), s.options.Timeout)
-		defer cancel()
-		s.client.ZRem(ctx, s.prefix+"nodes", s.options.Node)
+	if known && s.out() == nil { // so that the others' shares are right at once
+		ctx := context.Background()
+		_ = s.link.Exec(ctx, redislink.Guard{}, nil, func(pipe redis.Pipeliner) {
+			pipe.ZRem(ctx, s.prefix+"nodes", s.options.Node)
+		})
 	}
 	return nil
 }
@@ -171,39 +208,4 @@ func (s *State) isClosed() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.closed
-}
-
-// outage is why a command did not reach Redis, or its answer did not come back.
-type outage struct {
-	err error
-	// still: it took longer than it may, so this process stood still, and Redis
-	// may be well.
-	still bool
-}
-
-func (o *outage) Error() string { return o.err.Error() }
-func (o *outage) Unwrap() error { return o.err }
-
-// inForce calls f with the State in force: nil for Redis. When Redis turns out
-// to be out of reach, f is called again with the fallback, if there is one; when
-// this process stood still, once more with Redis, so that it does not give away
-// a share of the slots which all others believe to be shared.
-func (s *State) inForce(f func(local scheduler.State) error) error {
-	for again := false; ; {
-		if s.isClosed() {
-			return scheduler.ErrClosed
-		}
-		s.gate.RLock()
-		err := f(s.local)
-		s.gate.RUnlock()
-		var out *outage
-		switch {
-		case !errors.As(err, &out):
-			return err
-		case out.still && !again:
-			again = true
-		case !s.fail(out.err):
-			return errors.Join(scheduler.ErrUnavailable, out.err)
-		}
-	}
 }

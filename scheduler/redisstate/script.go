@@ -8,7 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 )
 
 //go:embed lua/*.lua
@@ -29,20 +29,12 @@ var (
 )
 
 // script makes a script of its parts.
-func script(parts ...string) *redis.Script { return redispipe.Script(sources, parts...) }
+func script(parts ...string) *redis.Script { return redislink.Script(sources, parts...) }
 
-// run runs a script in one round trip, with what ctx's riders have to send. It
-// does not end with ctx: a script whose answer nobody heard may have given a slot
-// away, and the connection would be lost. An error is an *outage.
+// run runs a script in one round trip. An error is a *redislink.Outage, or what
+// Redis said.
 func (s *State) run(ctx context.Context, script *redis.Script, args ...any) (any, error) {
-	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.options.Timeout)
-	defer cancel()
-	began := time.Now()
-	reply, err := redispipe.Run(bounded, s.client, script, s.keys, s.args(args)...)
-	if err != nil {
-		return nil, &outage{err, time.Since(began) > s.options.Timeout*5/4}
-	}
-	return reply, nil
+	return s.link.Run(ctx, script, s.keys, s.args(args)...)
 }
 
 // args puts the clock's skew before a script's arguments.

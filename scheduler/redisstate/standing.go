@@ -127,9 +127,6 @@ func (s *State) Change(ctx context.Context, place string, f func(*scheduler.Stan
 			next, err = local.Change(ctx, place, f)
 			return err
 		}
-		if s.isDown() {
-			return &outage{err: errDown}
-		}
 		next, err = s.changeRedis(ctx, place, f)
 		return err
 	})
@@ -147,7 +144,7 @@ func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler
 		if err != nil {
 			return next, fmt.Errorf("changing the standing of %s: %w", place, err)
 		}
-		now := s.now()
+		now := s.Now()
 		bars, err := barOf(&next, now)
 		if err != nil {
 			return next, fmt.Errorf("changing the standing of %s: %w", place, err)
@@ -175,6 +172,7 @@ func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler
 // restoreStandings tells a Redis that has lost its memory what this node knows
 // of accounts; where another node was faster, that stays.
 func (s *State) restoreStandings(ctx context.Context) error {
+	now := s.Now()
 	s.mu.Lock()
 	var args []any
 	for place, known := range s.standings.places {
@@ -182,7 +180,7 @@ func (s *State) restoreStandings(ctx context.Context) error {
 			continue
 		}
 		text, err := json.Marshal(&known.standing)
-		bars, err2 := barOf(&known.standing, s.now())
+		bars, err2 := barOf(&known.standing, now)
 		if err == nil && err2 == nil { // texts, numbers and times of this century: neither fails
 			args = append(args, place, string(text), bars)
 		}
@@ -201,6 +199,7 @@ func (s *State) restoreStandings(ctx context.Context) error {
 
 // Standing implements scheduler.State.
 func (s *State) Standing(place string) scheduler.Standing {
+	s.begin()
 	s.gate.RLock()
 	defer s.gate.RUnlock()
 	if s.local != nil {

@@ -13,6 +13,9 @@ import (
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
+// askForRights is how often a node that may not listen asks again.
+const askForRights = 10 * time.Second
+
 var errReleased = errors.New("the place in line was given up")
 
 // waiter is an ask in line.
@@ -80,7 +83,7 @@ func (s *State) wait(ask *scheduler.Ask, sent time.Time, epoch int) {
 		ask: *ask, until: sent.Add(ask.TTL), heard: sent, epoch: epoch,
 		again: make(chan struct{}, 1), done: make(chan struct{}),
 	}
-	w.ask.Exclude = append([]string(nil), ask.Exclude...)
+	w.ask.Exclude, w.ask.Along = append([]string(nil), ask.Exclude...), nil
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.waiters[ask.Lease] = w
@@ -219,8 +222,17 @@ func (s *State) putBack(ctx context.Context, w *waiter) (scheduler.Answer, error
 
 // listen hears the messages to this node.
 func (s *State) listen() {
+	for s.ctx.Err() == nil {
+		s.hearUntilDenied()
+		s.pause(askForRights)
+	}
+}
+
+// hearUntilDenied returns when Redis does not let this node listen, or at the end.
+func (s *State) hearUntilDenied() {
 	mine, unlocked := s.prefix+"node:"+s.options.Node, s.prefix+"unlocked"
-	channel := s.client.Subscribe(s.ctx, mine, unlocked)
+	channel := s.link.Client().Subscribe(s.ctx, mine, unlocked)
+	defer channel.Close()
 	unlink := context.AfterFunc(s.ctx, func() { channel.Close() }) // which ends the reading
 	defer unlink()
 	for s.ctx.Err() == nil {
@@ -238,12 +250,28 @@ func (s *State) listen() {
 		if err == nil {
 			continue
 		}
+		if redis.IsPermissionError(err) {
+			s.deny(err)
+			return
+		}
 		if isTimeout(err) {
 			err = channel.Ping(s.ctx)
 		}
 		if err != nil {
 			s.pause(beatEvery / 5)
 		}
+	}
+}
+
+// deny logs once that Redis does not let this node listen.
+func (s *State) deny(why error) {
+	s.mu.Lock()
+	denied := s.denied
+	s.denied = true
+	s.mu.Unlock()
+	if !denied && s.ctx.Err() == nil {
+		s.options.Logger.Warn("Redis does not let this node listen to its channels; those in line hear of their slots up to half a second later. "+
+			"Give its user the channels, as with ACL SETUSER … &{"+s.options.Namespace+"}:*", "error", why)
 	}
 }
 

@@ -14,7 +14,8 @@ import (
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/sub2api/caddy-sub2api/internal/redispipe"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
@@ -104,8 +105,8 @@ func (w *wire) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 type node struct {
 	*redisstate.State
 	*wire
-	client *redis.Client
-	t      *testing.T
+	link *redislink.Link
+	t    *testing.T
 }
 
 // startNode starts a node of a server's store. With serves it goes on without
@@ -121,11 +122,14 @@ func startNode(t *testing.T, server *miniredis.Miniredis, serves bool) *node {
 		time.Sleep(2 * time.Second) // a pool that could not dial looks once a second whether it was closed
 	})
 	options := redisstate.Options{Logger: quiet}
+	link := redislink.New(client, redislink.Options{Logger: quiet})
+	t.Cleanup(link.Close)
 	if serves {
 		options.Fallback = func() scheduler.State { return memstate.New() }
 	}
-	n := &node{redisstate.New(client, options), w, client, t}
+	n := &node{redisstate.New(link, options), w, link, t}
 	t.Cleanup(func() { n.Close() })
+	n.Standing("") // it begins to listen
 	return n
 }
 
@@ -196,8 +200,8 @@ func (n *node) renew(leases ...string) []string {
 	return lost
 }
 
-// TestRidersOfAnAsk get a guard that is there exactly if the slot was granted.
-func TestRidersOfAnAsk(t *testing.T) {
+// TestWhatTravelsWithAnAsk has a guard that is there exactly if the slot was granted.
+func TestWhatTravelsWithAnAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := startNode(t, startMini(t), false)
 		user := places(1, "user/u")
@@ -205,14 +209,14 @@ func TestRidersOfAnAsk(t *testing.T) {
 		var first string
 		for _, want := range []bool{true, false} {
 			var guarded *redis.BoolCmd
-			carrying := redispipe.WithRider(context.Background(), func(pipe redis.Pipeliner, guard redispipe.Guard) func() {
+			asked := ask(user)
+			asked.Along = roundtrip.Batch{redislink.Operation(func(pipe redis.Pipeliner, guard redislink.Guard) func() {
 				guarded = pipe.HExists(context.Background(), guard.Key, guard.Field)
 				return nil
-			})
-			asked := ask(user)
-			got, err := a.Acquire(carrying, asked)
+			})}
+			got, err := a.Acquire(context.Background(), asked)
 			if err != nil || guarded == nil || guarded.Err() != nil {
-				t.Fatalf("%+v, %v; the rider: %v", got, err, guarded)
+				t.Fatalf("%+v, %v; what travelled along: %v", got, err, guarded)
 			}
 			if granted := got.Kind == scheduler.Granted; granted != want || guarded.Val() != granted {
 				t.Errorf("%+v, and the guard is there: %v", got, guarded.Val())
@@ -223,15 +227,8 @@ func TestRidersOfAnAsk(t *testing.T) {
 				a.release(asked.Lease)
 			}
 		}
-		carrying := redispipe.WithRider(context.Background(), func(pipe redis.Pipeliner, guard redispipe.Guard) func() {
-			if guard != (redispipe.Guard{}) {
-				t.Errorf("a release has the guard %+v", guard)
-			}
-			return nil
-		})
-		if err := a.Release(carrying, first); err != nil {
-			t.Error(err)
-		}
+		a.release(first)
+		a.inUse("user/u", 0)
 	})
 }
 

@@ -95,8 +95,8 @@ var slotTests = map[string]func(*bench){
 		c := places(2, "a")
 		first, second := b.grant("a", b.ask(c)), b.grant("a", b.ask(c))
 		w := b.line(b.ask(c))
-		_, done := b.s.ReleaseAlong(context.Background(), first, second)
-		done()
+		_, done := b.s.ReleaseAlong(first, second)
+		done(context.Background())
 		w.granted("a")
 		b.load("a", 1, 0)
 	},

@@ -7,7 +7,7 @@ local function parts(text)
   return tonumber(string.sub(text, 1, -10)), low
 end
 
--- covers tells, exactly, whether the others can be taken from an amount, so that
+-- covers reports, exactly, whether the others can be taken from an amount, so that
 -- 0 or more is left. There may be four.
 local function covers(amount, ...)
   local high, low = parts(amount)

@@ -1,10 +1,10 @@
 -- Makes a config's users known, and credits opening balances: Ledger.Declare.
 --
--- ARGV: the schema's version, then for each user name, opening balance and
--- unlimited, '1' or '0'.
+-- ARGV: 1 the schema's version, then for each user name, opening balance, and '1' if
+-- he has no limit, so that it is not credited now.
 --
 -- Answers 'newer' and the version, if the data is a newer program's, else 'declared'
--- and each one's balance, unlimited, version, what is set aside of it, and removed.
+-- and each one's money.
 local schema = call('GET', P .. 'schema')
 if schema and tonumber(schema) > tonumber(ARGV[1]) then return {'newer', schema} end
 if schema ~= ARGV[1] then call('SET', P .. 'schema', ARGV[1]) end
@@ -12,19 +12,19 @@ local answer = {'declared'}
 for i = 2, #ARGV, 3 do
   local name, opening, unlimited = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local key = user_key(name)
-  local was = call('HMGET', key, 'balance', 'unlimited', 'source', 'removed', 'opening')
+  local was = call('HMGET', key, 'balance', 'source', 'removed', 'opening')
   call('HINCRBY', key, 'version', 1)
-  call('HSETNX', key, 'balance', '0')
-  if was[2] ~= unlimited or was[3] ~= 'config' or was[4] then
-    call('HSET', key, 'unlimited', unlimited, 'source', 'config')
-    call('HDEL', key, 'removed', 'concurrency', 'disabled')
+  if not was[1] or was[3] then
+    call('HSETNX', key, 'balance', '0')
+    call('HSET', key, 'source', 'config')
+    call('HDEL', key, 'removed')
     call('SADD', P .. 'users', name)
     changed('u' .. name)
   end
-  if unlimited == '0' and not was[5] then
+  if unlimited == '0' and not was[4] and (was[2] ~= 'api' or was[3]) then
     call('HINCRBY', key, 'balance', opening)
     call('HSET', key, 'opening', opening)
   end
-  answer[#answer + 1] = money(name)
+  answer[#answer + 1] = swept_money(name)
 end
 return answer

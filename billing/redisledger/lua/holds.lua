@@ -1,23 +1,29 @@
--- Says that holds go on, or end: for all of a process, some hundreds at once.
+-- Says that holds go on, or end: some hundreds at once.
 --
--- KEYS: for each, its purse and the purse's holds. ARGV: 1 for how long they go on,
--- in milliseconds, 0: they end; then for each, its member of the holds, and a field
--- that the purse has unless it was deleted, '' if that does not matter.
+-- KEYS: for each, its budget, the budget's holds, and the user. ARGV: 1 'renew' |
+-- 'revive': those that are not there as well | 'end', 2 for how long they go on, in
+-- milliseconds; then for each, its member of the holds, a field that the budget has
+-- as long as there is one, '' if that does not matter, and the number of its user.
 --
--- Answers which had to be set aside anew, counted from 1: Redis had forgotten them,
--- or never knew.
-local anew, expiry = {}, ARGV[1] ~= '0' and string.format('%.0f', now + ARGV[1])
-for i = 1, #KEYS / 2 do
-  local purse, holds, member, field = KEYS[2 * i - 1], KEYS[2 * i], ARGV[2 * i], ARGV[2 * i + 1]
-  if not expiry then
-    if redis.call('ZSCORE', holds, member) then give_back(purse, holds, member) end
-  elseif redis.call('ZADD', holds, expiry, member) == 1 then
-    if field == '' or redis.call('HEXISTS', purse, field) == 1 then
-      redis.call('HINCRBY', purse, 'held', string.match(member, '^%d+'))
-      anew[#anew + 1] = i
-    else
-      redis.call('ZREM', holds, member)
+-- Answers which of those to renew are not there, counted from 1.
+local missing, expiry = {}, string.format('%.0f', now + ARGV[2])
+for i = 1, #KEYS / 3 do
+  local budget, holds, user = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
+  local member, field, number = ARGV[3 * i], ARGV[3 * i + 1], ARGV[3 * i + 2]
+  local is_there = redis.call('ZSCORE', holds, member)
+  if ARGV[1] == 'end' then
+    if is_there then give_back(budget, holds, member) end
+  elseif is_there then
+    redis.call('ZADD', holds, expiry, member)
+  elseif ARGV[1] == 'renew' then
+    missing[#missing + 1] = i
+  else
+    local u = money(user)
+    if u[1] and not u[4] and (number == '0' or number == (u[5] or '1'))
+        and (field == '' or redis.call('HEXISTS', budget, field) == 1) then
+      redis.call('HINCRBY', budget, 'held', string.match(member, '^%d+'))
+      redis.call('ZADD', holds, expiry, member)
     end
   end
 end
-return anew
+return missing

@@ -5,6 +5,14 @@ local call, P = redis.call, KEYS[1]
 local function user_key(name) return P .. 'user:' .. name end
 local function holds_key(key) return P .. 'holds:' .. string.sub(key, #P + 1) end
 local function subscription_key(name, group) return P .. 'subscription:' .. #name .. ':' .. name .. ':' .. group end
+local function number_of(name) return call('HGET', user_key(name), 'number') or '1' end
+
+-- credits_key is where the ids of a user's credits are.
+local function credits_key(name)
+  local number = number_of(name)
+  if number == '1' then return P .. 'credits:' .. name end
+  return P .. 'credits_of:' .. number .. ':' .. name
+end
 
 local function is_known(name)
   local user = call('HMGET', user_key(name), 'balance', 'removed')
@@ -24,7 +32,7 @@ local function changed(what)
   call('LTRIM', P .. 'changes:last', -1000, -1)
 end
 
--- has_room tells whether an amount can be added to a balance without going beyond
+-- has_room reports whether an amount can be added to a balance without going beyond
 -- what a ledger can hold.
 local function has_room(name, amount)
   local balance = call('HGET', user_key(name), 'balance') or '0'
@@ -34,7 +42,7 @@ end
 
 -- credit puts an amount on a balance, once for its id.
 local function credit(name, id, amount, at, note)
-  if call('HSETNX', P .. 'credits:' .. name, id, amount .. ' ' .. at .. ' ' .. note) == 0 then return false end
+  if call('HSETNX', credits_key(name), id, amount .. ' ' .. at .. ' ' .. note) == 0 then return false end
   call('HINCRBY', user_key(name), 'version', 1)
   call('HINCRBY', user_key(name), 'balance', amount)
   return true
@@ -46,9 +54,9 @@ local function credit_of_own(name, id, amount, at)
   while not credit(name, id, amount, at, '') do id = id .. '+' end
 end
 
-local function money(name)
+local function swept_money(name)
   sweep(user_key(name), holds_key(user_key(name)))
-  return call('HMGET', user_key(name), 'balance', 'unlimited', 'version', 'held', 'removed')
+  return money(user_key(name))
 end
 
 -- profile gives a user's money; source, concurrency and disabled; and his
@@ -56,9 +64,8 @@ end
 local function profile(name)
   local subscriptions = {}
   for _, group in ipairs(call('SMEMBERS', P .. 'subscriptions:' .. name)) do
-    local s = call('HMGET', subscription_key(name, group), 'subscribed', 'until', 'held',
-      'daily', 'weekly', 'monthly', 'daily_used', 'weekly_used', 'monthly_used')
+    local s = windows_of(subscription_key(name, group), 'subscribed', 'until')
     if s[1] then subscriptions[#subscriptions + 1] = {group, s} end
   end
-  return {money(name), call('HMGET', user_key(name), 'source', 'concurrency', 'disabled'), subscriptions}
+  return {swept_money(name), call('HMGET', user_key(name), 'source', 'concurrency', 'disabled'), subscriptions}
 end

@@ -115,11 +115,12 @@ local function leave(lease, ask, served)
   if call('HINCRBY', pool, 'w', -1) == 0 then call('DEL', pool) end
 end
 
--- tell leaves an answer for the node whose ask was in line, and wakes it.
+-- tell leaves an answer for the node whose ask was in line, and wakes it, where the
+-- user of Redis has a right to. Its next beat brings the answer in any case.
 local function tell(lease, ask, answer)
   local text = cjson.encode(answer)
   call('HSET', ANSWERS, lease, text)
-  call('PUBLISH', P .. 'node:' .. ask.node, text)
+  redis.pcall('PUBLISH', P .. 'node:' .. ask.node, text)
 end
 
 -- first finds the first ask of a line that a place can take.

@@ -3,6 +3,6 @@ local key = P .. 'lock:' .. ARGV[2]
 local text = call('GET', key)
 if text and string.match(text, ' (.*)$') == ARGV[3] then
   call('DEL', key)
-  call('PUBLISH', P .. 'unlocked', ARGV[2])
+  redis.pcall('PUBLISH', P .. 'unlocked', ARGV[2]) -- those who wait look by themselves too
 end
 return 1

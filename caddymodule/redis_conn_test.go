@@ -1,0 +1,62 @@
+package caddymodule
+
+import (
+	"io"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestRedisConnKeepsTheWordsOfTheServer(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer string
+		want   string // in the error of the next use; "" for the bare one
+	}{
+		"too many":               {"-ERR max number of clients reached\r\n", "ERR max number of clients reached: "},
+		"too many, in a Cluster": {"-ERR max number of clients + cluster connections reached\r\n", "cluster connections reached: "},
+		"from elsewhere":         {"-DENIED Redis is running in protected mode because …\r\n", "DENIED Redis is running in protected mode"},
+		"another error":          {"-NOAUTH Authentication required.\r\n", ""},
+		"an answer":              {"+OK\r\n", ""},
+		"the same, but later":    {"+OK\r\n-ERR max number of clients reached\r\n", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			go func() {
+				server, err := listener.Accept()
+				if err == nil {
+					io.WriteString(server, test.answer)
+					server.Close()
+				}
+			}()
+			plain, err := net.Dial("tcp", listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn := newRedisConn(plain)
+			defer conn.Close()
+			if _, isOne := conn.(syscall.Conn); !isOne {
+				t.Error("the library can't see whether it is open")
+			}
+			got, err := io.ReadAll(conn)
+			if string(got) != test.answer {
+				t.Errorf("read %q", got)
+			}
+			for range 100 { // until the server's end is heard of
+				if _, err = conn.Write([]byte("PING\r\n")); err != nil {
+					break
+				}
+			}
+			if err == nil {
+				_, err = conn.Read(make([]byte, 1))
+			}
+			if err == nil || !strings.Contains(err.Error(), test.want) || test.want == "" && strings.Contains(err.Error(), "ERR") {
+				t.Errorf("%v, want it to say %q", err, test.want)
+			}
+		})
+	}
+}
