@@ -61,6 +61,9 @@ type Cashier interface {
 	// never declared nor added, or was removed. ErrUnwritable if no record could be
 	// kept.
 	//
+	// The clock may have been ahead once, so that windows begin after now: what Hold or
+	// Settle looks at is Moved first, for good, also where Hold refuses.
+	//
 	// It is on every request's way: embedded, it costs no disk access; else, one
 	// round trip. What is set aside comes back with Release or Settle of the same
 	// ID, and by itself at most 60 s after the end of this process. The claim is

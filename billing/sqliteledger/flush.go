@@ -179,7 +179,7 @@ func (l *Ledger) write(records []*settled, pause func()) error {
 		var b *batch
 		part := records[:min(len(records), batchSize)]
 		err := l.writer.transaction(func() (err error) {
-			b, err = l.writer.insertRecords(part, l.location)
+			b, err = l.writer.insertRecords(part, l.days, l.location, l.now())
 			return err
 		})
 		l.writer.took(err)

@@ -82,7 +82,7 @@ func settleUntilKilled(dir string) error {
 		settlers.Go(func() {
 			for {
 				r := anyChildRecord(newID())
-				_, err := l.Hold(ctx, &billing.Claim{ID: r.ID, Time: r.Time, User: r.User, KeyID: r.KeyID, Amount: 2 * chargeOfChild})
+				_, err := l.Hold(ctx, &billing.Claim{ID: r.ID, User: r.User, KeyID: r.KeyID, Amount: 2 * chargeOfChild, Unlimited: r.User == "bob"})
 				if err == nil {
 					err = l.Settle(ctx, r, nil)
 				}
@@ -110,7 +110,7 @@ func childRecord(id string) *billing.Record {
 // subscription or a limited key, at a time that may be in another window.
 func anyChildRecord(id string) *billing.Record {
 	r := childRecord(id)
-	r.Time = r.Time.Add(time.Duration(rand.Int64N(int64(3 * 24 * time.Hour)))) // it makes windows roll
+	r.Time = r.Time.Add(-time.Duration(rand.Int64N(int64(3 * 24 * time.Hour)))) // it makes windows roll
 	switch rand.IntN(3) {
 	case 0:
 		r.User, r.Billing = "bob", billing.PaidFromSubscription

@@ -41,13 +41,16 @@ type Ledger struct {
 	log      *slog.Logger
 	sync     bool
 	location *time.Location
+	days     calendar
+	now      func() time.Time
 
 	lock   *conn
 	reader *sql.DB
 
 	// writing is held by who uses writer. Locked before mu.
-	writing sync.Mutex
-	writer  *writer
+	writing  sync.Mutex
+	writer   *writer
+	settling settling
 	// undeclared are users of a config who are known in memory and not in the
 	// database, which another program has locked. Guarded by writing.
 	undeclared []billing.User
@@ -66,6 +69,7 @@ type Ledger struct {
 	seen    *seen
 	people  people
 	holds   map[string]hold // by record id
+	settled int64           // when the last record was, or nothing may be any more before
 	current *gathering      // what the lanes' Current files hold
 	taken   *gathering      // what their Other files hold, on its way to the database
 

@@ -138,15 +138,20 @@ func TestDeclaringToALockedDatabase(t *testing.T) {
 		{
 			"with a limit, and then without",
 			[][]billing.User{{{Name: "dave", Balance: 7}}, {{Name: "dave", Balance: 7, Unlimited: true}}},
-			map[string]billing.Balance{"dave": {Amount: 7, Unlimited: true}},
+			map[string]billing.Balance{"dave": {Amount: 7}},
 		},
-		{"one who was added", [][]billing.User{{{Name: "carol", Balance: 7}}}, map[string]billing.Balance{"carol": {Amount: 12}}},
+		{"one who was added", [][]billing.User{{{Name: "carol", Balance: 7}}}, map[string]billing.Balance{"carol": {Amount: 5}}},
+		{"one who was removed", [][]billing.User{{{Name: "gone", Balance: 7}}}, map[string]billing.Balance{"gone": {Amount: 7}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			l := openWithAlice(t, dir)
-			if err := l.AddUser(t.Context(), billing.User{Name: "carol", Balance: 5, Concurrency: 3}); err != nil {
+			if err := errors.Join(
+				l.AddUser(t.Context(), billing.User{Name: "carol", Balance: 5, Concurrency: 3}),
+				l.Declare(t.Context(), []billing.User{{Name: "gone", Balance: 3}}),
+				l.AddUser(t.Context(), billing.User{Name: "gone", Balance: 5}), l.RemoveUser(t.Context(), "gone"),
+			); err != nil {
 				t.Fatal(err)
 			}
 			l.writer.await(time.Millisecond)

@@ -102,7 +102,7 @@ func inLockedBubble(t *testing.T, sql string, test func(t *testing.T, l *Ledger,
 
 func mustSettle(t *testing.T, l *Ledger, id string) {
 	t.Helper()
-	if err := l.Settle(t.Context(), childRecord(id)); err != nil {
+	if err := l.Settle(t.Context(), childRecord(id), nil); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -256,7 +256,7 @@ func TestMoreThanMayWaitForALockedDatabase(t *testing.T) {
 		_, err := l.Hold(t.Context(), aliceClaim("b"))
 		wantLocked(t, "Hold", err, l.dir)
 		settle(2001, 3000) // those in flight
-		wantLocked(t, "Settle", l.Settle(t.Context(), childRecord("one too many")), l.dir)
+		wantLocked(t, "Settle", l.Settle(t.Context(), childRecord("one too many"), nil), l.dir)
 		log.wantOnce(t, "can't be written to")
 		log.wantOnce(t, "end the program that has locked")
 
@@ -320,11 +320,19 @@ func TestPruneIsOvertakenByALock(t *testing.T) {
 	dir := t.TempDir()
 	l := openWithAlice(t, dir)
 	defer l.Close()
+	before := time.Now()
+	old := before.AddDate(0, 0, -3)
 	for i := range 3 * pruneStep {
-		mustSettle(t, l, fmt.Sprintf("%06d", i))
+		r := childRecord(fmt.Sprintf("%06d", i))
+		r.Time = old
+		if err := l.Settle(t.Context(), r, nil); err != nil {
+			t.Fatal(err)
+		}
 	}
-	before := childRecord("").Time.AddDate(0, 0, 2)
-	if deleted, more, err := l.pruneStep(t.Context(), dayOf(before.UnixNano())); deleted != pruneStep || !more || err != nil {
+	if err := l.flush(); err != nil {
+		t.Fatal(err)
+	}
+	if deleted, more, err := l.pruneStep(t.Context(), l.days.dayOf(old.UnixNano())); deleted != pruneStep || !more || err != nil {
 		t.Fatalf("%d deleted, more %v, %v", deleted, more, err)
 	}
 	unlock := lockDatabase(t, dir, reserved)
