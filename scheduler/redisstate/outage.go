@@ -90,7 +90,7 @@ func (s *State) goLocal() {
 	if s.local != nil || s.isClosed() || s.link.Down() == nil {
 		return
 	}
-	local := s.options.Fallback()
+	local := s.options.Fallback(s.clock())
 	ctx := context.Background() // nothing here waits
 	s.mu.Lock()
 	defer s.mu.Unlock()
