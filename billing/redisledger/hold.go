@@ -88,7 +88,7 @@ func (l *Ledger) HoldIn(claim *billing.Claim) (along roundtrip.Batch, answer fun
 		terms := *claim.Terms
 		kept.Terms = &terms
 	}
-	answer = none
+	came := none
 	op := func(pipe redis.Pipeliner, guard redislink.Guard) func() {
 		h := l.holds.ask(&kept)
 		keys, args := l.holdArguments(&kept, h, guard)
@@ -100,10 +100,10 @@ func (l *Ledger) HoldIn(claim *billing.Claim) (along roundtrip.Batch, answer fun
 				return
 			}
 			payer, err := l.answerHold(l.ctx, &kept, h, reply)
-			answer = func() (billing.Payer, bool, error) { return payer, true, err }
+			came = func() (billing.Payer, bool, error) { return payer, true, err }
 		}
 	}
-	return roundtrip.Batch{redislink.Operation(op)}, func() (billing.Payer, bool, error) { return answer() }
+	return roundtrip.Batch{redislink.Operation(op)}, func() (billing.Payer, bool, error) { return came() }
 }
 
 // holdArguments are hold.lua's.
