@@ -68,7 +68,65 @@ func namespace(t testing.TB, client redis.UniversalClient) string {
 // dialer connects to a miniredis without a network, so that time passes at once in a
 // bubble.
 func dialer(mini *miniredis.Miniredis) func(context.Context, string, string) (net.Conn, error) {
-	return func(context.Context, string, string) (net.Conn, error) { return mini.Dial() }
+	return func(context.Context, string, string) (net.Conn, error) {
+		conn, err := mini.Dial()
+		if err != nil {
+			return nil, err
+		}
+		b := &bufferedConn{Conn: conn}
+		b.cond.L = &b.mu
+		go b.pump()
+		return b, nil
+	}
+}
+
+// bufferedConn is a connection whose writes don't wait for the other side to read, which
+// writes answers itself meanwhile.
+type bufferedConn struct {
+	net.Conn
+	mu     sync.Mutex
+	cond   sync.Cond
+	buffer []byte
+	err    error
+}
+
+func (b *bufferedConn) Write(data []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.buffer = append(b.buffer, data...)
+	b.cond.Signal()
+	return len(data), b.err
+}
+
+func (b *bufferedConn) SetDeadline(t time.Time) error    { return b.Conn.SetReadDeadline(t) }
+func (b *bufferedConn) SetWriteDeadline(time.Time) error { return nil }
+
+func (b *bufferedConn) Close() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.err = net.ErrClosed
+	b.cond.Signal()
+	return b.Conn.Close()
+}
+
+// pump ends with Close.
+func (b *bufferedConn) pump() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.err == nil {
+		data := b.buffer
+		b.buffer = nil
+		if len(data) == 0 {
+			b.cond.Wait()
+			continue
+		}
+		b.mu.Unlock()
+		_, err := b.Conn.Write(data)
+		b.mu.Lock()
+		if b.err == nil {
+			b.err = err
+		}
+	}
 }
 
 // clientOf is another client of a miniredis of inBubble.

@@ -194,8 +194,8 @@ func parseAccount(answer any, c *billing.Claim) (did string, a account, now time
 // holdHere meets a claim, or does not, by what this process knows; why is why Redis
 // does not do it. asked is what Redis may have met, or nil.
 func (l *Ledger) holdHere(c *billing.Claim, why error, asked *hold) (billing.Payer, error) {
-	if asked != nil {
-		l.holds.drop(asked)
+	if asked != nil && l.holds.drop(asked) { // it was given back meanwhile; what Redis has of it expires
+		return billing.Payer{}, why
 	}
 	if err := l.spool.check(); err != nil {
 		return billing.Payer{}, fmt.Errorf("%w: %w; the spool %s: %w", billing.ErrUnwritable, why, l.spool.dir, err)
