@@ -329,7 +329,23 @@ func (h *history) pass() {
 func (h *history) jump() {
 	h.restForClock()
 	h.clock.Jump(h.T, oneOf[time.Duration](h.random, -1, 1)*oneOf(h.random, jumps...))
+	h.moveWindows()
 	h.compareAll()
+}
+
+// moveWindows has everybody's windows looked at, since which of the days after a clock
+// was set back they begin with, if not the first, is not promised.
+func (h *history) moveWindows() {
+	for _, user := range []string{"a", "b", "c"} {
+		for i, group := range []string{"g", "h"} {
+			c := &billing.Claim{
+				ID: h.id("look"), User: user, KeyID: key(fmt.Sprint("sk-", user, i+1), user).ID,
+				Terms: &billing.Terms{Group: group, Declared: true},
+			}
+			_, _ = h.l.Hold(h.Context(), c)
+			h.l.Release(h.Context(), c.ID)
+		}
+	}
 }
 
 // restForClock is for stores where holds come back when their time has passed.

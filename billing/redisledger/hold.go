@@ -88,7 +88,7 @@ func (l *Ledger) HoldIn(claim *billing.Claim) (along roundtrip.Batch, answer fun
 		terms := *claim.Terms
 		kept.Terms = &terms
 	}
-	answer = none
+	came := none
 	op := func(pipe redis.Pipeliner, guard redislink.Guard) func() {
 		h := l.holds.ask(&kept)
 		keys, args := l.holdArguments(&kept, h, guard)
@@ -100,10 +100,10 @@ func (l *Ledger) HoldIn(claim *billing.Claim) (along roundtrip.Batch, answer fun
 				return
 			}
 			payer, err := l.answerHold(l.ctx, &kept, h, reply)
-			answer = func() (billing.Payer, bool, error) { return payer, true, err }
+			came = func() (billing.Payer, bool, error) { return payer, true, err }
 		}
 	}
-	return roundtrip.Batch{redislink.Operation(op)}, func() (billing.Payer, bool, error) { return answer() }
+	return roundtrip.Batch{redislink.Operation(op)}, func() (billing.Payer, bool, error) { return came() }
 }
 
 // holdArguments are hold.lua's.
@@ -194,8 +194,8 @@ func parseAccount(answer any, c *billing.Claim) (did string, a account, now time
 // holdHere meets a claim, or does not, by what this process knows; why is why Redis
 // does not do it. asked is what Redis may have met, or nil.
 func (l *Ledger) holdHere(c *billing.Claim, why error, asked *hold) (billing.Payer, error) {
-	if asked != nil {
-		l.holds.drop(asked)
+	if asked != nil && l.holds.drop(asked) { // it was given back meanwhile; what Redis has of it expires
+		return billing.Payer{}, why
 	}
 	if err := l.spool.check(); err != nil {
 		return billing.Payer{}, fmt.Errorf("%w: %w; the spool %s: %w", billing.ErrUnwritable, why, l.spool.dir, err)

@@ -160,13 +160,14 @@ func (hs *holds) met(h *hold, payer billing.Payer, a *account, to phase) (isOver
 	return false
 }
 
-// drop ends a hold that came to nothing.
-func (hs *holds) drop(h *hold) {
+// drop ends a hold that came to nothing. It reports whether it was abandoned by then.
+func (hs *holds) drop(h *hold) (isOver bool) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	hs.count(h, -1)
 	h.budgets = nil
 	hs.forget(h)
+	return h.phase == abandoned
 }
 
 // forget forgets a hold. mu is held.

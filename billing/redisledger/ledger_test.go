@@ -1,14 +1,12 @@
 package redisledger_test
 
 import (
-	"context"
 	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
-	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -25,7 +23,7 @@ func TestLedger(t *testing.T) {
 }
 
 func TestLedgerOnRedis(t *testing.T) {
-	conformance(t, realRedis, nil)
+	conformance(t, func(t *testing.T) redis.UniversalClient { return realRedis(t) }, nil)
 }
 
 func TestLedgerOnCluster(t *testing.T) {
@@ -38,28 +36,6 @@ func TestLedgerOnCluster(t *testing.T) {
 		t.Cleanup(func() { client.Close() })
 		return client
 	}, nil)
-}
-
-// realRedis connects to the server that the tests are given.
-func realRedis(t *testing.T) redis.UniversalClient {
-	t.Helper()
-	url := os.Getenv("SUB2API_TEST_REDIS")
-	if url == "" {
-		t.Skip("SUB2API_TEST_REDIS names no server")
-	}
-	options, err := redis.ParseURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return connect(t, options)
-}
-
-func connect(t testing.TB, options *redis.Options) *redis.Client {
-	options.ContextTimeoutEnabled = true
-	options.MaxRetries, options.DialerRetries = -1, 1 // a server that is gone is found out at once
-	client := redis.NewClient(options)
-	t.Cleanup(func() { client.Close() })
-	return client
 }
 
 func conformance(t *testing.T, client func(*testing.T) redis.UniversalClient, follow func(time.Time)) {
@@ -77,33 +53,4 @@ func conformance(t *testing.T, client func(*testing.T) redis.UniversalClient, fo
 		OwnTime: follow == nil,
 		Shared:  true,
 	})
-}
-
-// namespace is a new one, whose keys are deleted after the test.
-func namespace(t testing.TB, client redis.UniversalClient) string {
-	name := "test-" + uuid.NewString()
-	t.Cleanup(func() {
-		if err := deleteKeys(client, "{"+name+"}:*"); err != nil {
-			t.Logf("deleting the test's keys: %v", err)
-		}
-	})
-	return name
-}
-
-func deleteKeys(client redis.UniversalClient, pattern string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	scan := func(ctx context.Context, c *redis.Client) error {
-		keys := c.Scan(ctx, 0, pattern, 1000).Iterator()
-		for keys.Next(ctx) {
-			if err := client.Unlink(ctx, keys.Val()).Err(); err != nil {
-				return err
-			}
-		}
-		return keys.Err()
-	}
-	if cluster, ok := client.(*redis.ClusterClient); ok {
-		return cluster.ForEachMaster(ctx, scan)
-	}
-	return scan(ctx, client.(*redis.Client))
 }

@@ -43,11 +43,12 @@ func (s *snapshot) now() time.Time {
 	return s.clock().Add(s.ahead)
 }
 
-// learnTime takes in what Redis's clock showed a moment ago.
+// learnTime takes in what Redis's clock showed a moment ago. Less than a second is the
+// answer's way here.
 func (s *snapshot) learnTime(now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ahead = now.Sub(s.clock())
+	s.ahead = now.Sub(s.clock()).Truncate(time.Second)
 }
 
 // learnUser takes in what Redis told of a user, and returns his balance. Answers

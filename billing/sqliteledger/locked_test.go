@@ -157,6 +157,7 @@ func reads(ctx context.Context, l *Ledger) map[string]func() error {
 func TestAnHourOfALockedDatabase(t *testing.T) {
 	for _, sql := range []string{exclusive, reserved} {
 		t.Run(sql, func(t *testing.T) {
+			t.Parallel()
 			inLockedBubble(t, sql, func(t *testing.T, l *Ledger, log *lines, unlock func()) {
 				began, n := time.Now(), 0
 				for ; time.Since(began) < time.Hour; n++ {
@@ -220,6 +221,7 @@ func TestChangesWhileNothingWaits(t *testing.T) {
 
 // TestAMinuteAtTwoThousandASecond is what the bounds are made for.
 func TestAMinuteAtTwoThousandASecond(t *testing.T) {
+	t.Parallel()
 	const perSecond = 2000
 	inLockedBubble(t, exclusive, func(t *testing.T, l *Ledger, _ *lines, unlock func()) {
 		for second := range 60 {
@@ -287,6 +289,7 @@ func TestALongReader(t *testing.T) {
 // TestNobodyWaitsForAChangeThatWaits: a change which comes between two records waits
 // for the database without them.
 func TestNobodyWaitsForAChangeThatWaits(t *testing.T) {
+	t.Parallel()
 	l := openWithAlice(t, t.TempDir())
 	defer l.Close()
 	if err := l.AddKey(t.Context(), billing.Key{ID: "k", User: "alice"}); err != nil {
@@ -313,6 +316,7 @@ func TestNobodyWaitsForAChangeThatWaits(t *testing.T) {
 // TestPruneIsOvertakenByALock: what it has deleted by then is gone, and nothing by
 // half.
 func TestPruneIsOvertakenByALock(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	l := openWithAlice(t, dir)
 	defer l.Close()

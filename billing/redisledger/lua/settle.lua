@@ -44,7 +44,7 @@ elseif subscribed or key[1] and key[2] ~= '' then
   if second < tonumber(first) or second >= tonumber(last) then return {'clock', user, count, at, shown} end
 end
 if did == 'kept' then
-  settled = string.format('%.0f', math.max(micros, tonumber(ARGV[14]) + 1, (tonumber(call('GET', KEYS[9])) or 0) + 1))
+  settled = string.format('%016.0f', math.max(micros, tonumber(ARGV[14]) + 1, (tonumber(call('GET', KEYS[9])) or 0) + 1))
   call('SET', KEYS[9], settled)
   call('SADD', KEYS[2], ARGV[4])
   call('ZADD', KEYS[4], 0, ARGV[3])
