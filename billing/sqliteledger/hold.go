@@ -43,11 +43,18 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 	if u == nil {
 		return payer, billing.ErrUnknownUser
 	}
-	now := l.now()
+	k := l.people.keys[claim.KeyID]
+	if k != nil && !k.isLimited() {
+		k = nil
+	}
+	var now time.Time
+	if k != nil || claim.Terms != nil { // a balance has no windows
+		now = l.now()
+	}
 	h := hold{amount: claim.Amount, payer: billing.Payer{UserNumber: u.number}}
 	var refusal *billing.Refusal
 	h.payer.Billing, h.on[0], refusal = l.payerOf(u, claim, now)
-	if k := l.people.keys[claim.KeyID]; k != nil && k.isLimited() {
+	if k != nil {
 		if k.isAhead(now) {
 			l.move(&settled{key: k, lastUsed: k.LastUsed}, &k.purse, now)
 		}

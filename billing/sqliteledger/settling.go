@@ -100,7 +100,7 @@ func (l *Ledger) settledBetween(ctx context.Context, filter *billing.RecordFilte
 // take longer to find that out.
 func (l *Ledger) timesOf(ctx context.Context, first, end int64, where *conditions) error {
 	var all int64
-	if err := l.reader.QueryRowContext(ctx, "SELECT ifnull(max(rowid) - min(rowid), 0) FROM records").Scan(&all); err != nil {
+	if err := l.reader.QueryRowContext(ctx, "SELECT ifnull((SELECT max(rowid) FROM records) - (SELECT min(rowid) FROM records), 0)").Scan(&all); err != nil {
 		return err
 	}
 	if end-first > all/4 {

@@ -5,6 +5,7 @@ package sqliteledger
 import (
 	"context"
 	"database/sql/driver"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -67,9 +68,25 @@ func monthLedger(b *testing.B) *Ledger {
 	if err := c.Close(); err != nil {
 		b.Fatal(err)
 	}
-	start, used := time.Now(), cpuTime()
-	l := open(b, dir, Options{})
-	b.Logf("upgraded a file of %d records in %v, %v of CPU", count, time.Since(start), cpuTime()-used)
+	timed := func(version int, f func()) {
+		start, used := time.Now(), cpuTime()
+		f()
+		b.Logf("upgraded a file of %d records to version %d in %v, %v of CPU", count, version, time.Since(start), cpuTime()-used)
+	}
+	timed(2, func() {
+		w, err := openWriter(b.Context(), filepath.Join(dir, databaseName), false)
+		if err == nil {
+			err = upgrade(b.Context(), w, 2, time.Now(), slog.New(slog.DiscardHandler))
+		}
+		if err == nil {
+			err = w.Close()
+		}
+		if err != nil {
+			b.Fatal(err)
+		}
+	})
+	var l *Ledger
+	timed(schemaVersion, func() { l = open(b, dir, Options{}) })
 	return l
 }
 
@@ -100,6 +117,37 @@ func BenchmarkUsage(b *testing.B) {
 				}
 			}
 			b.ReportMetric(float64(rows), "rows")
+			b.ReportMetric(float64((cpuTime()-used).Milliseconds())/float64(b.N), "cpu-ms/op")
+		})
+	}
+}
+
+// BenchmarkExport lists what was settled in an hour of the month, at its begin, in the
+// middle of it and at its end.
+func BenchmarkExport(b *testing.B) {
+	l := monthLedger(b)
+	defer l.Close()
+	for _, statement := range []string{"UPDATE records SET settled = time", "UPDATE settling SET first = 1"} {
+		if _, err := l.writer.exec(b.Context(), statement); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := l.loadSettling(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	for name, from := range map[string]time.Time{
+		"first": monthStart, "middle": monthStart.AddDate(0, 0, 15), "last": monthEnd.Add(-time.Hour),
+	} {
+		b.Run(name, func(b *testing.B) {
+			filter := billing.RecordFilter{SettledFrom: from, SettledTo: from.Add(time.Hour)}
+			records, used := 0, cpuTime()
+			for b.Loop() {
+				records = 0
+				if err := l.Records(context.Background(), filter, func(*billing.Record) bool { records++; return true }); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(float64(records), "records")
 			b.ReportMetric(float64((cpuTime()-used).Milliseconds())/float64(b.N), "cpu-ms/op")
 		})
 	}
