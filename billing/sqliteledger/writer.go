@@ -12,16 +12,10 @@ import (
 // writer is the connection that writes, with its prepared statements.
 type writer struct {
 	conn
-<<<<<<< HEAD
-	waits, again                                                          time.Duration // for who has locked the database: now; lockWaitAgain
+	waits                                                                 time.Duration // for who has locked the database
+	first, again                                                          time.Duration // lockWait and lockWaitAgain; none in some tests
 	begin, commit, rollback                                               statement
 	insert, charge, forgive, setWindows, useKey, addUsage, addUsageByUser statement
-=======
-	waits                                                        time.Duration // for who has locked the database
-	first, again                                                 time.Duration // lockWait and lockWaitAgain; none in some tests
-	begin, commit, rollback                                      statement
-	insert, charge, setWindows, useKey, addUsage, addUsageByUser statement
->>>>>>> f-embedded
 }
 
 func openWriter(ctx context.Context, path string, sync bool) (*writer, error) {
