@@ -23,6 +23,7 @@ import (
 // money and its records.
 type history struct {
 	*Ledger
+	clock    time.Time
 	balances map[string]*modelUser
 	records  map[string]*billing.Record
 	settled  map[string]bool // those that were pruned too
@@ -182,12 +183,12 @@ func (h *history) prune(t *rapid.T) {
 	}
 	var end time.Time
 	for _, r := range h.records {
-		if dayEnd := r.Time.Truncate(24 * time.Hour).Add(24 * time.Hour); end.IsZero() || dayEnd.Before(end) {
+		if dayEnd := h.days.Start(h.days.Day(r.Time) + 1); end.IsZero() || dayEnd.Before(end) {
 			end = dayEnd
 		}
 	}
 	all := len(h.records)
-	if !end.After(before) {
+	if !end.After(before) && !end.After(h.clock) {
 		maps.DeleteFunc(h.records, func(_ string, r *billing.Record) bool { return r.Time.Before(end) })
 	}
 	if n != all-len(h.records) {
@@ -229,7 +230,7 @@ func (h *history) look(t *rapid.T) {
 	if err := h.Usage(context.Background(), f, by, func(r *billing.UsageRow) bool { sums = append(sums, *r); return true }); err != nil {
 		t.Fatal(err)
 	}
-	if diff := gocmp.Diff(sumUp(listed, by), sums, cmpopts.EquateEmpty()); diff != "" {
+	if diff := gocmp.Diff(sumUp(listed, by, h.days), sums, cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("Usage(%+v, %v) (-want +got):\n%s", f, by, diff)
 	}
 }
@@ -240,7 +241,7 @@ func matches(f *billing.RecordFilter, r *billing.Record) bool {
 		(f.From.IsZero() || !r.Time.Before(f.From)) && (f.To.IsZero() || r.Time.Before(f.To))
 }
 
-func sumUp(records []*billing.Record, by []billing.Dimension) []billing.UsageRow {
+func sumUp(records []*billing.Record, by []billing.Dimension, days calendar) []billing.UsageRow {
 	rows := map[string]*billing.UsageRow{}
 	if len(by) == 0 {
 		rows[""] = new(billing.UsageRow)
@@ -260,7 +261,7 @@ func sumUp(records []*billing.Record, by []billing.Dimension) []billing.UsageRow
 			case billing.ByModel:
 				at, name = &row.Model, r.Model
 			case billing.ByDay:
-				at, name = &row.Day, r.Time.Format(time.DateOnly)
+				at, name = &row.Day, billing.DayText(days.Day(r.Time))
 			}
 			*at = name
 			place += name + "\x00"
@@ -275,6 +276,17 @@ func sumUp(records []*billing.Record, by []billing.Dimension) []billing.UsageRow
 		list = append(list, *rows[place])
 	}
 	return list
+}
+
+// sumsBefore sums up the records of before now by the ledger's days.
+func (h *history) sumsBefore(t *rapid.T) []billing.UsageRow {
+	var before []*billing.Record
+	for _, r := range h.records {
+		if r.Time.Before(h.clock) {
+			before = append(before, r)
+		}
+	}
+	return sumUp(before, []billing.Dimension{billing.ByDay}, h.days)
 }
 
 func (h *history) checkMoney(t *rapid.T) {
@@ -296,14 +308,22 @@ func TestAnyHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(dir)
-		reopen := func() *Ledger {
-			l, err := Open(context.Background(), dir, Options{})
+		h := &history{
+			clock: time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC), balances: map[string]*modelUser{},
+			records: map[string]*billing.Record{}, settled: map[string]bool{},
+		}
+		reopen := func(zone string) *Ledger {
+			loc, err := time.LoadLocation(zone)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := Open(context.Background(), dir, Options{Location: loc, now: func() time.Time { return h.clock }})
 			if err != nil {
 				t.Fatal(err)
 			}
 			return l
 		}
-		h := &history{reopen(), map[string]*modelUser{}, map[string]*billing.Record{}, map[string]bool{}}
+		h.Ledger = reopen("UTC")
 		defer func() { h.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"declare": h.declare, "add user": h.add, "remove user": h.remove, "credit": h.credit,
@@ -314,10 +334,15 @@ func TestAnyHistory(t *testing.T) {
 				if err := h.Close(); err != nil {
 					t.Fatal(err)
 				}
-				h.Ledger = reopen()
+				before := h.sumsBefore(t)
+				h.Ledger = reopen(rapid.SampledFrom([]string{"UTC", "UTC", "Asia/Shanghai", "America/Sao_Paulo", "Pacific/Kiritimati"}).Draw(t, "zone"))
 				check(t, h.Ledger)
+				if diff := gocmp.Diff(before, h.sumsBefore(t)); diff != "" {
+					t.Fatalf("days of before have changed (-before +after):\n%s", diff)
+				}
 			},
-			"": h.checkMoney,
+			"set the clock": func(t *rapid.T) { h.clock = someTimes.Draw(t, "clock") },
+			"":              h.checkMoney,
 		})
 	})
 }

@@ -174,24 +174,27 @@ func TestKilledAtAnyMoment(t *testing.T) {
 // with those that came until it was dead.
 func runAndKill(t *testing.T, dir string, after int) []string {
 	t.Helper()
-	child, output := startChild(t, dir, "")
-	var ids []string
+	return runJobAndKill(t, dir, "", after)
+}
+
+// runJobAndKill is runAndKill of a job, by the lines that it prints.
+func runJobAndKill(t *testing.T, dir, job string, after int) []string {
+	t.Helper()
+	child, output := startChild(t, dir, job)
+	var lines []string
 	for output.Scan() {
-		ids = append(ids, output.Text())
-		if len(ids) == after {
+		lines = append(lines, output.Text())
+		if len(lines) == after {
 			if err := child.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	err := child.Wait()
-	if len(ids) < after {
+	if len(lines) < after {
 		t.Fatalf("the child ended by itself: %v", err)
 	}
-	if last := len(ids) - 1; len(ids[last]) < len(newID()) { // killed in the middle of a line
-		ids = ids[:last]
-	}
-	return ids
+	return lines[:len(lines)-1] // it may have been killed in the middle of the last
 }
 
 func startChild(t *testing.T, dir, job string) (*exec.Cmd, *bufio.Scanner) {
