@@ -230,7 +230,7 @@ func TestKilledUpgrade(t *testing.T) {
 		if !output.Scan() {
 			t.Fatalf("the child did nothing: %v", child.Wait())
 		}
-		time.Sleep(time.Duration(rand.IntN(200)) * time.Millisecond) // a real process can't be told when
+		time.Sleep(time.Duration(rand.IntN(40)) * time.Millisecond) // a real process can't be told when
 		if err := child.Process.Kill(); err != nil {
 			t.Fatal(err)
 		}
