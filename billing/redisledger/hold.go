@@ -46,9 +46,8 @@ func (l *Ledger) hold(ctx context.Context, claim *billing.Claim) (billing.Payer,
 	h := l.holds.ask(claim)
 	keys, args := l.holdArguments(claim, h, redislink.Guard{})
 	answer, err := l.link.Run(ctx, holdScript, keys, args...)
-	var outage *redislink.Outage
 	switch {
-	case errors.As(err, &outage):
+	case isOutage(err):
 		return l.holdHere(claim, err, h)
 	case err != nil:
 		l.holds.drop(h)

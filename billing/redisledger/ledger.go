@@ -260,7 +260,7 @@ func (l *Ledger) drainLoop() {
 			return
 		}
 		if text := fmt.Sprint(err); err != nil && l.link.Down() == nil {
-			if text != complaint {
+			if text != complaint && !isOutage(err) {
 				l.log.Error("records of the spool could not be brought to Redis; they are kept, and it is tried again", "spool", l.spool.dir, "error", err)
 			}
 			complaint = text
@@ -294,7 +294,7 @@ func (l *Ledger) maintain() {
 		}
 		err = errors.Join(err, l.revive(l.ctx, l.holds.in(inDoubt)))
 		text := fmt.Sprint(err)
-		if err != nil && text != complaint && l.link.Down() == nil && l.ctx.Err() == nil {
+		if err != nil && text != complaint && !isOutage(err) && l.ctx.Err() == nil {
 			l.log.Warn("Redis does not tell what other processes have changed, or does not keep money set aside", "error", err)
 		}
 		complaint = text
