@@ -45,20 +45,20 @@ func (f *fates) hook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 		}
 		f.deliver() // Redis reads what came first first
 		f.mu.Lock()
-		fate, err := well, os.ErrDeadlineExceeded
+		what, err := well, os.ErrDeadlineExceeded
 		switch {
 		case len(f.next) > 0:
-			fate, f.next = f.next[0], f.next[1:]
+			what, f.next = f.next[0], f.next[1:]
 		case f.random != nil:
-			fate = []fateOf{heardUnanswered, heardLate, unheardOf, unheardOf, well, well, well, well, well, well}[f.random.IntN(10)]
+			what = []fate{heardUnanswered, heardLate, unheardOf, unheardOf, well, well, well, well, well, well}[f.random.IntN(10)]
 			err = []error{os.ErrDeadlineExceeded, io.EOF}[f.random.IntN(2)]
 		}
 		again := copyOf(cmds)
-		if fate == heardLate {
+		if what == heardLate {
 			f.late = append(f.late, func() { _ = next(context.Background(), again) })
 		}
 		f.mu.Unlock()
-		switch fate {
+		switch what {
 		case well:
 			return next(ctx, cmds)
 		case heardUnanswered:
@@ -67,8 +67,6 @@ func (f *fates) hook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 		return fail(cmds, err)
 	}
 }
-
-type fateOf = fate
 
 // deliver has Redis hear what is late.
 func (f *fates) deliver() {
@@ -116,7 +114,6 @@ func (p *promises) try(t *testing.T, l *node, random *rand.Rand, id string, betw
 	var payer billing.Payer
 	var err error
 	answered := false
-	before := p.charged.Load()
 	if random.IntN(2) == 0 {
 		along, answer := l.HoldIn(c)
 		l.travel(along, redislink.Guard{}, nil)
@@ -139,7 +136,6 @@ func (p *promises) try(t *testing.T, l *node, random *rand.Rand, id string, betw
 		t.Errorf("%d are promised of %d", sum, p.most)
 	}
 	between()
-	_ = before
 	if random.IntN(3) == 0 {
 		p.promised.Add(-int64(c.Amount))
 		l.Release(ctx, id)

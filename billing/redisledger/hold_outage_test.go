@@ -37,7 +37,7 @@ func TestHoldInOutage(t *testing.T) {
 			var refusal *billing.Refusal
 			errors.As(err, &refusal)
 			if got.Billing != payer || (lack == "") != (err == nil) || lack != "" && (refusal == nil || refusal.Lack != lack) {
-				t.Errorf("Hold(%s): %q, %v; want %q or the lack %q", c.ID, got, err, payer, lack)
+				t.Errorf("Hold(%s): %+v, %v; want %q or the lack %q", c.ID, got, err, payer, lack)
 			}
 		}
 		must(t, l.Subscribe(ctx, "alice", "own", time.Time{}))
