@@ -70,7 +70,11 @@ func TestHoldInOutage(t *testing.T) {
 
 		outage.is.Store(false)
 		time.Sleep(2 * time.Second)
-		other.wantHeld(t, 2*charge) // 1 and 3: others hear of what was set aside here
+		// Others hear of 1 and 3, which were set aside here, and not of the end of the one
+		// before, which expires.
+		other.wantHeld(t, 3*charge)
+		time.Sleep(holdTTL)
+		other.wantHeld(t, 2*charge)
 		for _, id := range []string{"1", "3"} {
 			l.settle(t, id)
 		}
@@ -205,7 +209,7 @@ func TestOthersHearOfHoldsAfterAnOutage(t *testing.T) {
 		l, other := open(t, client), open(t, clientOf(t, mini))
 		l.declareAlice(t)
 		l.wantMet(t, "shared", 10)
-		mini.SetError("LOADING")
+		mini.SetError(loading)
 		l.wantMet(t, "here", 100)
 		l.Release(t.Context(), "shared")
 		mini.SetError("")
@@ -226,7 +230,7 @@ func TestUnwritable(t *testing.T) {
 		l := openWith(t, client, redisledger.Options{Spool: blocked})
 		l.declareAlice(t)
 		l.wantMet(t, "a", 1)
-		mini.SetError("LOADING")
+		mini.SetError(loading)
 		for range 2 {
 			if err := l.setAside("b", 1); !errors.Is(err, billing.ErrUnwritable) {
 				t.Errorf("Hold: %v, want ErrUnwritable", err)
