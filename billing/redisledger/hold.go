@@ -150,7 +150,9 @@ func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, answ
 		return billing.Payer{}, err
 	}
 	l.snapshot.learnTime(now)
-	l.snapshot.learn(c, &a)
+	if !l.holds.isOld(h) {
+		l.snapshot.learn(c, &a)
+	}
 	if did == "held" {
 		billing, _ := a.judge(c, now, l.location)
 		payer := payerOf(billing, &a)
