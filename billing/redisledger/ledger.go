@@ -76,7 +76,7 @@ import (
 const (
 	// closeTimeout bounds what Close does about holds, and records that wait.
 	closeTimeout = 5 * time.Second
-	// drainRetry is how long after a failure Redis is asked again to take what waits.
+	// drainRetry is how long after a failure it is tried again to bring Redis what waits.
 	drainRetry = 250 * time.Millisecond
 	// tickEvery is how often Redis is asked what has changed.
 	tickEvery = time.Second
@@ -264,12 +264,15 @@ func (l *Ledger) drainLoop() {
 		if l.ctx.Err() != nil {
 			return
 		}
-		if text := fmt.Sprint(err); err != nil && l.link.Down() == nil {
+		isDown := l.link.Down() != nil
+		if err != nil || isDown {
+			time.AfterFunc(drainRetry, l.wakeDrain)
+		}
+		if text := fmt.Sprint(err); err != nil && !isDown {
 			if text != complaint && !isOutage(err) {
 				l.log.Error("records of the spool could not be brought to Redis; they are kept, and it is tried again", "spool", l.spool.dir, "error", err)
 			}
 			complaint = text
-			time.AfterFunc(drainRetry, l.wakeDrain)
 		} else if err == nil {
 			complaint = ""
 		}
