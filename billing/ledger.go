@@ -23,8 +23,9 @@ var (
 	ErrNotSubscribed = errors.New("no such subscription")
 	// ErrUnknownRecord: there is no such record.
 	ErrUnknownRecord = errors.New("unknown record")
-	// ErrUnwritable: the store takes no records at present, because the disk is
-	// full or broken. What was settled before is safe.
+	// ErrUnwritable: the store takes no records, or no changes, at present, because
+	// the disk is full or broken, or another program has it locked. What was settled
+	// before is safe.
 	ErrUnwritable = errors.New("the ledger can't be written to")
 	// ErrUnavailable: the store can't be reached, or serves nobody at present.
 	ErrUnavailable = errors.New("the ledger's store is out of reach")
@@ -60,6 +61,9 @@ type Cashier interface {
 	// nothing, and is answered as the first one was. ErrUnknownUser if the user was
 	// never declared nor added, or was removed. ErrUnwritable if no record could be
 	// kept.
+	//
+	// The clock may have been ahead once, so that windows begin after now: what Hold or
+	// Settle looks at is Moved first, for good, also where Hold refuses.
 	//
 	// It is on every request's way: embedded, it costs no disk access; else, one
 	// round trip. What is set aside comes back with Release or Settle of the same

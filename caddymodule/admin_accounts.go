@@ -97,7 +97,7 @@ func (s *adminStore) viewAccounts(ctx context.Context, accounts ...declaredAccou
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
+	now := s.state.Now() // by which the states are
 	views := make([]accountView, len(accounts))
 	for i, account := range accounts {
 		standing := s.state.Standing(places[i])

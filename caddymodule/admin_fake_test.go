@@ -35,7 +35,9 @@ func (l *bookLedger) Declare(_ context.Context, users []billing.User) error {
 		if l.users[u.Name] == nil {
 			l.users[u.Name] = &billing.Profile{Name: u.Name, Balance: billing.Balance{Amount: u.Balance}}
 		}
-		l.users[u.Name].Source, l.users[u.Name].Balance.Unlimited = billing.SourceConfig, u.Unlimited
+		if l.users[u.Name].Source == "" {
+			l.users[u.Name].Source = billing.SourceConfig
+		}
 	}
 	return l.fail
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Whoever asks the admin API as soon as something listens is asked to come again
-// until the config runs: never told that it has no sub2api.
+// until the config runs, and never hears that there is no sub2api.
 func TestTheAdminAPIFromTheFirstMomentOn(t *testing.T) {
 	// A Redis that takes connections and says nothing makes the start slow.
 	silent, err := net.Listen("tcp", "127.0.0.1:0")

@@ -53,7 +53,7 @@ func creditUser(c *adminCall) error {
 		return err
 	}
 	c.store.money.freed(profile.Name)
-	return c.answer(creditView{balanceText(balance), credited})
+	return c.answer(creditView{c.store.balanceText(profile.Name, balance), credited})
 }
 
 func checkText(word, text string, most int) error {

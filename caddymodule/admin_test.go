@@ -27,7 +27,7 @@ func adminConfig() *settings {
 	pro := &group{name: "pro", subscription: true, limits: billing.Limits{10 * dollar, 0, 150 * dollar}}
 	plain := &group{name: "default"}
 	alice := &user{name: "alice", concurrency: 3, subscriptions: map[string]time.Time{"pro": time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}}
-	zoe := &user{name: "zoé@example.com"}
+	zoe := &user{name: "zoé@example.com", unlimited: true}
 	return &settings{
 		zone:     time.UTC,
 		groups:   map[string]*group{"default": plain, "pro": pro, "team": {name: "team", subscription: true, limits: billing.Limits{0, 50 * dollar, 0}}},

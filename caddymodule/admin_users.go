@@ -62,7 +62,7 @@ func (s *adminStore) view(ctx context.Context, p billing.Profile) (userView, err
 		return userView{}, err
 	}
 	v := userView{
-		Name: p.Name, Source: billing.SourceAPI, Balance: balanceText(p.Balance), Held: p.Balance.Held,
+		Name: p.Name, Source: billing.SourceAPI, Balance: s.balanceText(p.Name, p.Balance), Held: p.Balance.Held,
 		Concurrency: p.Concurrency, Disabled: p.Disabled,
 		InUse: load.InUse, Waiting: load.Waiting, Subscriptions: subscriptions,
 	}
@@ -72,8 +72,9 @@ func (s *adminStore) view(ctx context.Context, p billing.Profile) (userView, err
 	return v, nil
 }
 
-func balanceText(b billing.Balance) string {
-	if b.Unlimited {
+// balanceText is a user's balance, or that the config declares none.
+func (s *adminStore) balanceText(user string, b billing.Balance) string {
+	if declared := s.declared(user); declared != nil && declared.unlimited {
 		return unlimited
 	}
 	return b.Amount.String()

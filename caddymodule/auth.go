@@ -69,19 +69,19 @@ func (x *exchange) login(digest [sha256.Size]byte) bool {
 
 // keyOf makes the key of a request from what the store has of it.
 func (g *gateway) keyOf(found *billing.Key, owner *billing.Profile, now time.Time) (*key, *apiError) {
-	k := &key{id: found.ID, models: found.Models}
-	if owner.Source == billing.SourceConfig {
-		// A config that has dropped the user has dropped his keys.
-		if k.user = g.users[owner.Name]; k.user == nil {
-			return nil, unauthorized("invalid gateway key")
-		}
-	} else {
-		k.user = &user{name: owner.Name, concurrency: owner.Concurrency}
-	}
+	// What the config says of a user counts, also of one whom the API has made.
+	k := &key{id: found.ID, models: found.Models, user: g.users[owner.Name]}
 	switch {
+	case k.user != nil:
+	case owner.Source == billing.SourceConfig:
+		// A config that has dropped the user has dropped his keys.
+		return nil, unauthorized("invalid gateway key")
 	case owner.Disabled:
 		return nil, unauthorized("the owner of this gateway key is disabled")
-	case !found.Expires.IsZero() && !now.Before(found.Expires):
+	default:
+		k.user = &user{name: owner.Name, concurrency: owner.Concurrency}
+	}
+	if !found.Expires.IsZero() && !now.Before(found.Expires) {
 		return nil, unauthorized("this gateway key expired at " + found.Expires.UTC().Format(time.RFC3339))
 	}
 	for _, name := range found.Groups {

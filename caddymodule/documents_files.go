@@ -11,6 +11,8 @@ import (
 	goruntime "runtime"
 	"strings"
 	"sync"
+
+	"github.com/sub2api/caddy-sub2api/internal/private"
 )
 
 // fileDocuments keeps documents in a directory of the store, whose lock its user
@@ -35,7 +37,7 @@ func openFiles(ctx context.Context, store string, key sealer) (*fileDocuments, e
 		err = prepareKey(ctx, d)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("documents in %s: %w", d.dir, err)
+		return nil, fmt.Errorf("documents in %s: %w", d.dir, private.Explain(err))
 	}
 	return d, nil
 }
@@ -43,7 +45,7 @@ func openFiles(ctx context.Context, store string, key sealer) (*fileDocuments, e
 func (d *fileDocuments) prepare() error {
 	for _, k := range []kind{checkDocuments, tokenDocuments, standingDocuments, identityDocuments} {
 		dir := filepath.Join(d.dir, k.name)
-		if err := os.MkdirAll(dir, 0o700); err != nil {
+		if err := private.MkdirAll(dir); err != nil {
 			return err
 		}
 		files, err := os.ReadDir(dir)
@@ -52,6 +54,7 @@ func (d *fileDocuments) prepare() error {
 		}
 		for _, file := range files { // some may be of a process that was killed
 			if !strings.HasPrefix(file.Name(), temporaryPrefix) {
+				private.Tighten(filepath.Join(dir, file.Name())) // one that was put back from a backup
 				continue
 			}
 			if err := os.Remove(filepath.Join(dir, file.Name())); err != nil {
@@ -148,10 +151,11 @@ func escapeName(name string) string {
 // replaceFile writes a file whole, mode 0600, and syncs it and its directory.
 func replaceFile(path string, content []byte) (err error) {
 	dir := filepath.Dir(path)
-	file, err := os.CreateTemp(dir, temporaryPrefix+"*") // mode 0600
+	file, err := os.CreateTemp(dir, temporaryPrefix+"*")
 	if err != nil {
 		return err
 	}
+	private.Tighten(file.Name()) // a umask may have taken more than it should
 	defer func() {
 		if err != nil {
 			os.Remove(file.Name())

@@ -69,7 +69,7 @@ func (x *exchange) setAside() (payer billing.Payer, err error) {
 
 // newClaim is the money that the request needs.
 func (x *exchange) newClaim() *billing.Claim {
-	c := &billing.Claim{ID: x.id, Time: x.arrived.UTC(), User: x.key.user.name, KeyID: x.key.id, Least: 1}
+	c := &billing.Claim{ID: x.id, User: x.key.user.name, KeyID: x.key.id, Unlimited: x.key.user.unlimited, Least: 1}
 	asked := billing.Usage{Geo: x.call.Geo, Tier: x.call.Tier}
 	if x.call.Fast {
 		asked.Speed = "fast"
@@ -77,9 +77,9 @@ func (x *exchange) newClaim() *billing.Claim {
 	size := int64(len(x.call.Body))
 	switch x.hold {
 	case holdEstimate:
-		c.Amount = x.prices.Estimate(x.call.Model, size, x.call.MaxTokens, asked, c.Time)
+		c.Amount = x.prices.Estimate(x.call.Model, size, x.call.MaxTokens, asked, x.arrived)
 	case holdMax:
-		c.Amount = x.prices.Most(x.call.Model, size, x.call.MaxTokens, x.call.HasInputElsewhere(), asked, c.Time)
+		c.Amount = x.prices.Most(x.call.Model, size, x.call.MaxTokens, x.call.HasInputElsewhere(), asked, x.arrived)
 	}
 	if x.group != nil && x.group.subscription {
 		until, declared := x.key.user.subscriptions[x.group.name]

@@ -94,7 +94,7 @@ func (q *questions) lookAfterErrors(ctx context.Context) {
 			}
 			for _, account := range g.accounts {
 				standing := q.rt.state.Standing(scheduler.AccountPlace(account.Name))
-				if standing.Error != "" && !account.Disabled && !time.Now().Before(standing.ErrorNext) {
+				if standing.Error != "" && !account.Disabled && !q.rt.state.Now().Before(standing.ErrorNext) {
 					q.ask(g, account, "")
 				}
 			}

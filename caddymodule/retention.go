@@ -7,33 +7,45 @@ import (
 )
 
 const (
-	// firstPrune leaves a start alone.
-	firstPrune = time.Minute
-	pruneEvery = time.Hour
+	// lookEvery is how often the clock is looked at. An hour of looks decides what is
+	// old: a clock that is wrong for less than that deletes nothing.
+	lookEvery   = time.Minute
+	looksAnHour = int(time.Hour / lookEvery)
 )
 
-// forgetOldRecords deletes records that have been kept long enough, until ctx
-// ends.
-func (rt *runtime) forgetOldRecords(ctx context.Context) {
-	timer := time.NewTimer(firstPrune)
-	defer timer.Stop()
+// forgetOldRecords deletes records that have been kept long enough, a day of them in
+// an hour and none in the first, until ctx ends.
+func (rt *runtime) forgetOldRecords(ctx context.Context) { eachHour(ctx, time.Now, rt.prune) }
+
+// eachHour calls f after each hour, with the earliest time that a clock showed in it,
+// until ctx ends.
+func eachHour(ctx context.Context, now func() time.Time, f func(ctx context.Context, earliest time.Time)) {
+	look := func() time.Time { return now().Round(0) } // what it shows, not how much time has passed
+	ticker := time.NewTicker(lookEvery)
+	defer ticker.Stop()
 	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-timer.C:
+		earliest := look()
+		for range looksAnHour {
+			select {
+			case <-ctx.Done():
+				return
+			case <-ticker.C:
+			}
+			if at := look(); at.Before(earliest) {
+				earliest = at
+			}
 		}
-		rt.prune(ctx)
-		timer.Reset(pruneEvery)
+		f(ctx, earliest)
 	}
 }
 
-func (rt *runtime) prune(ctx context.Context) {
+// prune deletes the oldest day of records, if it had ended long enough before a time.
+func (rt *runtime) prune(ctx context.Context, now time.Time) {
 	ledger, keep := rt.store.current(), rt.retention()
 	if ledger == nil || keep == 0 {
 		return
 	}
-	before := time.Now().Add(-keep)
+	before := now.Add(-keep)
 	logger := slog.New(&rt.logs)
 	switch deleted, err := ledger.Prune(ctx, before); {
 	case ctx.Err() != nil:

@@ -120,6 +120,9 @@ type group struct {
 type user struct {
 	name        string
 	concurrency int // 0 = no limit
+	// unlimited: the config declares no balance, so that nobody pays where no
+	// subscription does.
+	unlimited bool
 	// subscriptions are those of the config, by group; the zero time is no end.
 	subscriptions map[string]time.Time
 }
@@ -315,7 +318,7 @@ func (s *settings) addUsers(users []User) error {
 			}
 		}
 		s.declared = append(s.declared, declared)
-		owner := &user{name: u.Name, concurrency: *u.Concurrency}
+		owner := &user{name: u.Name, concurrency: *u.Concurrency, unlimited: declared.Unlimited}
 		for _, subscribe := range u.Subscriptions {
 			if owner.subscriptions == nil {
 				owner.subscriptions = make(map[string]time.Time)

@@ -219,7 +219,7 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		limits: billing.Limits{billing.Daily: 500_000_000, billing.Monthly: 150_000_000_000},
 	}
 	alice := &user{name: "alice", subscriptions: map[string]time.Time{"flash": time.Date(2026, 12, 31, 16, 0, 0, 0, time.UTC)}}
-	bob := &user{name: "bob", concurrency: 5, subscriptions: map[string]time.Time{"flash": {}}}
+	bob := &user{name: "bob", concurrency: 5, unlimited: true, subscriptions: map[string]time.Time{"flash": {}}}
 	want := &settings{
 		simple:   true,
 		zone:     mustZone(t, "Asia/Shanghai"),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -78,7 +79,7 @@ func (s redisStorage) backend(logger *slog.Logger) backend {
 	b.link = s.newLink(b.client, logger)
 	options := redisstate.Options{Namespace: s.namespace, Logger: logger}
 	if !s.refuse {
-		options.Fallback = func() scheduler.State { return memstate.New() }
+		options.Fallback = func(now func() time.Time) scheduler.State { return memstate.NewAt(now) }
 	}
 	b.slots = redisstate.New(b.link, options)
 	return b

@@ -47,12 +47,12 @@ func (x *exchange) usage() {
 		x.answerJSON(answer)
 		return
 	}
-	balance, err := ledger.Balance(x.ctx, x.key.user.name)
-	if err != nil {
-		x.storeFailed("reading a balance", err)
-		return
-	}
-	if !balance.Unlimited {
+	if !x.key.user.unlimited {
+		balance, err := ledger.Balance(x.ctx, x.key.user.name)
+		if err != nil {
+			x.storeFailed("reading a balance", err)
+			return
+		}
 		answer.PlanName, answer.Remaining = "balance", json.Number(balance.Amount.String())
 	}
 	x.answerJSON(answer)

@@ -28,6 +28,8 @@ const (
 	// A reset further off is a mistake of upstream's: its longest window has
 	// seven days.
 	maxLimit = 8 * 24 * time.Hour
+	// longestLimit is that of SpendLimit, to the end of a month.
+	longestLimit = 32 * 24 * time.Hour
 	// What clients choose must not fill the document.
 	maxDemotions = 32
 	maxModelName = 256
@@ -327,7 +329,8 @@ func shorten(reason string) string {
 
 // Merge adds what another process has learnt of the same account, while the two
 // did not hear of each other: what keeps it out or puts it last, and whether the
-// operator paused it there, or ended a pause. before is what both knew.
+// operator paused it there, or ended a pause. before is what both knew. What no
+// outcome could bring about by now is left out: that process had a clock of its own.
 func (s *Standing) Merge(learnt, before *Standing, now time.Time) {
 	if !samePause(learnt.Pause, before.Pause) {
 		s.Pause = learnt.Clone().Pause
@@ -340,14 +343,14 @@ func (s *Standing) Merge(learnt, before *Standing, now time.Time) {
 		s.ErrorTimes, s.ByRefresh = learnt.ErrorTimes, learnt.ByRefresh
 	}
 	for _, l := range learnt.Limits {
-		if now.Before(l.Until) {
+		if now.Before(l.Until) && l.Until.Before(now.Add(longestLimit)) {
 			s.limit(l, now)
 		}
 	}
 	s.Demotions = slices.Clone(s.Demotions)
 	for _, d := range learnt.Demotions {
 		same := func(old Demotion) bool { return old.scope() == d.scope() }
-		if now.Before(d.Until) && !slices.ContainsFunc(s.Demotions, same) {
+		if now.Before(d.Until) && d.Until.Before(now.Add(maxLimit)) && !slices.ContainsFunc(s.Demotions, same) {
 			s.Demotions = append(s.Demotions, d)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -233,16 +234,11 @@ func aheadUnderLoad(t *testing.T, w world) {
 	k, _ := limitedAlice(t, l)
 	free := key("sk-free", "alice", limits(1<<40, 1<<40))
 	addKey(t, l, free)
-	stop := make(chan struct{})
+	var stop atomic.Bool
 	var all sync.WaitGroup
 	for g := range 4 {
 		all.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-stop:
-					return
-				default:
-				}
+			for i := 0; i < 1000 && !stop.Load(); i++ {
 				c := claim(fmt.Sprint(g, " ", i), 1, withKey(free), subscribed("h", billing.Limits{1 << 40, 1 << 40, 1 << 40}))
 				r := usedBoth(c.ID, free, w.clock.Now(), 1)
 				r.Group = "h"
@@ -263,7 +259,7 @@ func aheadUnderLoad(t *testing.T, w world) {
 			}
 		}
 	}
-	close(stop)
+	stop.Store(true)
 	all.Wait()
 	if w.clock.Now().Round(0) != epoch {
 		t.Fatalf("the clock shows %v", w.clock.Now())

@@ -342,8 +342,10 @@ func (h *history) moveWindows() {
 				ID: h.id("look"), User: user, KeyID: key(fmt.Sprint("sk-", user, i+1), user).ID,
 				Terms: &billing.Terms{Group: group, Declared: true},
 			}
-			_, _ = h.l.Hold(h.Context(), c)
-			h.l.Release(h.Context(), c.ID)
+			for _, l := range []billing.Ledger{h.l, h.plain} {
+				_, _ = l.Hold(h.Context(), c)
+				l.Release(h.Context(), c.ID)
+			}
 		}
 	}
 }

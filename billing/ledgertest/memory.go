@@ -124,7 +124,7 @@ func (l *memory) Hold(_ context.Context, claim *billing.Claim) (billing.Payer, e
 // judge returns who pays for a claim of somebody known, and all that speaks against
 // it.
 func (l *memory) judge(claim *billing.Claim) (payer billing.Payer, refusals []*billing.Refusal) {
-	now := l.now()
+	now := l.clock.Now()
 	u := l.user(claim.User)
 	payer = billing.Payer{Billing: billing.PaidFromBalance, UserNumber: u.number}
 	switch terms := claim.Terms; {
@@ -147,6 +147,7 @@ func (l *memory) judge(claim *billing.Claim) (payer billing.Payer, refusals []*b
 			held := l.held(func(h memoryHold) bool {
 				return h.payer == payer && h.User == claim.User && h.Terms.Group == terms.Group
 			})
+			s.Windows = s.Windows.Moved(now, l.loc)
 			if r := s.Windows.Lacks(billing.LackWindow, terms.Limits, now, held, claim.Least); r != nil {
 				refusals = append(refusals, r)
 			}
@@ -161,25 +162,12 @@ func (l *memory) judge(claim *billing.Claim) (payer billing.Payer, refusals []*b
 	}
 	if k := l.keys[claim.KeyID]; k != nil {
 		held := l.held(func(h memoryHold) bool { return h.key == k })
+		k.windows = k.windows.Moved(now, l.loc)
 		if r := k.windows.Lacks(billing.LackKeyLimit, k.Limits, now, held, claim.Least); r != nil {
 			refusals = append(refusals, r)
 		}
 	}
 	return payer, refusals
-}
-
-// now is what the clock shows. Windows that it was ahead for are moved.
-func (l *memory) now() time.Time {
-	now := l.clock.Now()
-	for _, u := range l.users {
-		for _, s := range u.groups {
-			s.Windows = s.Windows.Moved(now, l.loc)
-		}
-	}
-	for _, k := range l.keys {
-		k.windows = k.windows.Moved(now, l.loc)
-	}
-	return now
 }
 
 func (l *memory) held(on func(memoryHold) bool) (sum billing.USD) {
@@ -227,17 +215,21 @@ func (l *memory) Settle(ctx context.Context, r *billing.Record, _ roundtrip.Batc
 
 // spend takes what a record spent from who has its name, nil if nobody ever had.
 func (l *memory) spend(u *memoryUser, r *billing.Record) {
-	now := l.now()
+	now := l.clock.Now()
 	at := billing.CountedAt(r.Time, now)
+	add := func(ws *billing.Windows) {
+		*ws = ws.Moved(now, l.loc)
+		ws.Add(at, r.Spent(), l.loc)
+	}
 	switch {
 	case u == nil:
 	case r.Billing == billing.PaidFromBalance:
 		u.Balance.Amount -= r.Spent()
 	case r.Billing == billing.PaidFromSubscription:
-		u.subscription(r.Group).Windows.Add(at, r.Spent(), l.loc)
+		add(&u.subscription(r.Group).Windows)
 	}
 	if k := l.keys[r.KeyID]; k != nil {
-		k.windows.Add(at, r.Spent(), l.loc)
+		add(&k.windows)
 		if at.After(k.LastUsed) || k.LastUsed.After(now) {
 			k.LastUsed = at
 		}
@@ -277,12 +269,17 @@ func (l *memory) Subscription(_ context.Context, user, group string) (billing.Su
 		return billing.Subscription{}, err
 	}
 	if u := l.user(user); u != nil && u.groups[group] != nil {
-		now := l.now()
-		s := *u.groups[group]
-		s.Windows = s.Windows.At(now)
-		return s, nil
+		return l.shown(u.groups[group]), nil
 	}
 	return billing.Subscription{Group: group}, nil
+}
+
+// shown is a subscription as others see it: windows that have ended are zero, and
+// those that the clock was ahead for begin today.
+func (l *memory) shown(s *billing.Subscription) billing.Subscription {
+	now, shown := l.clock.Now(), *s
+	shown.Windows = s.Windows.Moved(now, l.loc).At(now)
+	return shown
 }
 
 func (l *memory) Records(_ context.Context, filter billing.RecordFilter, yield func(*billing.Record) bool) error {

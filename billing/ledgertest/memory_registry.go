@@ -108,13 +108,11 @@ func (l *memory) RemoveUser(_ context.Context, name string) error {
 }
 
 func (l *memory) profile(u *memoryUser) billing.Profile {
-	now := l.now()
 	p := u.Profile
 	p.Balance, _ = l.balance(u.Name)
 	for _, group := range slices.Sorted(maps.Keys(u.groups)) {
-		if s := *u.groups[group]; s.Subscribed {
-			s.Windows = s.Windows.At(now)
-			p.Subscriptions = append(p.Subscriptions, s)
+		if s := u.groups[group]; s.Subscribed {
+			p.Subscriptions = append(p.Subscriptions, l.shown(s))
 		}
 	}
 	return p

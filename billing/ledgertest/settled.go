@@ -192,7 +192,7 @@ func settledSealed(t *testing.T, w world) {
 // exportsMeet exports what was settled since the last export, while others settle,
 // and somebody sets the clock.
 func exportsMeet(t *testing.T, w world) {
-	const settlers, rounds = 6, 6
+	const settlers, each, rounds = 6, 100, 6
 	random := source(t)
 	l := w.open(t)
 	var from time.Time
@@ -204,17 +204,11 @@ func exportsMeet(t *testing.T, w world) {
 		}
 		from = to.Round(0)
 	}
-	for round := range rounds {
+	for range rounds {
 		var all sync.WaitGroup
-		stop := make(chan struct{})
 		for range settlers {
 			all.Go(func() {
-				for {
-					select {
-					case <-stop:
-						return
-					default:
-					}
+				for range each {
 					r := &billing.Record{ID: fmt.Sprintf("%06d", count.Add(1)), Time: w.clock.Now()}
 					if err := l.Settle(context.Background(), r, nil); err != nil {
 						t.Errorf("Settle: %v", err)
@@ -233,17 +227,12 @@ func exportsMeet(t *testing.T, w world) {
 				export(to)
 			}
 		}
-		close(stop)
 		all.Wait()
 		close1(t, l)
-		if round == rounds-1 {
-			l = w.open(t)
-			export(time.Time{})
-			close1(t, l)
-		} else {
-			l = w.open(t)
-		}
+		l = w.open(t)
 	}
+	defer close1(t, l)
+	export(time.Time{})
 	for id := int64(1); id <= count.Load(); id++ {
 		if n := exported[fmt.Sprintf("%06d", id)]; n != 1 {
 			t.Errorf("record %d of %d was exported %d times", id, count.Load(), n)

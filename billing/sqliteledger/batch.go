@@ -8,18 +8,27 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// settled is a record with the subscription and the key whose windows it is
-// counted in, as of when it was settled; nil for none.
+// settled is a record and what became of it when it was settled. One without an ID is
+// no record: windows were moved, since the clock was ahead once.
 type settled struct {
 	billing.Record
+	now, at time.Time // by the clock, and when it counts
+	// owner is who has its user's name and number; nil for nobody, and isGone if
+	// somebody had.
+	owner  *user
+	isGone bool
+	// subscription and key are those whose windows it is counted in; nil for none.
 	subscription *subscription
 	key          *key
+	lastUsed     time.Time // of the key, after it
 }
 
 // batch is what the records of one transaction change beside themselves, each row
 // once.
 type batch struct {
-	charged       map[string]billing.USD // by user
+	days          dayCache
+	charged       map[*user]billing.USD
+	forgiven      map[formerUser]billing.USD
 	subscriptions map[*subscription]*billing.Windows
 	keys          map[*key]*keyUse
 	usage         map[usageKey]*usageSums
@@ -30,9 +39,17 @@ type keyUse struct {
 	lastUsed time.Time
 }
 
-func newBatch() *batch {
+// formerUser is who had a name.
+type formerUser struct {
+	name   string
+	number int64
+}
+
+func newBatch(days calendar) *batch {
 	return &batch{
-		charged:       make(map[string]billing.USD),
+		days:          newDayCache(days),
+		charged:       make(map[*user]billing.USD),
+		forgiven:      make(map[formerUser]billing.USD),
 		subscriptions: make(map[*subscription]*billing.Windows),
 		keys:          make(map[*key]*keyUse),
 		usage:         make(map[usageKey]*usageSums),
@@ -68,9 +85,21 @@ func (s *usageSums) bind(args []driver.NamedValue) {
 
 // add counts a record that the database has just taken.
 func (b *batch) add(r *settled, loc *time.Location) {
-	if r.Billing == billing.PaidFromBalance {
-		b.charged[r.User] = b.charged[r.User].Plus(r.Charged)
+	switch {
+	case r.Billing != billing.PaidFromBalance:
+	case r.owner != nil:
+		b.charged[r.owner] = b.charged[r.owner].Plus(r.Charged)
+	default:
+		of := formerUser{r.User, r.UserNumber}
+		b.forgiven[of] = b.forgiven[of].Plus(r.Charged)
 	}
+	b.spend(r, loc)
+	b.addUsage(&r.Record)
+}
+
+// spend does to the windows of the database what Ledger.spend has done to those in
+// memory.
+func (b *batch) spend(r *settled, loc *time.Location) {
 	if s := r.subscription; s != nil {
 		ws := b.subscriptions[s]
 		if ws == nil {
@@ -78,26 +107,31 @@ func (b *batch) add(r *settled, loc *time.Location) {
 			ws = &stored
 			b.subscriptions[s] = ws
 		}
-		ws.Add(r.Time, r.Spent(), loc)
+		r.countIn(ws, loc)
 	}
 	if k := r.key; k != nil {
 		use := b.keys[k]
 		if use == nil {
-			use = &keyUse{windows: k.stored, lastUsed: r.Time}
+			use = &keyUse{windows: k.stored}
 			b.keys[k] = use
 		}
 		if k.isLimited() {
-			use.windows.Add(r.Time, r.Spent(), loc)
+			r.countIn(&use.windows, loc)
 		}
-		if r.Time.After(use.lastUsed) {
-			use.lastUsed = r.Time
-		}
+		use.lastUsed = r.lastUsed
 	}
-	b.addUsage(&r.Record)
+}
+
+// countIn counts the record in windows, or moves them.
+func (r *settled) countIn(ws *billing.Windows, loc *time.Location) {
+	*ws = ws.Moved(r.now, loc)
+	if r.ID != "" {
+		ws.Add(r.at, r.Spent(), loc)
+	}
 }
 
 func (b *batch) addUsage(r *billing.Record) {
-	of := usageKey{userDay{dayOf(r.Time.UnixNano()), r.User}, r.KeyID, r.Account, r.Group, r.Model}
+	of := usageKey{userDay{b.days.dayOf(r.Time.UnixNano()), r.User}, r.KeyID, r.Account, r.Group, r.Model}
 	sums := b.usage[of]
 	if sums == nil {
 		sums = new(usageSums)
@@ -110,9 +144,13 @@ func (b *batch) addUsage(r *billing.Record) {
 }
 
 // insertRecords writes the records that are not there, and what those change.
-func (w *writer) insertRecords(records []*settled, loc *time.Location) (*batch, error) {
-	b := newBatch()
+func (w *writer) insertRecords(records []*settled, days calendar, loc *time.Location, now time.Time) (*batch, error) {
+	b := newBatch(days)
 	for _, r := range records {
+		if r.ID == "" {
+			b.spend(r, loc)
+			continue
+		}
 		values(w.insert.args, &r.Record)
 		inserted, err := w.insert.changed()
 		if err != nil {
@@ -122,14 +160,20 @@ func (w *writer) insertRecords(records []*settled, loc *time.Location) (*batch, 
 			b.add(r, loc)
 		}
 	}
-	return b, w.apply(b)
+	return b, w.apply(b, now)
 }
 
-func (w *writer) apply(b *batch) error {
-	for user, amount := range b.charged {
-		w.charge.bind(user, int64(-amount))
+func (w *writer) apply(b *batch, now time.Time) error {
+	for u, amount := range b.charged {
+		w.charge.bind(u.name, u.number, int64(-amount))
 		if err := w.charge.run(); err != nil {
-			return fmt.Errorf("charging %q: %w", user, err)
+			return fmt.Errorf("charging %q: %w", u.name, err)
+		}
+	}
+	for of, amount := range b.forgiven {
+		w.forgive.bind(of.name, of.number, now.UnixNano(), int64(amount))
+		if err := w.forgive.run(); err != nil {
+			return fmt.Errorf("forgiving what %q was charged, who was removed: %w", of.name, err)
 		}
 	}
 	for s, ws := range b.subscriptions {
@@ -138,8 +182,7 @@ func (w *writer) apply(b *batch) error {
 		}
 	}
 	for k, use := range b.keys {
-		last := use.lastUsed.UnixNano()
-		w.useKey.bind(last, last, k.ID)
+		w.useKey.bind(storedTime(use.lastUsed), k.ID)
 		err := w.useKey.run()
 		if err == nil && k.isLimited() {
 			err = w.writeWindows(kindKey, k.ID, "", &use.windows)
@@ -163,14 +206,14 @@ func (w *writer) applyUsage(usage map[usageKey]*usageSums) error {
 		w.addUsage.bind(of.day, of.user, of.keyID, of.account, of.group, of.model)
 		sums.bind(w.addUsage.args[6:])
 		if err := w.addUsage.run(); err != nil {
-			return fmt.Errorf("usage of %q on %s: %w", of.user, dayText(of.day), err)
+			return fmt.Errorf("usage of %q on %s: %w", of.user, billing.DayText(of.day), err)
 		}
 	}
 	for of, sums := range byUser {
 		w.addUsageByUser.bind(of.day, of.user)
 		sums.bind(w.addUsageByUser.args[2:])
 		if err := w.addUsageByUser.run(); err != nil {
-			return fmt.Errorf("usage of %q on %s: %w", of.user, dayText(of.day), err)
+			return fmt.Errorf("usage of %q on %s: %w", of.user, billing.DayText(of.day), err)
 		}
 	}
 	return nil
@@ -185,7 +228,7 @@ func (w *writer) writeWindows(kind, name, group string, ws *billing.Windows) err
 	return w.setWindows.run()
 }
 
-// stored tells the purses what the database has of them now.
+// stored has the purses know what the database has of them now.
 func (b *batch) stored() {
 	for s, ws := range b.subscriptions {
 		s.stored = *ws

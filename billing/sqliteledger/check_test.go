@@ -2,7 +2,9 @@ package sqliteledger
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -25,7 +27,7 @@ func check(t rapid.TB, l *Ledger) {
 	if err != nil || row[0] != "ok" {
 		t.Errorf("integrity_check: %v, %v", row, err)
 	}
-	stored := &Ledger{reader: l.reader}
+	stored := &Ledger{reader: l.reader, location: l.location, settling: l.settling}
 	if err := stored.load(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +59,7 @@ func check(t rapid.TB, l *Ledger) {
 func portrait(p *people) map[string]any {
 	all := make(map[string]any)
 	for name, u := range p.users {
-		all["user "+name] = []any{u.source, u.amount, u.unlimited, u.concurrency, u.disabled, u.isRemoved}
+		all["user "+name] = []any{u.number, u.source, u.amount, u.concurrency, u.disabled, u.isRemoved}
 	}
 	for id, k := range p.keys {
 		all["key "+id] = []any{k.Key, k.windows}
@@ -100,8 +102,22 @@ func checkBalances(t rapid.TB, l *Ledger) {
 func checkRollup(t rapid.TB, l *Ledger, table rollup) {
 	t.Helper()
 	names := strings.Join(table.names, ", ")
-	again := readRows(t, l, fmt.Sprintf(`SELECT (time - ((time %% %d) + %[1]d) %% %[1]d) / %[1]d AS day, %s, count(*), %s
-		FROM records GROUP BY day, %[2]s`, dayLength, names, sums("", sumColumns[1:]...)), 1+len(table.names))
+	days := []string{"(0, 1, 0)"}
+	for from, ok := int64(math.MinInt64), true; ok; {
+		var first sql.NullInt64
+		if err := l.reader.QueryRow("SELECT min(time) FROM records WHERE time >= ?", from).Scan(&first); err != nil {
+			t.Fatal(err)
+		}
+		day := l.days.dayOf(first.Int64)
+		if first.Valid {
+			days = append(days, fmt.Sprintf("(%d, %d, %d)", day, first.Int64, l.days.end(day)))
+		}
+		from = l.days.end(day) + 1
+		ok = first.Valid && from > first.Int64 // it wraps around at the last of times
+	}
+	again := readRows(t, l, fmt.Sprintf(`WITH days(day, first, last) AS (VALUES %s)
+		SELECT day, %s, count(*), %s FROM records JOIN days ON time BETWEEN first AND last GROUP BY day, %[2]s`,
+		strings.Join(days, ", "), names, sums("", sumColumns[1:]...)), 1+len(table.names))
 	kept := readRows(t, l, "SELECT "+table.columnList()+" FROM "+table.name, 1+len(table.names))
 	if diff := cmp.Diff(again, kept); diff != "" {
 		t.Errorf("%s (-records +table):\n%s", table.name, diff)

@@ -21,9 +21,14 @@ func (l *Ledger) declareLater(ctx context.Context, users []billing.User) ([]bill
 		if err := checkUser(u); err != nil {
 			return nil, fmt.Errorf("user %q: %w", u.Name, err)
 		}
+		number, isAdded := l.people.next(u.Name)
+		if isAdded {
+			continue
+		}
 		if !u.Unlimited && !opened[u.Name] {
 			var before int
-			err := l.reader.QueryRowContext(ctx, "SELECT count(*) FROM credits WHERE user = ? AND kind = ?", u.Name, creditOpening).Scan(&before)
+			err := l.reader.QueryRowContext(ctx, "SELECT count(*) FROM credits WHERE user = ? AND number = ? AND kind = ?",
+				u.Name, number, creditOpening).Scan(&before)
 			if err != nil {
 				return nil, fmt.Errorf("looking for the opening balance of user %q: %w", u.Name, err)
 			}

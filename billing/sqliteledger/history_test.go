@@ -23,14 +23,16 @@ import (
 // money and its records.
 type history struct {
 	*Ledger
+	clock    time.Time
 	balances map[string]*modelUser
 	records  map[string]*billing.Record
 	settled  map[string]bool // those that were pruned too
 }
 
+// modelUser is whoever has a name, or will have it next.
 type modelUser struct {
 	amount           billing.USD
-	unlimited        bool
+	number           int64
 	added, isRemoved bool
 	isOpened         bool
 	credits          map[string]bool
@@ -46,14 +48,14 @@ var (
 		midnight := time.Date(2026, 10, 30+rapid.IntRange(0, 4).Draw(t, "day"), 0, 0, 0, 0, time.UTC)
 		return midnight.Add(rapid.OneOf(
 			rapid.SampledFrom([]time.Duration{0, 1, -1}),
-			rapid.Map(rapid.Int64Range(0, dayLength), func(n int64) time.Duration { return time.Duration(n) }),
+			rapid.Map(rapid.Int64Range(0, int64(24*time.Hour)), func(n int64) time.Duration { return time.Duration(n) }),
 		).Draw(t, "of day"))
 	})
 )
 
 func (h *history) model(name string) *modelUser {
 	if h.balances[name] == nil {
-		h.balances[name] = &modelUser{credits: map[string]bool{}}
+		h.balances[name] = &modelUser{number: 1, credits: map[string]bool{}}
 	}
 	return h.balances[name]
 }
@@ -75,8 +77,11 @@ func want(t *rapid.T, what string, err error, isDue bool, due error) {
 func (h *history) declare(t *rapid.T) {
 	u := billing.User{Name: someNames.Draw(t, "user"), Unlimited: rapid.Bool().Draw(t, "unlimited"), Balance: someMoney.Draw(t, "balance")}
 	want(t, "Declare", h.Declare(context.Background(), []billing.User{u}), false, nil)
+	if h.isAdded(u.Name) {
+		return
+	}
 	m := h.model(u.Name)
-	m.unlimited, m.added, m.isRemoved = u.Unlimited, false, false
+	m.isRemoved = false
 	if !u.Unlimited && !m.isOpened {
 		m.amount += u.Balance
 		m.isOpened = true
@@ -89,7 +94,7 @@ func (h *history) add(t *rapid.T) {
 	want(t, "AddUser", h.AddUser(context.Background(), u), isThere, billing.ErrUserExists)
 	if !isThere {
 		m := h.model(u.Name)
-		m.unlimited, m.added, m.isRemoved = false, true, false
+		m.added, m.isRemoved = true, false
 		m.amount += u.Balance
 	}
 }
@@ -98,7 +103,7 @@ func (h *history) remove(t *rapid.T) {
 	name := someNames.Draw(t, "user")
 	want(t, "RemoveUser", h.RemoveUser(context.Background(), name), !h.isAdded(name), billing.ErrUnknownUser)
 	if h.isAdded(name) {
-		h.model(name).isRemoved, h.model(name).amount = true, 0
+		h.balances[name] = &modelUser{number: h.model(name).number + 1, isRemoved: true, credits: map[string]bool{}}
 	}
 }
 
@@ -129,6 +134,7 @@ func (h *history) settle(t *rapid.T) {
 	if h.settled[r.ID] && h.records[r.ID] == nil {
 		return // deleted: it would be new
 	}
+	r.UserNumber = rapid.Int64Range(0, 3).Draw(t, "number")
 	paid := r.Billing == billing.PaidFromBalance
 	err := h.Settle(context.Background(), r, nil)
 	want(t, "Settle", err, paid && h.balances[r.User] == nil && !h.settled[r.ID], billing.ErrUnknownUser)
@@ -136,7 +142,7 @@ func (h *history) settle(t *rapid.T) {
 		return
 	}
 	h.settled[r.ID], h.records[r.ID] = true, r
-	if paid {
+	if paid && h.isKnown(r.User) && (r.UserNumber == 0 || r.UserNumber == h.model(r.User).number) {
 		h.model(r.User).amount -= r.Charged
 	}
 }
@@ -175,8 +181,16 @@ func (h *history) prune(t *rapid.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var end time.Time
+	for _, r := range h.records {
+		if dayEnd := h.days.Start(h.days.Day(r.Time) + 1); end.IsZero() || dayEnd.Before(end) {
+			end = dayEnd
+		}
+	}
 	all := len(h.records)
-	maps.DeleteFunc(h.records, func(_ string, r *billing.Record) bool { return r.Time.Before(before.Truncate(24 * time.Hour)) })
+	if !end.After(before) && !end.After(h.clock) {
+		maps.DeleteFunc(h.records, func(_ string, r *billing.Record) bool { return r.Time.Before(end) })
+	}
 	if n != all-len(h.records) {
 		t.Fatalf("%d records were deleted, want %d", n, all-len(h.records))
 	}
@@ -206,7 +220,7 @@ func (h *history) look(t *rapid.T) {
 		return cmp.Or(b.Time.Compare(a.Time), cmp.Compare(b.ID, a.ID))
 	})
 	wanted = slices.DeleteFunc(wanted, func(r *billing.Record) bool { return !matches(&f, r) })
-	if diff := gocmp.Diff(wanted, listed, cmpopts.EquateEmpty()); diff != "" {
+	if diff := gocmp.Diff(wanted, listed, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(billing.Record{}, "Settled")); diff != "" {
 		t.Fatalf("Records(%+v) (-want +got):\n%s", f, diff)
 	}
 	by := rapid.SliceOfNDistinct(rapid.SampledFrom([]billing.Dimension{
@@ -216,7 +230,7 @@ func (h *history) look(t *rapid.T) {
 	if err := h.Usage(context.Background(), f, by, func(r *billing.UsageRow) bool { sums = append(sums, *r); return true }); err != nil {
 		t.Fatal(err)
 	}
-	if diff := gocmp.Diff(sumUp(listed, by), sums, cmpopts.EquateEmpty()); diff != "" {
+	if diff := gocmp.Diff(sumUp(listed, by, h.days), sums, cmpopts.EquateEmpty()); diff != "" {
 		t.Fatalf("Usage(%+v, %v) (-want +got):\n%s", f, by, diff)
 	}
 }
@@ -227,7 +241,7 @@ func matches(f *billing.RecordFilter, r *billing.Record) bool {
 		(f.From.IsZero() || !r.Time.Before(f.From)) && (f.To.IsZero() || r.Time.Before(f.To))
 }
 
-func sumUp(records []*billing.Record, by []billing.Dimension) []billing.UsageRow {
+func sumUp(records []*billing.Record, by []billing.Dimension, days calendar) []billing.UsageRow {
 	rows := map[string]*billing.UsageRow{}
 	if len(by) == 0 {
 		rows[""] = new(billing.UsageRow)
@@ -247,7 +261,7 @@ func sumUp(records []*billing.Record, by []billing.Dimension) []billing.UsageRow
 			case billing.ByModel:
 				at, name = &row.Model, r.Model
 			case billing.ByDay:
-				at, name = &row.Day, r.Time.Format(time.DateOnly)
+				at, name = &row.Day, billing.DayText(days.Day(r.Time))
 			}
 			*at = name
 			place += name + "\x00"
@@ -264,11 +278,22 @@ func sumUp(records []*billing.Record, by []billing.Dimension) []billing.UsageRow
 	return list
 }
 
+// sumsBefore sums up the records of before now by the ledger's days.
+func (h *history) sumsBefore(t *rapid.T) []billing.UsageRow {
+	var before []*billing.Record
+	for _, r := range h.records {
+		if r.Time.Before(h.clock) {
+			before = append(before, r)
+		}
+	}
+	return sumUp(before, []billing.Dimension{billing.ByDay}, h.days)
+}
+
 func (h *history) checkMoney(t *rapid.T) {
 	for name, m := range h.balances {
 		got, err := h.Balance(context.Background(), name)
 		want(t, "Balance", err, m.isRemoved, billing.ErrUnknownUser)
-		if wanted := (billing.Balance{Amount: m.amount, Unlimited: m.unlimited}); err == nil && got != wanted {
+		if wanted := (billing.Balance{Amount: m.amount}); err == nil && got != wanted {
 			t.Fatalf("Balance(%s) = %+v, want %+v", name, got, wanted)
 		}
 	}
@@ -283,14 +308,22 @@ func TestAnyHistory(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer os.RemoveAll(dir)
-		reopen := func() *Ledger {
-			l, err := Open(context.Background(), dir, Options{})
+		h := &history{
+			clock: time.Date(2026, 11, 2, 0, 0, 0, 0, time.UTC), balances: map[string]*modelUser{},
+			records: map[string]*billing.Record{}, settled: map[string]bool{},
+		}
+		reopen := func(zone string) *Ledger {
+			loc, err := time.LoadLocation(zone)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := Open(context.Background(), dir, Options{Location: loc, now: func() time.Time { return h.clock }})
 			if err != nil {
 				t.Fatal(err)
 			}
 			return l
 		}
-		h := &history{reopen(), map[string]*modelUser{}, map[string]*billing.Record{}, map[string]bool{}}
+		h.Ledger = reopen("UTC")
 		defer func() { h.Close() }()
 		t.Repeat(map[string]func(*rapid.T){
 			"declare": h.declare, "add user": h.add, "remove user": h.remove, "credit": h.credit,
@@ -301,10 +334,15 @@ func TestAnyHistory(t *testing.T) {
 				if err := h.Close(); err != nil {
 					t.Fatal(err)
 				}
-				h.Ledger = reopen()
+				before := h.sumsBefore(t)
+				h.Ledger = reopen(rapid.SampledFrom([]string{"UTC", "UTC", "Asia/Shanghai", "America/Sao_Paulo", "Pacific/Kiritimati"}).Draw(t, "zone"))
 				check(t, h.Ledger)
+				if diff := gocmp.Diff(before, h.sumsBefore(t)); diff != "" {
+					t.Fatalf("days of before have changed (-before +after):\n%s", diff)
+				}
 			},
-			"": h.checkMoney,
+			"set the clock": func(t *rapid.T) { h.clock = someTimes.Draw(t, "clock") },
+			"":              h.checkMoney,
 		})
 	})
 }

@@ -3,13 +3,14 @@ package sqliteledger
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
 // hold is what a claim has set aside.
 type hold struct {
-	payer  string
+	payer  billing.Payer
 	amount billing.USD
 	on     [2]*billing.USD // the sums that it is part of; nil for none
 }
@@ -28,25 +29,29 @@ func (l *Ledger) Hold(ctx context.Context, claim *billing.Claim) (billing.Payer,
 	if err != nil {
 		return billing.Payer{}, fmt.Errorf("holding %s of user %q for %q: %w", claim.Amount, claim.User, claim.ID, err)
 	}
-	return billing.Payer{Billing: payer, UserNumber: 1}, nil
+	return payer, nil
 }
 
-func (l *Ledger) hold(claim *billing.Claim) (payer string, err error) {
+func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 	if before, isHeld := l.holds[claim.ID]; isHeld {
 		return before.payer, nil
 	}
 	if err := l.check(); err != nil {
-		return "", err
+		return payer, err
 	}
 	u := l.people.user(claim.User)
 	if u == nil {
-		return "", billing.ErrUnknownUser
+		return payer, billing.ErrUnknownUser
 	}
-	h := hold{amount: claim.Amount}
+	now := l.now()
+	h := hold{amount: claim.Amount, payer: billing.Payer{UserNumber: u.number}}
 	var refusal *billing.Refusal
-	h.payer, h.on[0], refusal = l.payerOf(u, claim)
+	h.payer.Billing, h.on[0], refusal = l.payerOf(u, claim, now)
 	if k := l.people.keys[claim.KeyID]; k != nil && k.isLimited() {
-		r := k.windows.Lacks(billing.LackKeyLimit, k.Limits, claim.Time, k.held, claim.Least)
+		if k.isAhead(now) {
+			l.move(&settled{key: k, lastUsed: k.LastUsed}, &k.purse, now)
+		}
+		r := k.windows.Lacks(billing.LackKeyLimit, k.Limits, now, k.held, claim.Least)
 		// What waiting can't mend comes first.
 		if r != nil && (refusal == nil || refusal.Held && !r.Held) {
 			refusal = r
@@ -54,11 +59,11 @@ func (l *Ledger) hold(claim *billing.Claim) (payer string, err error) {
 		h.on[1] = &k.held
 	}
 	if refusal != nil {
-		return "", refusal
+		return payer, refusal
 	}
 	for _, sum := range h.on {
 		if claim.Amount < 0 || sum != nil && *sum > largestAmount-claim.Amount {
-			return "", fmt.Errorf("the amount is out of range, the limit is %s for all that is held", largestAmount)
+			return payer, fmt.Errorf("the amount is out of range, the limit is %s for all that is held", largestAmount)
 		}
 	}
 	for _, sum := range h.on {
@@ -70,18 +75,30 @@ func (l *Ledger) hold(claim *billing.Claim) (payer string, err error) {
 	return h.payer, nil
 }
 
-// payerOf tells who pays for a claim, the sum of what is held there, and why it
+// move has windows that the clock was ahead for begin today, in memory and, with the
+// records that gather, in the database.
+func (l *Ledger) move(r *settled, p *purse, now time.Time) {
+	r.now = now.Round(0)
+	r.countIn(&p.windows, l.location)
+	l.current.records = append(l.current.records, r)
+	l.wake()
+}
+
+// payerOf is who pays for a claim, the sum of what is held there, and why it
 // does not suffice.
-func (l *Ledger) payerOf(u *user, claim *billing.Claim) (string, *billing.USD, *billing.Refusal) {
+func (l *Ledger) payerOf(u *user, claim *billing.Claim, now time.Time) (string, *billing.USD, *billing.Refusal) {
 	switch {
 	case claim.Terms != nil:
-		s, refusal := l.subscriptionFor(claim)
+		s, refusal := l.subscriptionFor(claim, now)
 		if refusal != nil {
 			return "", nil, refusal
 		}
-		refusal = s.windows.Lacks(billing.LackWindow, claim.Terms.Limits, claim.Time, s.held, claim.Least)
+		if s.isAhead(now) {
+			l.move(&settled{subscription: s}, &s.purse, now)
+		}
+		refusal = s.windows.Lacks(billing.LackWindow, claim.Terms.Limits, now, s.held, claim.Least)
 		return billing.PaidFromSubscription, &s.held, refusal
-	case u.unlimited:
+	case claim.Unlimited:
 		return billing.PaidByNobody, nil, nil
 	}
 	var refusal *billing.Refusal
@@ -93,7 +110,7 @@ func (l *Ledger) payerOf(u *user, claim *billing.Claim) (string, *billing.USD, *
 
 // subscriptionFor is the subscription that a claim's terms ask for, if it is in
 // force.
-func (l *Ledger) subscriptionFor(claim *billing.Claim) (*subscription, *billing.Refusal) {
+func (l *Ledger) subscriptionFor(claim *billing.Claim, now time.Time) (*subscription, *billing.Refusal) {
 	terms := claim.Terms
 	of := membership{claim.User, terms.Group}
 	until := terms.Until
@@ -104,7 +121,7 @@ func (l *Ledger) subscriptionFor(claim *billing.Claim) (*subscription, *billing.
 		}
 		until = s.until
 	}
-	if !until.IsZero() && !claim.Time.Before(until) {
+	if !until.IsZero() && !now.Before(until) {
 		return nil, &billing.Refusal{Lack: billing.LackTime, Until: until}
 	}
 	return l.people.subscription(of), nil

@@ -125,5 +125,5 @@ func (l *Ledger) Login(_ context.Context, digest [sha256.Size]byte) (billing.Key
 	if k == nil {
 		return billing.Key{}, billing.Profile{}, billing.ErrUnknownKey
 	}
-	return k.Key, l.people.users[k.User].profile(time.Now()), nil
+	return k.Key, l.people.users[k.User].profile(l.now(), l.location), nil
 }

@@ -82,7 +82,7 @@ func settleUntilKilled(dir string) error {
 		settlers.Go(func() {
 			for {
 				r := anyChildRecord(newID())
-				_, err := l.Hold(ctx, &billing.Claim{ID: r.ID, Time: r.Time, User: r.User, KeyID: r.KeyID, Amount: 2 * chargeOfChild})
+				_, err := l.Hold(ctx, &billing.Claim{ID: r.ID, User: r.User, KeyID: r.KeyID, Amount: 2 * chargeOfChild, Unlimited: r.User == "bob"})
 				if err == nil {
 					err = l.Settle(ctx, r, nil)
 				}
@@ -110,7 +110,7 @@ func childRecord(id string) *billing.Record {
 // subscription or a limited key, at a time that may be in another window.
 func anyChildRecord(id string) *billing.Record {
 	r := childRecord(id)
-	r.Time = r.Time.Add(time.Duration(rand.Int64N(int64(3 * 24 * time.Hour)))) // it makes windows roll
+	r.Time = r.Time.Add(-time.Duration(rand.Int64N(int64(3 * 24 * time.Hour)))) // it makes windows roll
 	switch rand.IntN(3) {
 	case 0:
 		r.User, r.Billing = "bob", billing.PaidFromSubscription
@@ -174,24 +174,27 @@ func TestKilledAtAnyMoment(t *testing.T) {
 // with those that came until it was dead.
 func runAndKill(t *testing.T, dir string, after int) []string {
 	t.Helper()
-	child, output := startChild(t, dir, "")
-	var ids []string
+	return runJobAndKill(t, dir, "", after)
+}
+
+// runJobAndKill is runAndKill of a job, by the lines that it prints.
+func runJobAndKill(t *testing.T, dir, job string, after int) []string {
+	t.Helper()
+	child, output := startChild(t, dir, job)
+	var lines []string
 	for output.Scan() {
-		ids = append(ids, output.Text())
-		if len(ids) == after {
+		lines = append(lines, output.Text())
+		if len(lines) == after {
 			if err := child.Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	err := child.Wait()
-	if len(ids) < after {
+	if len(lines) < after {
 		t.Fatalf("the child ended by itself: %v", err)
 	}
-	if last := len(ids) - 1; len(ids[last]) < len(newID()) { // killed in the middle of a line
-		ids = ids[:last]
-	}
-	return ids
+	return lines[:len(lines)-1] // it may have been killed in the middle of the last
 }
 
 func startChild(t *testing.T, dir, job string) (*exec.Cmd, *bufio.Scanner) {

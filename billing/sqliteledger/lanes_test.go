@@ -40,14 +40,14 @@ func TestSettledTwiceAtOnce(t *testing.T) {
 	r := childRecord("a")
 	frame := journalOf(t, r)
 	first := l.lanes.locked()
-	payer, _, err := l.expect(r, l.mostWaiting)
-	if err != nil {
+	late := &settled{Record: *r}
+	if _, err := l.expect(late, l.mostWaiting); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.Settle(t.Context(), r, nil); err != nil { // over another lane
 		t.Fatal(err)
 	}
-	if _, err := l.keep(first, &settled{Record: *r}, frame, payer); err != nil {
+	if _, err := l.keep(first, late, frame); err != nil {
 		t.Fatal(err)
 	}
 	first.mu.Unlock()

@@ -17,11 +17,12 @@ func TestLedger(t *testing.T) {
 	for _, sync := range []bool{false, true} {
 		t.Run(fmt.Sprintf("sync=%v", sync), func(t *testing.T) {
 			ledgertest.Run(t, ledgertest.Harness{
-				Fresh: func(t *testing.T, loc *time.Location) ledgertest.Open {
+				Fresh: func(t *testing.T, loc *time.Location, clock *ledgertest.Clock) ledgertest.Open {
 					dir := t.TempDir()
-					return func(t *testing.T) billing.Ledger { return open(t, dir, Options{Sync: sync, Location: loc}) }
+					return func(t *testing.T) billing.Ledger {
+						return open(t, dir, Options{Sync: sync, Location: loc, now: clock.Now})
+					}
 				},
-				Advance: func(time.Duration) {}, // holds end with the process
 			})
 		})
 	}

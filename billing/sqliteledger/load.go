@@ -17,7 +17,7 @@ func (l *Ledger) load(ctx context.Context) error {
 		what, query string
 		scan        func(*sql.Rows) error
 	}{
-		{"users", "SELECT name, balance, unlimited, source, concurrency, disabled, removed FROM users", l.loadUser},
+		{"users", "SELECT name, number, balance, source, concurrency, disabled, removed FROM users", l.loadUser},
 		{"keys", `SELECT id, digest, prefix, user, groups, models, daily_limit, weekly_limit, monthly_limit,
 			expires, created, last_used FROM keys`, l.loadKey},
 		{"subscriptions", `SELECT user, "group", until FROM subscriptions`, l.loadSubscription},
@@ -47,7 +47,7 @@ func (l *Ledger) loadAll(ctx context.Context, query string, scan func(*sql.Rows)
 
 func (l *Ledger) loadUser(rows *sql.Rows) error {
 	u := new(user)
-	err := rows.Scan(&u.name, (*int64)(&u.amount), &u.unlimited, &u.source, &u.concurrency, &u.disabled, &u.isRemoved)
+	err := rows.Scan(&u.name, &u.number, (*int64)(&u.amount), &u.source, &u.concurrency, &u.disabled, &u.isRemoved)
 	l.people.users[u.name] = u
 	return err
 }

@@ -91,7 +91,7 @@ func TestKilledWhileLocked(t *testing.T) {
 	child, output := startChild(t, dir, "")
 	var acknowledged []string
 	unlock := func() {}
-	for len(acknowledged) < 300 && output.Scan() {
+	for len(acknowledged) < 3000 && output.Scan() { // more than a pipe holds
 		acknowledged = append(acknowledged, output.Text())
 		if len(acknowledged) == 100 {
 			unlock = lockDatabase(t, dir, exclusive)
@@ -104,7 +104,10 @@ func TestKilledWhileLocked(t *testing.T) {
 	}
 	child.Wait()
 	l := open(t, dir, Options{})
-	wantHold(t, l, "a", nil)
+	id := newID()
+	wantHold(t, l, id, nil)
+	mustSettle(t, l, id)
+	acknowledged = append(acknowledged, id)
 	wantLocked(t, "Close", l.Close(), dir)
 	unlock()
 	l = open(t, dir, Options{})
@@ -138,15 +141,20 @@ func TestDeclaringToALockedDatabase(t *testing.T) {
 		{
 			"with a limit, and then without",
 			[][]billing.User{{{Name: "dave", Balance: 7}}, {{Name: "dave", Balance: 7, Unlimited: true}}},
-			map[string]billing.Balance{"dave": {Amount: 7, Unlimited: true}},
+			map[string]billing.Balance{"dave": {Amount: 7}},
 		},
-		{"one who was added", [][]billing.User{{{Name: "carol", Balance: 7}}}, map[string]billing.Balance{"carol": {Amount: 12}}},
+		{"one who was added", [][]billing.User{{{Name: "carol", Balance: 7}}}, map[string]billing.Balance{"carol": {Amount: 5}}},
+		{"one who was removed", [][]billing.User{{{Name: "gone", Balance: 7}}}, map[string]billing.Balance{"gone": {Amount: 7}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			l := openWithAlice(t, dir)
-			if err := l.AddUser(t.Context(), billing.User{Name: "carol", Balance: 5, Concurrency: 3}); err != nil {
+			if err := errors.Join(
+				l.AddUser(t.Context(), billing.User{Name: "carol", Balance: 5, Concurrency: 3}),
+				l.Declare(t.Context(), []billing.User{{Name: "gone", Balance: 3}}),
+				l.AddUser(t.Context(), billing.User{Name: "gone", Balance: 5}), l.RemoveUser(t.Context(), "gone"),
+			); err != nil {
 				t.Fatal(err)
 			}
 			l.writer.await(time.Millisecond)

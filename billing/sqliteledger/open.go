@@ -25,8 +25,11 @@ type Options struct {
 	// LockWait is how long Open waits for a process that holds the directory
 	// to let go. Default: 3 s.
 	LockWait time.Duration
-	// Location is where the days of windows begin, at midnight. Default: UTC.
+	// Location is where days begin, at midnight: those of windows, of Usage and of
+	// Prune. Days that were summed up in another one stay as they were. Default: UTC.
 	Location *time.Location
+
+	now func() time.Time // time.Now but in tests
 }
 
 // Open opens the ledger in dir, which is made, with mode 0700, where it
@@ -45,12 +48,15 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 	if opts.Location == nil {
 		opts.Location = time.UTC
 	}
+	if opts.now == nil {
+		opts.now = time.Now
+	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("ledger directory: %w", err)
 	}
 	l := &Ledger{
-		dir: dir, log: opts.Logger, sync: opts.Sync, location: opts.Location,
+		dir: dir, log: opts.Logger, sync: opts.Sync, location: opts.Location, now: opts.now,
 		mostWaiting: maxWaiting, mostLocked: maxLocked,
 		current: newGathering(), taken: newGathering(), spare: newGathering(),
 		holds:  make(map[string]hold),
@@ -107,7 +113,7 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	if l.writer, err = openWriter(ctx, path, opts.Sync); err != nil {
 		return err
 	}
-	if err := migrate(ctx, l.writer, l.log); err != nil {
+	if err := migrate(ctx, l.writer, l.now(), l.log); err != nil {
 		return err
 	}
 	if err := l.writer.prepare(); err != nil {
@@ -130,6 +136,12 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	}
 	l.reader = sql.OpenDB(connector)
 	l.reader.SetMaxOpenConns(4)
+	if err := l.openCalendar(ctx); err != nil {
+		return err
+	}
+	if err := l.loadSettling(ctx); err != nil {
+		return err
+	}
 	if err := l.load(ctx); err != nil {
 		return err
 	}

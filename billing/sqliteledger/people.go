@@ -26,12 +26,12 @@ func newPeople() people {
 	}
 }
 
-// user is somebody who was declared or added, or removed since: he may still be
-// charged for what he asked for before.
+// user is somebody who was declared or added; with isRemoved, the number of who will
+// have the name next, and nothing else.
 type user struct {
 	name, source        string
+	number              int64
 	amount, held        billing.USD
-	unlimited           bool
 	concurrency         int
 	disabled, isRemoved bool
 	// subscriptions are those made with Subscribe, in order of group.
@@ -44,6 +44,16 @@ type purse struct {
 	held    billing.USD
 	// stored are the windows that the database has. Guarded by Ledger.writing.
 	stored billing.Windows
+}
+
+// isAhead reports whether a window begins after now: the clock was ahead.
+func (p *purse) isAhead(now time.Time) bool {
+	for s := range p.windows {
+		if p.windows[s].Start.After(now) {
+			return true
+		}
+	}
+	return false
 }
 
 type membership struct{ user, group string }
@@ -121,30 +131,44 @@ func (p *people) revokeKey(k *key) {
 	delete(p.digests, k.Digest)
 }
 
+// owner is who has the name and the number of a record's user, or the name where it has
+// no number; nil for nobody, and isGone if somebody had.
+func (p *people) owner(r *billing.Record) (owner *user, isGone bool) {
+	u := p.users[r.User]
+	if u != nil && (u.isRemoved || r.UserNumber != 0 && r.UserNumber != u.number) {
+		return nil, true
+	}
+	return u, false
+}
+
 // spendsFrom are the subscription and the key whose windows count a record; nil
 // for none.
-func (p *people) spendsFrom(r *billing.Record) (*subscription, *key) {
+func (p *people) spendsFrom(r *settled) (*subscription, *key) {
+	if r.isGone {
+		return nil, nil
+	}
 	var s *subscription
-	if r.Billing == billing.PaidFromSubscription && p.users[r.User] != nil {
+	if r.Billing == billing.PaidFromSubscription && r.owner != nil {
 		s = p.subscription(membership{r.User, r.Group})
 	}
 	return s, p.keys[r.KeyID]
 }
 
-func (u *user) balance() billing.Balance {
-	return billing.Balance{Amount: u.amount, Held: u.held, Unlimited: u.unlimited}
-}
+func (u *user) balance() billing.Balance { return billing.Balance{Amount: u.amount, Held: u.held} }
 
-func (u *user) profile(now time.Time) billing.Profile {
+// profile is what others see of him, as of now, by days in loc.
+func (u *user) profile(now time.Time, loc *time.Location) billing.Profile {
 	p := billing.Profile{
 		Name: u.name, Source: u.source, Balance: u.balance(), Concurrency: u.concurrency, Disabled: u.disabled,
 	}
 	for _, s := range u.subscriptions {
-		p.Subscriptions = append(p.Subscriptions, s.at(now))
+		p.Subscriptions = append(p.Subscriptions, s.at(now, loc))
 	}
 	return p
 }
 
-func (s *subscription) at(now time.Time) billing.Subscription {
-	return billing.Subscription{Group: s.group, Subscribed: s.subscribed, Until: s.until, Windows: s.windows.At(now)}
+func (s *subscription) at(now time.Time, loc *time.Location) billing.Subscription {
+	return billing.Subscription{
+		Group: s.group, Subscribed: s.subscribed, Until: s.until, Windows: s.windows.Moved(now, loc).At(now),
+	}
 }

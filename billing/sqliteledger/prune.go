@@ -17,16 +17,14 @@ const (
 // Prune implements billing.Ledger. After each step it leaves the database alone for
 // as long as the step took.
 func (l *Ledger) Prune(ctx context.Context, before time.Time) (count int, err error) {
-	first := dayOf(billing.UnixNano(before)) // that stays
-	for {
+	day, isDue, err := l.oldestDay(ctx, before)
+	for isDue && err == nil {
 		start := time.Now()
-		deleted, more, err := l.pruneStep(ctx, first)
+		var deleted int
+		deleted, isDue, err = l.pruneStep(ctx, day)
 		count += deleted
-		if err != nil && err != billing.ErrClosed {
-			err = fmt.Errorf("deleting records before %s from the ledger in %s: %w", dayText(first), l.dir, l.unwritable(err))
-		}
-		if err != nil || !more {
-			return count, err
+		if !isDue || err != nil {
+			break
 		}
 		select {
 		case <-time.After(time.Since(start)):
@@ -36,11 +34,37 @@ func (l *Ledger) Prune(ctx context.Context, before time.Time) (count int, err er
 			return count, billing.ErrClosed
 		}
 	}
+	if err != nil && err != billing.ErrClosed {
+		err = fmt.Errorf("deleting the records of a day before %s from the ledger in %s: %w",
+			before.In(l.location).Format(time.RFC3339), l.dir, l.unwritable(err))
+	}
+	return count, err
 }
 
-// pruneStep deletes records of the oldest day before a day, and tells whether there
-// may be more.
-func (l *Ledger) pruneStep(ctx context.Context, before int64) (deleted int, more bool, err error) {
+// oldestDay is that of which there are records, which is due if it had ended before a
+// time, and by now.
+func (l *Ledger) oldestDay(ctx context.Context, before time.Time) (day int64, isDue bool, err error) {
+	if l.closed.Load() {
+		return 0, false, billing.ErrClosed
+	}
+	if err := l.flush(); err != nil {
+		return 0, false, err
+	}
+	err = l.change(func() error {
+		row, err := l.writer.exec(ctx, "SELECT min(time) FROM records")
+		if err != nil || row[0] == nil {
+			return err
+		}
+		day = l.days.dayOf(row[0].(int64))
+		end := l.days.Start(day + 1)
+		isDue = !end.After(before) && !end.After(l.now().Round(0))
+		return nil
+	})
+	return day, isDue, err
+}
+
+// pruneStep deletes records of a day, and reports whether there may be more.
+func (l *Ledger) pruneStep(ctx context.Context, day int64) (deleted int, more bool, err error) {
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
 	if l.closed.Load() {
@@ -52,28 +76,35 @@ func (l *Ledger) pruneStep(ctx context.Context, before int64) (deleted int, more
 		return 0, false, err
 	}
 	err = l.change(func() error {
-		row, err := l.writer.exec(ctx, "SELECT min(time) FROM records")
-		if err != nil || row[0] == nil || dayOf(row[0].(int64)) >= before {
-			return err
-		}
-		more = true
-		return l.writer.transaction(func() error {
-			deleted, err = l.writer.prune(ctx, dayOf(row[0].(int64)))
+		l.mu.Lock()
+		settled := l.settled
+		l.mu.Unlock()
+		sealed := l.settling
+		err := l.writer.transaction(func() error {
+			// Later records are settled later, those that are deleted included.
+			if err := l.writer.seal(ctx, &sealed, settled+1); err != nil {
+				return err
+			}
+			deleted, err = l.writer.prune(ctx, day, l.days, l.now())
 			return err
 		})
+		if err == nil {
+			l.settling.sealed = sealed.sealed
+		}
+		return err
 	})
-	return deleted, more && err == nil, err
+	return deleted, deleted == pruneStep && err == nil, err
 }
 
 // prune deletes records of a day: they leave its usage, and what they charged
 // becomes a credit. With the last of them goes all of the day's usage.
-func (w *writer) prune(ctx context.Context, day int64) (deleted int, err error) {
+func (w *writer) prune(ctx context.Context, day int64, days calendar, now time.Time) (deleted int, err error) {
 	const these = "rowid IN (SELECT rowid FROM records WHERE time BETWEEN ?1 AND ?2 ORDER BY time, rowid LIMIT ?3)"
-	first, last, most := dayStart(day), dayEnd(day), int64(pruneStep)
-	_, err = w.exec(ctx, fmt.Sprintf(`INSERT INTO credits (user, kind, id, time, amount) SELECT user, ?4, '', ?5, %s
+	first, last, most := days.start(day), days.end(day), int64(pruneStep)
+	_, err = w.exec(ctx, fmt.Sprintf(`INSERT INTO credits (user, number, kind, id, time, amount) SELECT user, 0, ?4, '', ?5, %s
 		FROM records WHERE billing = 'balance' AND %s GROUP BY user
 		ON CONFLICT DO UPDATE SET time = excluded.time, amount = CAST(amount + excluded.amount AS INTEGER)`,
-		sums("-", "charged"), these), first, last, most, creditPruned, time.Now().UnixNano())
+		sums("-", "charged"), these), first, last, most, creditPruned, now.UnixNano())
 	if err != nil {
 		return 0, err
 	}

@@ -3,6 +3,7 @@ package sqliteledger
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,8 +21,15 @@ func (l *Ledger) Records(ctx context.Context, filter billing.RecordFilter, yield
 	if l.closed.Load() {
 		return billing.ErrClosed
 	}
+	if err := l.seal(ctx, filter.SettledTo); err != nil {
+		return err
+	}
 	if err := l.flush(); err != nil {
 		return err
+	}
+	settled := new(conditions)
+	if err := l.settledBetween(ctx, &filter, settled); err != nil {
+		return fmt.Errorf("looking for when records of the ledger in %s were settled: %w", l.dir, err)
 	}
 	left := filter.Limit
 	last := filter.After
@@ -30,7 +38,7 @@ func (l *Ledger) Records(ctx context.Context, filter billing.RecordFilter, yield
 		if filter.Limit > 0 {
 			limit = min(left, pageSize)
 		}
-		page, err := l.page(ctx, &filter, last, limit)
+		page, err := l.page(ctx, &filter, settled, last, limit)
 		if err != nil && l.closed.Load() {
 			return billing.ErrClosed
 		}
@@ -50,9 +58,9 @@ func (l *Ledger) Records(ctx context.Context, filter billing.RecordFilter, yield
 	}
 }
 
-// page reads the records that follow after.
-func (l *Ledger) page(ctx context.Context, filter *billing.RecordFilter, after *billing.Record, limit int) ([]*billing.Record, error) {
-	where := new(conditions)
+// page reads the records that follow after, of those settled as the conditions say.
+func (l *Ledger) page(ctx context.Context, filter *billing.RecordFilter, settled *conditions, after *billing.Record, limit int) ([]*billing.Record, error) {
+	where := &conditions{slices.Clone(settled.terms), slices.Clone(settled.args)}
 	if !filter.From.IsZero() {
 		where.add("time >= ?", billing.UnixNano(filter.From))
 	}
@@ -99,12 +107,15 @@ func (l *Ledger) list(ctx context.Context, where *conditions, limit int) ([]*bil
 	page := make([]*billing.Record, 0, min(limit, 64))
 	for rows.Next() {
 		r := new(billing.Record)
-		var nanos int64
+		var nanos, settled int64
 		columns := journal.Fields(r, &nanos)
-		if err := rows.Scan(columns[:]...); err != nil {
+		if err := rows.Scan(append(columns[:], &settled)...); err != nil {
 			return nil, err
 		}
-		r.Time = time.Unix(0, nanos).UTC()
+		if settled == 0 {
+			settled = min(nanos, l.settling.begun)
+		}
+		r.Time, r.Settled = time.Unix(0, nanos).UTC(), time.Unix(0, settled).UTC()
 		page = append(page, r)
 	}
 	return page, rows.Err()

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 
@@ -82,9 +81,11 @@ func (l *Ledger) declareAll(ctx context.Context, users []billing.User) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, declared := range users {
+		if l.people.added(declared.Name) != nil {
+			continue
+		}
 		u := l.people.meet(declared.Name)
-		u.source, u.isRemoved, u.unlimited = billing.SourceConfig, false, declared.Unlimited
-		u.concurrency, u.disabled = 0, false
+		u.source, u.isRemoved = billing.SourceConfig, false
 		u.amount += credited[i]
 	}
 	return nil
@@ -95,13 +96,16 @@ func (l *Ledger) declare(ctx context.Context, u billing.User) (billing.USD, erro
 	if err := checkUser(u); err != nil {
 		return 0, err
 	}
-	_, err := l.writer.exec(ctx, `INSERT INTO users (name, balance, unlimited) VALUES (?1, 0, ?2) ON CONFLICT (name)
-		DO UPDATE SET unlimited = ?2, source = 'config', concurrency = 0, disabled = 0, removed = 0`,
-		u.Name, integer(u.Unlimited))
+	number, isAdded := l.people.next(u.Name)
+	if isAdded {
+		return 0, nil
+	}
+	_, err := l.writer.exec(ctx, `INSERT INTO users (name, number, balance, unlimited) VALUES (?, ?, 0, 0) ON CONFLICT (name)
+		DO UPDATE SET source = 'config', concurrency = 0, disabled = 0, removed = 0`, u.Name, number)
 	if err != nil || u.Unlimited {
 		return 0, err
 	}
-	credited, err := l.writer.credit(ctx, u.Name, creditOpening, billing.Credit{Amount: u.Balance, Time: time.Now()})
+	credited, err := l.writer.credit(ctx, u.Name, number, creditOpening, billing.Credit{Amount: u.Balance, Time: l.now()})
 	if err != nil || !credited {
 		return 0, err
 	}
@@ -118,19 +122,28 @@ func checkUser(u billing.User) error {
 	return nil
 }
 
+// next is the number of who has a name, or will have it next, and whether he was added.
+// Who holds Ledger.writing needs not hold mu: nobody comes or goes meanwhile.
+func (p *people) next(name string) (number int64, isAdded bool) {
+	if u := p.users[name]; u != nil {
+		return u.number, !u.isRemoved && u.source == billing.SourceAPI
+	}
+	return 1, false
+}
+
 // meet is the user of that name, who is made where he isn't there.
 func (p *people) meet(name string) *user {
 	if p.users[name] == nil {
-		p.users[name] = &user{name: name}
+		p.users[name] = &user{name: name, number: 1}
 	}
 	return p.users[name]
 }
 
-// credit puts an amount on a user's balance, and tells whether it was not there
+// credit puts an amount on a user's balance, and reports whether it was not there
 // before.
-func (w *writer) credit(ctx context.Context, user, kind string, c billing.Credit) (credited bool, err error) {
-	row, err := w.exec(ctx, `INSERT INTO credits (user, kind, id, time, amount, note) VALUES (?, ?, ?, ?, ?, ?)
-		ON CONFLICT DO NOTHING RETURNING amount`, user, kind, c.ID, billing.UnixNano(c.Time), int64(c.Amount), c.Note)
+func (w *writer) credit(ctx context.Context, user string, number int64, kind string, c billing.Credit) (credited bool, err error) {
+	row, err := w.exec(ctx, `INSERT INTO credits (user, number, kind, id, time, amount, note) VALUES (?, ?, ?, ?, ?, ?, ?)
+		ON CONFLICT DO NOTHING RETURNING amount`, user, number, kind, c.ID, billing.UnixNano(c.Time), int64(c.Amount), c.Note)
 	if err != nil || row[0] == nil {
 		return false, err
 	}
@@ -151,10 +164,10 @@ func (l *Ledger) addUser(ctx context.Context, added billing.User) error {
 	if err := checkUser(added); err != nil {
 		return err
 	}
-	var before billing.USD
+	before, number := billing.USD(0), int64(1)
 	isThere := see(l, func(p *people) bool {
 		if u := p.users[added.Name]; u != nil {
-			before = u.amount
+			before, number = u.amount, u.number
 		}
 		return p.added(added.Name) != nil
 	})
@@ -165,15 +178,15 @@ func (l *Ledger) addUser(ctx context.Context, added billing.User) error {
 		return errTooMuch
 	}
 	err := l.writer.transaction(func() error {
-		_, err := l.writer.exec(ctx, `INSERT INTO users (name, balance, unlimited, source, concurrency)
-			VALUES (?1, 0, 0, 'api', ?2) ON CONFLICT (name)
-			DO UPDATE SET unlimited = 0, source = 'api', concurrency = ?2, disabled = 0, removed = 0`,
-			added.Name, int64(added.Concurrency))
+		_, err := l.writer.exec(ctx, `INSERT INTO users (name, number, balance, unlimited, source, concurrency)
+			VALUES (?1, ?3, 0, 0, 'api', ?2) ON CONFLICT (name)
+			DO UPDATE SET source = 'api', concurrency = ?2, disabled = 0, removed = 0`,
+			added.Name, int64(added.Concurrency), number)
 		if err != nil {
 			return err
 		}
-		_, err = l.writer.credit(ctx, added.Name, creditAdded,
-			billing.Credit{ID: uuid.NewString(), Amount: added.Balance, Time: time.Now()})
+		_, err = l.writer.credit(ctx, added.Name, number, creditAdded,
+			billing.Credit{ID: uuid.NewString(), Amount: added.Balance, Time: l.now()})
 		return err
 	})
 	if err != nil {
@@ -182,7 +195,7 @@ func (l *Ledger) addUser(ctx context.Context, added billing.User) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	u := l.people.meet(added.Name)
-	u.source, u.isRemoved, u.unlimited = billing.SourceAPI, false, false
+	u.source, u.isRemoved = billing.SourceAPI, false
 	u.concurrency, u.disabled = added.Concurrency, false
 	u.amount += added.Balance
 	return nil
@@ -190,7 +203,7 @@ func (l *Ledger) addUser(ctx context.Context, added billing.User) error {
 
 var errTooMuch = fmt.Errorf("the balance would be out of range, the limit is %s", largestAmount/2)
 
-// inRange tells whether a balance may be reached by a credit.
+// inRange reports whether a balance may be reached by a credit.
 func inRange(amount billing.USD) bool { return amount <= largestAmount/2 && amount >= -largestAmount }
 
 // ChangeUser implements billing.Ledger.
@@ -238,8 +251,8 @@ func (l *Ledger) removeUser(ctx context.Context, name string) error {
 		return billing.ErrUnknownUser
 	}
 	err := l.writer.transaction(func() error {
-		_, err := l.writer.credit(ctx, name, creditClosing,
-			billing.Credit{ID: uuid.NewString(), Amount: -u.amount, Time: time.Now()})
+		_, err := l.writer.credit(ctx, name, u.number, creditClosing,
+			billing.Credit{ID: uuid.NewString(), Amount: -u.amount, Time: l.now()})
 		if err != nil {
 			return err
 		}
@@ -248,7 +261,7 @@ func (l *Ledger) removeUser(ctx context.Context, name string) error {
 			"DELETE FROM windows WHERE kind = 'key' AND name IN (SELECT id FROM keys WHERE user = ?)",
 			"DELETE FROM keys WHERE user = ?",
 			"DELETE FROM subscriptions WHERE user = ?",
-			"UPDATE users SET removed = 1 WHERE name = ?",
+			"UPDATE users SET removed = 1, number = number + 1, concurrency = 0, disabled = 0 WHERE name = ?",
 		} {
 			if _, err := l.writer.exec(ctx, statement, name); err != nil {
 				return err
@@ -259,10 +272,11 @@ func (l *Ledger) removeUser(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	u.amount, u.isRemoved = 0, true
-	for _, s := range l.people.subscriptions {
-		if s.user == name {
-			u.unsubscribe(s)
+	// What is held for him ends with what he was, which nobody finds any more.
+	l.people.users[name] = &user{name: name, source: u.source, number: u.number + 1, isRemoved: true}
+	for of := range l.people.subscriptions {
+		if of.user == name {
+			delete(l.people.subscriptions, of)
 		}
 	}
 	for _, k := range l.people.keys {
@@ -284,7 +298,7 @@ func (l *Ledger) User(_ context.Context, name string) (billing.Profile, error) {
 	if u == nil {
 		return billing.Profile{}, fmt.Errorf("user %q: %w", name, billing.ErrUnknownUser)
 	}
-	return u.profile(time.Now()), nil
+	return u.profile(l.now(), l.location), nil
 }
 
 // Users implements billing.Ledger.
@@ -293,11 +307,11 @@ func (l *Ledger) Users(context.Context) ([]billing.Profile, error) {
 		return nil, billing.ErrClosed
 	}
 	profiles := see(l, func(p *people) []billing.Profile {
-		now := time.Now()
+		now := l.now()
 		profiles := make([]billing.Profile, 0, len(p.users))
 		for _, u := range p.users {
 			if !u.isRemoved {
-				profiles = append(profiles, u.profile(now))
+				profiles = append(profiles, u.profile(now, l.location))
 			}
 		}
 		return profiles
@@ -326,7 +340,7 @@ func (l *Ledger) credit(ctx context.Context, name string, c billing.Credit) (bal
 		return balance, false, billing.ErrUnknownUser
 	}
 	err = l.writer.transaction(func() (err error) {
-		credited, err = l.writer.credit(ctx, name, creditGiven, c)
+		credited, err = l.writer.credit(ctx, name, u.number, creditGiven, c)
 		if err != nil || !credited {
 			return err
 		}

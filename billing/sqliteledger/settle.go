@@ -81,18 +81,18 @@ var errFull = errors.New("too many records wait for the database")
 func (l *Ledger) admit(r *settled, frame []byte, most int) (end journal.Position, err error) {
 	lane := l.lanes.locked()
 	defer lane.mu.Unlock()
-	payer, end, err := l.expect(&r.Record, most)
+	end, err = l.expect(r, most)
 	if errors.Is(err, errSettled) {
 		return end, nil
 	}
 	if err != nil {
 		return end, err
 	}
-	return l.keep(lane, r, frame, payer)
+	return l.keep(lane, r, frame)
 }
 
 // keep appends the record to the journal, ends its hold and takes what it spent.
-func (l *Ledger) keep(on *lane, r *settled, frame []byte, payer *user) (end journal.Position, err error) {
+func (l *Ledger) keep(on *lane, r *settled, frame []byte) (end journal.Position, err error) {
 	end, err = on.Current.Append(frame)
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,13 +102,11 @@ func (l *Ledger) keep(on *lane, r *settled, frame []byte, payer *user) (end jour
 	if at, isWaiting := l.endOf(r.ID); isWaiting { // since expect, over another lane
 		return at, nil
 	}
-	if payer != nil {
-		payer.amount = payer.amount.Plus(-r.Charged)
-	}
+	r.charge()
 	l.endHold(r.ID)
 	l.seen.add(r.ID)
+	l.enter(r)
 	l.current.add(r, end)
-	l.spend(r)
 	l.wake()
 	return end, nil
 }
@@ -116,59 +114,71 @@ func (l *Ledger) keep(on *lane, r *settled, frame []byte, payer *user) (end jour
 // errSettled: the record needs no settling.
 var errSettled = errors.New("the record is settled")
 
-// expect tells whose balance a record will take from, nil for nobody's; errSettled
-// with where it ends in the journal if it has been settled, or why it can't be.
-func (l *Ledger) expect(r *billing.Record, most int) (payer *user, end journal.Position, err error) {
+// expect finds whose a record is; errSettled with where it ends in the journal if it
+// has been settled, or why it can't be.
+func (l *Ledger) expect(r *settled, most int) (end journal.Position, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
-		return nil, end, billing.ErrClosed
+		return end, billing.ErrClosed
 	}
 	end, isSettled := l.endOf(r.ID)
 	if !isSettled && !l.seen.isNew(r.ID) {
 		if isSettled, err = l.lookups.settled(r.ID); err != nil {
-			return nil, end, fmt.Errorf("looking for it in the ledger in %s: %w", l.dir, err)
+			return end, fmt.Errorf("looking for it in the ledger in %s: %w", l.dir, err)
 		}
 	}
 	if isSettled {
 		l.endHold(r.ID)
-		return nil, end, errSettled
+		return end, errSettled
 	}
 	if l.waiting() >= most {
-		return nil, end, errFull
+		return end, errFull
 	}
-	payer, err = l.payer(r)
-	return payer, end, err
+	r.owner, r.isGone = l.people.owner(&r.Record)
+	if r.Billing == billing.PaidFromBalance {
+		err = r.chargeable()
+	}
+	return end, err
 }
 
-// spend counts the record in its windows.
-func (l *Ledger) spend(r *settled) {
-	r.subscription, r.key = l.people.spendsFrom(&r.Record)
+// chargeable is why the balance of the record's owner can't pay it.
+func (r *settled) chargeable() error {
+	switch u := r.owner; {
+	case u == nil && !r.isGone:
+		return fmt.Errorf("charging %q: %w", r.User, billing.ErrUnknownUser)
+	case u != nil && u.amount.Plus(-r.Charged) < -largestAmount:
+		return fmt.Errorf("charging %q %s: their balance %s is at the end of what a ledger can hold",
+			r.User, r.Charged, u.amount)
+	}
+	return nil
+}
+
+// charge takes what the record charges from its owner's balance, if that pays.
+func (r *settled) charge() {
+	if r.Billing == billing.PaidFromBalance && r.owner != nil {
+		r.owner.amount = r.owner.amount.Plus(-r.Charged)
+	}
+}
+
+// enter gives a record its time of settling, later than that of all before it, and
+// counts it in its windows.
+func (l *Ledger) enter(r *settled) {
+	now := l.now()
+	r.now, r.at = now.Round(0), billing.CountedAt(r.Time, now)
+	l.settled = max(l.settled+1, now.UnixNano())
+	r.Settled = time.Unix(0, l.settled)
+	r.subscription, r.key = l.people.spendsFrom(r)
 	if s := r.subscription; s != nil {
-		s.windows.Add(r.Time, r.Spent(), l.location)
+		r.countIn(&s.windows, l.location)
 	}
 	if k := r.key; k != nil {
 		if k.isLimited() {
-			k.windows.Add(r.Time, r.Spent(), l.location)
+			r.countIn(&k.windows, l.location)
 		}
-		if r.Time.After(k.LastUsed) {
-			k.LastUsed = r.Time.UTC()
+		if r.at.After(k.LastUsed) || k.LastUsed.After(r.now) {
+			k.LastUsed = r.at.UTC()
 		}
+		r.lastUsed = k.LastUsed
 	}
-}
-
-// payer is whose balance the record takes from, nil for nobody's.
-func (l *Ledger) payer(r *billing.Record) (*user, error) {
-	if r.Billing != billing.PaidFromBalance {
-		return nil, nil
-	}
-	u := l.people.users[r.User]
-	if u == nil {
-		return nil, fmt.Errorf("charging %q: %w", r.User, billing.ErrUnknownUser)
-	}
-	if u.amount.Plus(-r.Charged) < -largestAmount {
-		return nil, fmt.Errorf("charging %q %s: their balance %s is at the end of what a ledger can hold",
-			r.User, r.Charged, u.amount)
-	}
-	return u, nil
 }

@@ -19,7 +19,7 @@ func (l *Ledger) Subscription(_ context.Context, user, group string) (billing.Su
 	if s == nil || l.people.user(user) == nil {
 		return billing.Subscription{Group: group}, nil
 	}
-	return s.at(time.Now()), nil
+	return s.at(l.now(), l.location), nil
 }
 
 // Subscribe implements billing.Ledger.

@@ -63,22 +63,21 @@ func (l *Ledger) takeOverFile(f *journal.File, into *gathering) error {
 		if isWaiting {
 			continue
 		}
-		if r.Billing == billing.PaidFromBalance {
-			l.people.charged(r)
-		}
+		l.people.meetPayer(r)
 		l.seen.add(r.ID)
+		l.enter(r)
 		into.add(r, f.End())
-		l.spend(r)
 	}
 	return nil
 }
 
-// charged takes a record from its user's balance. He may be missing where a power
-// failure cost the database more than the journal.
-func (p *people) charged(r *settled) {
-	if p.users[r.User] == nil {
-		p.meet(r.User).source = billing.SourceConfig
+// meetPayer finds whose a record is, and takes it from his balance if that paid. He may
+// be missing where a power failure cost the database more than the journal.
+func (p *people) meetPayer(r *settled) {
+	if r.Billing == billing.PaidFromBalance && p.users[r.User] == nil {
+		u := p.meet(r.User)
+		u.source, u.number = billing.SourceConfig, max(r.UserNumber, 1)
 	}
-	u := p.users[r.User]
-	u.amount = u.amount.Plus(-r.Charged)
+	r.owner, r.isGone = p.owner(&r.Record)
+	r.charge()
 }

@@ -54,7 +54,7 @@ func (l *lines) wantOnce(t *testing.T, text string) {
 }
 
 func aliceClaim(id string) *billing.Claim {
-	return &billing.Claim{ID: id, Time: time.Now(), User: "alice", Amount: chargeOfChild, Least: chargeOfChild}
+	return &billing.Claim{ID: id, User: "alice", Amount: chargeOfChild, Least: chargeOfChild}
 }
 
 func wantHold(t *testing.T, l *Ledger, id string, want error) {

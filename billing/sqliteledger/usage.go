@@ -45,7 +45,7 @@ func (l *Ledger) usage(ctx context.Context, filter *billing.RecordFilter, by []b
 }
 
 func (l *Ledger) usageWith(ctx context.Context, filter *billing.RecordFilter, by []billing.Dimension, sumOf func(column string) string) ([]billing.UsageRow, error) {
-	query, args, err := usageQuery(filter, by, sumOf)
+	query, args, err := usageQuery(l.days, filter, by, sumOf)
 	if err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func (l *Ledger) usageWith(ctx context.Context, filter *billing.RecordFilter, by
 			return nil, err
 		}
 		if slices.Contains(by, billing.ByDay) {
-			row.Day = dayText(day)
+			row.Day = billing.DayText(day)
 		}
 		list = append(list, row)
 	}
@@ -83,7 +83,7 @@ var dimensionColumns = map[billing.Dimension]string{
 	billing.ByGroup: nameColumns[3], billing.ByModel: nameColumns[4], billing.ByDay: "day",
 }
 
-func usageQuery(filter *billing.RecordFilter, by []billing.Dimension, sumOf func(column string) string) (query string, args []any, err error) {
+func usageQuery(days calendar, filter *billing.RecordFilter, by []billing.Dimension, sumOf func(column string) string) (query string, args []any, err error) {
 	var dimensions []string
 	for _, d := range by {
 		column, isKnown := dimensionColumns[d]
@@ -96,13 +96,13 @@ func usageQuery(filter *billing.RecordFilter, by []billing.Dimension, sumOf func
 	table := rollupFor(filter, by)
 	names := strings.Join(table.names, ", ")
 	var parts []string
-	for _, s := range stretches(filter) {
+	for _, s := range stretches(days, filter) {
 		where := new(conditions)
 		what, from := "day, "+names+", requests", table.name
 		if s.isWhole {
-			where.add("day BETWEEN ? AND ?", dayOf(s.first), dayOf(s.last))
+			where.add("day BETWEEN ? AND ?", days.dayOf(s.first), days.dayOf(s.last))
 		} else {
-			what, from = fmt.Sprintf("%d AS day, %s, 1 AS requests", dayOf(s.first), names), "records"
+			what, from = fmt.Sprintf("%d AS day, %s, 1 AS requests", days.dayOf(s.first), names), "records"
 			where.add("time BETWEEN ? AND ?", s.first, s.last)
 		}
 		where.addNames(filter)
@@ -138,7 +138,7 @@ type stretch struct {
 
 // stretches are what the filter's time is made of: at least one, which is empty
 // where nothing can match.
-func stretches(filter *billing.RecordFilter) []stretch {
+func stretches(days calendar, filter *billing.RecordFilter) []stretch {
 	first, last := int64(math.MinInt64), int64(math.MaxInt64)
 	if !filter.From.IsZero() {
 		first = billing.UnixNano(filter.From)
@@ -150,21 +150,21 @@ func stretches(filter *billing.RecordFilter) []stretch {
 		}
 		last--
 	}
-	begin, end := dayOf(first), dayOf(last)
-	if first > last || begin == end && (first > dayStart(begin) || last < dayEnd(end)) {
+	begin, end := days.dayOf(first), days.dayOf(last)
+	if first > last || begin == end && (first > days.start(begin) || last < days.end(end)) {
 		return []stretch{{first: first, last: last}}
 	}
 	var list []stretch
-	if first > dayStart(begin) {
-		list = append(list, stretch{first: first, last: dayEnd(begin)})
+	if first > days.start(begin) {
+		list = append(list, stretch{first: first, last: days.end(begin)})
 		begin++
 	}
-	if last < dayEnd(end) {
-		list = append(list, stretch{first: dayStart(end), last: last})
+	if last < days.end(end) {
+		list = append(list, stretch{first: days.start(end), last: last})
 		end--
 	}
 	if begin <= end {
-		list = append(list, stretch{first: dayStart(begin), last: dayEnd(end), isWhole: true})
+		list = append(list, stretch{first: days.start(begin), last: days.end(end), isWhole: true})
 	}
 	return list
 }

@@ -12,9 +12,10 @@ import (
 // writer is the connection that writes, with its prepared statements.
 type writer struct {
 	conn
-	waits, again                                                 time.Duration // for who has locked the database: now; lockWaitAgain
-	begin, commit, rollback                                      statement
-	insert, charge, setWindows, useKey, addUsage, addUsageByUser statement
+	waits                                                                 time.Duration // for who has locked the database
+	first, again                                                          time.Duration // lockWait and lockWaitAgain; none in some tests
+	begin, commit, rollback                                               statement
+	insert, charge, forgive, setWindows, useKey, addUsage, addUsageByUser statement
 }
 
 func openWriter(ctx context.Context, path string, sync bool) (*writer, error) {
@@ -22,7 +23,7 @@ func openWriter(ctx context.Context, path string, sync bool) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{conn: c, waits: lockWait, again: lockWaitAgain}
+	w := &writer{conn: c, waits: lockWait, first: lockWait, again: lockWaitAgain}
 	synchronous, fullfsync := "NORMAL", "OFF" // NORMAL syncs at checkpoints alone; OFF could cost the database
 	if sync {
 		synchronous, fullfsync = "FULL", "ON" // fullfsync: on macOS, past the disk's own cache
@@ -73,7 +74,7 @@ func (w *writer) took(err error) {
 		w.await(w.again)
 		return
 	}
-	w.await(lockWait)
+	w.await(w.first)
 }
 
 // reach is an error if nothing can be written at present.
@@ -89,12 +90,14 @@ func (w *writer) prepare() error {
 		&w.insert: insertRecord,
 		// A user may be missing where a power failure cost the database more
 		// than the journal; the opening balance is credited when declared again.
-		&w.charge: `INSERT INTO users (name, balance, unlimited) VALUES (?, ?, 0)
+		&w.charge: `INSERT INTO users (name, number, balance, unlimited) VALUES (?, ?, ?, 0)
 			ON CONFLICT (name) DO UPDATE SET balance = balance + excluded.balance`,
+		&w.forgive: `INSERT INTO credits (user, number, kind, id, time, amount) VALUES (?, ?, '` + creditClosing + `', '', ?, ?)
+			ON CONFLICT DO UPDATE SET time = excluded.time, amount = CAST(amount + excluded.amount AS INTEGER)`,
 		&w.addUsage:       usageTable.addition(),
 		&w.addUsageByUser: byUserTable.addition(),
 		&w.setWindows:     setWindows,
-		&w.useKey:         "UPDATE keys SET last_used = max(coalesce(last_used, ?), ?) WHERE id = ?",
+		&w.useKey:         "UPDATE keys SET last_used = ? WHERE id = ?",
 	})
 }
 
@@ -110,7 +113,7 @@ func (w *writer) prepareAll(texts map[*statement]string) (err error) {
 // Close closes the statements first: SQLite keeps a connection, and its locks,
 // for as long as it has statements.
 func (w *writer) Close() error {
-	return closeAll(w.conn, &w.begin, &w.commit, &w.rollback, &w.insert, &w.charge,
+	return closeAll(w.conn, &w.begin, &w.commit, &w.rollback, &w.insert, &w.charge, &w.forgive,
 		&w.setWindows, &w.useKey, &w.addUsage, &w.addUsageByUser)
 }
 
@@ -140,7 +143,7 @@ func (w *writer) transaction(f func() error) error {
 	return err
 }
 
-// lookups is the connection that tells whether a record is in the database.
+// lookups is the connection that says whether a record is in the database.
 type lookups struct {
 	conn
 	find statement

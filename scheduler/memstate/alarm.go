@@ -77,7 +77,7 @@ func (s *State) wake() {
 		return
 	}
 	s.alarms.next = 0
-	now := s.instant(time.Now())
+	now := s.instant(s.now())
 	for range 1024 {
 		if len(s.alarms.heap) == 0 || s.alarms.heap[0].at > now {
 			break

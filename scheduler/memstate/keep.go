@@ -3,7 +3,6 @@ package memstate
 import (
 	"context"
 	"sync"
-	"time"
 
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
@@ -45,7 +44,7 @@ func (s *State) Keep(keeper Keeper) error {
 		return scheduler.ErrClosed
 	}
 	k := &keeping{keeper: keeper, dirty: map[*place]struct{}{}, wake: make(chan struct{}, 1), end: make(chan struct{})}
-	now := time.Now()
+	now := s.now()
 	for _, p := range s.places {
 		if !p.standing.Equal(&scheduler.Standing{}) {
 			k.soil(p)

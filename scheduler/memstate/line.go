@@ -144,7 +144,7 @@ func (s *State) serve(p *place) {
 	if len(p.line) == 0 && len(s.active) == 0 {
 		return
 	}
-	now := time.Now()
+	now := s.now()
 	for {
 		l, m, v := s.next(p, now)
 		if l == nil {

@@ -51,7 +51,7 @@ func (s *State) tryLock(name string, ttl time.Duration) (holding, error) {
 	}
 	l := &lock{name: name, free: make(chan struct{})}
 	s.locks[name] = l
-	now := s.instant(time.Now())
+	now := s.instant(s.now())
 	s.alarms.set(&l.alarm, l, now+instant(ttl), now)
 	return holding{l, true}, nil
 }

@@ -22,6 +22,7 @@ import (
 type State struct {
 	mu       sync.Mutex
 	closed   bool
+	now      func() time.Time
 	start    time.Time
 	places   map[string]*place
 	leases   map[string]*lease
@@ -38,9 +39,14 @@ type State struct {
 }
 
 // New returns an empty State.
-func New() *State {
+func New() *State { return NewAt(time.Now) }
+
+// NewAt returns an empty State whose time is now's, which goes as fast as the
+// system's and makes no jumps.
+func NewAt(now func() time.Time) *State {
 	s := &State{
-		start:    time.Now(),
+		now:      now,
+		start:    now(),
 		places:   map[string]*place{},
 		leases:   map[string]*lease{},
 		sessions: map[string]*session{},
@@ -112,7 +118,7 @@ func (s *State) Acquire(ctx context.Context, ask *scheduler.Ask) (scheduler.Answ
 	if err != nil {
 		return scheduler.Answer{}, err
 	}
-	now := time.Now()
+	now := s.now()
 	if m := s.bound(ask, set, now); m != nil && !ask.Unstick {
 		v := m.place.judge(ask, now)
 		switch {
@@ -230,7 +236,7 @@ func (s *State) Renew(_ context.Context, ids []string, ttl time.Duration) (lost 
 	if s.closed {
 		return nil, scheduler.ErrClosed
 	}
-	now := s.instant(time.Now())
+	now := s.instant(s.now())
 	for _, id := range ids {
 		l := s.leases[id]
 		if l == nil {
@@ -259,7 +265,7 @@ func (s *State) Change(_ context.Context, name string, f func(*scheduler.Standin
 	if s.keeping != nil && !standing.Equal(&p.standing) {
 		s.keeping.soil(p)
 	}
-	s.setStanding(p, standing, time.Now())
+	s.setStanding(p, standing, s.now())
 	return standing, nil
 }
 
@@ -299,7 +305,7 @@ func (p *place) schedule(s *State, now time.Time) {
 }
 
 func (p *place) ring(s *State, _ instant) {
-	now := time.Now()
+	now := s.now()
 	p.clear = p.standing.Clear(now)
 	p.schedule(s, now)
 	s.serve(p)
@@ -327,7 +333,7 @@ func (s *State) Standing(name string) scheduler.Standing {
 }
 
 // Now implements scheduler.State.
-func (s *State) Now() time.Time { return time.Now() }
+func (s *State) Now() time.Time { return s.now() }
 
 // Load implements scheduler.State.
 func (s *State) Load(_ context.Context, name string) (scheduler.Load, error) {

@@ -63,7 +63,7 @@ func (s *State) Bind(key, place string, ttl time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if !s.closed {
-		s.bind(key, s.place(place), ttl, s.instant(time.Now()))
+		s.bind(key, s.place(place), ttl, s.instant(s.now()))
 	}
 }
 
@@ -74,7 +74,7 @@ func (s *State) Mark(_ context.Context, key string, marks scheduler.Marks, ttl t
 	if s.closed {
 		return scheduler.ErrClosed
 	}
-	s.session(key, ttl, s.instant(time.Now())).marks |= marks
+	s.session(key, ttl, s.instant(s.now())).marks |= marks
 	return nil
 }
 

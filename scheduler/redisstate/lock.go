@@ -2,7 +2,7 @@ package redisstate
 
 import (
 	"context"
-	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -24,13 +24,13 @@ func (s *State) Lock(ctx context.Context, name string, ttl time.Duration) (unloc
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case down != nil:
-			return nil, errors.Join(scheduler.ErrUnavailable, down)
+			return nil, fmt.Errorf("%w: %w", scheduler.ErrUnavailable, down)
 		}
 		reply, err := s.run(ctx, lockScript, name, token, milliseconds(ttl))
 		switch {
 		case err != nil:
 			s.unlock(name, token) // the answer may be what was lost
-			return nil, errors.Join(scheduler.ErrUnavailable, err)
+			return nil, fmt.Errorf("%w: %w", scheduler.ErrUnavailable, err)
 		case reply == int64(1):
 			return sync.OnceFunc(func() { s.unlock(name, token) }), nil
 		}

@@ -52,7 +52,7 @@ func (s *State) inForce(f func(local scheduler.State) error) error {
 		case s.link.Down() == nil && !(asked && again):
 		case s.options.Fallback == nil || s.link.Down() == nil:
 			s.relapse()
-			return errors.Join(scheduler.ErrUnavailable, outage)
+			return fmt.Errorf("%w: %w", scheduler.ErrUnavailable, outage)
 		default:
 			s.goLocal()
 		}
@@ -90,7 +90,7 @@ func (s *State) goLocal() {
 	if s.local != nil || s.isClosed() || s.link.Down() == nil {
 		return
 	}
-	local := s.options.Fallback()
+	local := s.options.Fallback(s.clock())
 	ctx := context.Background() // nothing here waits
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -34,9 +34,10 @@ type Options struct {
 	// Node names this process; no two that share the store have the same.
 	// Default: a random name.
 	Node string
-	// Fallback makes the State that serves while Redis is down. nil: nothing does,
-	// and calls fail with scheduler.ErrUnavailable.
-	Fallback func() scheduler.State
+	// Fallback makes the State that serves while Redis is down, by a clock that goes
+	// on as Redis's did. nil: nothing does, and calls fail with
+	// scheduler.ErrUnavailable.
+	Fallback func(now func() time.Time) scheduler.State
 	// Logger is told what Redis has lost and refuses. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -153,13 +154,16 @@ func (s *State) now() time.Time {
 // Now implements scheduler.State: Redis's time, as of the last beats and by this
 // process's monotonic clock since. A wall clock that is wrong, or is set, would bar
 // accounts for too long or too short a time for all nodes.
-func (s *State) Now() time.Time {
+func (s *State) Now() time.Time { return s.clock()() }
+
+// clock is Now, as far as Redis's time is known now.
+func (s *State) clock() func() time.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.origin.IsZero() {
-		return s.now()
+	if origin := s.origin; !origin.IsZero() {
+		return func() time.Time { return origin.Add(s.now().Sub(s.start)) }
 	}
-	return s.origin.Add(s.now().Sub(s.start))
+	return s.now
 }
 
 // hearTime takes in the time of an answer that was just here, in milliseconds. The

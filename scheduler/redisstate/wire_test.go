@@ -125,7 +125,7 @@ func startNode(t *testing.T, server *miniredis.Miniredis, serves bool) *node {
 	link := redislink.New(client, redislink.Options{Logger: quiet})
 	t.Cleanup(link.Close)
 	if serves {
-		options.Fallback = func() scheduler.State { return memstate.New() }
+		options.Fallback = func(now func() time.Time) scheduler.State { return memstate.NewAt(now) }
 	}
 	n := &node{redisstate.New(link, options), w, link, t}
 	t.Cleanup(func() { n.Close() })
