@@ -23,8 +23,9 @@ var (
 	ErrNotSubscribed = errors.New("no such subscription")
 	// ErrUnknownRecord: there is no such record.
 	ErrUnknownRecord = errors.New("unknown record")
-	// ErrUnwritable: the store takes no records at present, because the disk is
-	// full or broken. What was settled before is safe.
+	// ErrUnwritable: the store takes no records, or no changes, at present, because
+	// the disk is full or broken, or another program has it locked. What was settled
+	// before is safe.
 	ErrUnwritable = errors.New("the ledger can't be written to")
 	// ErrUnavailable: the store can't be reached, or serves nobody at present.
 	ErrUnavailable = errors.New("the ledger's store is out of reach")

@@ -42,7 +42,7 @@ func (l *Ledger) balance(ctx context.Context, name string) (billing.Balance, err
 	}
 	if err != nil {
 		last, known := l.snapshot.last(name)
-		if !known || unavailable(err) == err {
+		if !known || !isOutage(err) {
 			return billing.Balance{}, err
 		}
 		last.Held = l.holds.sum(userBudget(name))

@@ -108,8 +108,9 @@ func TestNoAnswerIsWaitedForOnce(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		l.wantWaiting(t, 0)
 		l.wantSettled(t, 20)
-		l.logs.want(t, "Redis is out of reach", 1)
+		l.logs.want(t, "ERROR Redis is out of reach", 1)
 		l.logs.want(t, "Redis is back", 1)
+		l.logs.want(t, "WARN", 0)
 	})
 }
 

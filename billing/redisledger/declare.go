@@ -62,7 +62,7 @@ func (l *Ledger) Declare(ctx context.Context, users []billing.User) error {
 	if err == nil {
 		err = l.declare(ctx, users)
 	}
-	if err != nil && unavailable(err) == err {
+	if err != nil && !isOutage(err) {
 		return fmt.Errorf("declaring users to Redis: %w", err)
 	}
 	return nil

@@ -66,6 +66,11 @@ func (l *Ledger) drainFile(ctx context.Context, d *directory, f *spoolFile) erro
 			}
 			from, isNew = end, isNew+n
 		}
+		if f == d.other { // it stays for a minute from now
+			l.spool.mu.Lock()
+			d.begun = time.Now()
+			l.spool.mu.Unlock()
+		}
 	}
 	if isNew > 0 {
 		l.log.Info("Redis has taken records that waited in the spool", "records", isNew, "directory", d.path)

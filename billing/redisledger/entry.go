@@ -80,7 +80,7 @@ func (l *Ledger) credit(ctx context.Context, e *billing.Record) (balance billing
 	if err := errors.Join(a.err, err); err != nil {
 		return balance, false, err
 	}
-	if lost := l.count.learn(asked, counted, 0); lost > 0 {
+	if lost, _ := l.count.learn(asked, counted, 0); lost > 0 {
 		l.wentBack(lost)
 	}
 	refusal := refusals[a.list[0]]

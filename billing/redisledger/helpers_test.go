@@ -35,6 +35,9 @@ const (
 	largest = billing.USD(1) << 62
 )
 
+// loading is what Redis says to everything while it starts.
+const loading = "LOADING Redis is loading the dataset in memory"
+
 // today is when the records of exampleOf are of.
 var today = time.Now().UTC().Truncate(24 * time.Hour)
 

@@ -46,9 +46,8 @@ func (l *Ledger) hold(ctx context.Context, claim *billing.Claim) (billing.Payer,
 	h := l.holds.ask(claim)
 	keys, args := l.holdArguments(claim, h, redislink.Guard{})
 	answer, err := l.link.Run(ctx, holdScript, keys, args...)
-	var outage *redislink.Outage
 	switch {
-	case errors.As(err, &outage):
+	case isOutage(err):
 		return l.holdHere(claim, err, h)
 	case err != nil:
 		l.holds.drop(h)
@@ -151,7 +150,9 @@ func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, answ
 		return billing.Payer{}, err
 	}
 	l.snapshot.learnTime(now)
-	l.snapshot.learn(c, &a)
+	if !l.holds.isOld(h) {
+		l.snapshot.learn(c, &a)
+	}
 	if did == "held" {
 		billing, _ := a.judge(c, now, l.location)
 		payer := payerOf(billing, &a)

@@ -167,7 +167,7 @@ func TestManyHoldsAreRenewedInBatches(t *testing.T) {
 			l.wantMet(t, fmt.Sprint(i), 1)
 		}
 		time.Sleep(renewEvery + time.Second) // Redis learns the script
-		var batches []string // how many keys each has, three for a hold
+		var batches []string                 // how many keys each has, three for a hold
 		client.AddHook(pipelineHook(func(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 			return func(ctx context.Context, cmds []redis.Cmder) error {
 				if keys := fmt.Sprint(cmds[0].Args()[2]); keys != "2" { // no heartbeat

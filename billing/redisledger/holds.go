@@ -51,6 +51,7 @@ type hold struct {
 	phase   phase
 	// unknown is what Redis was told that it does not know, when it was asked.
 	unknown sums
+	doubts  int // holds.doubts when it began
 }
 
 // member is the hold's name in a budget's holds.
@@ -63,6 +64,7 @@ type holds struct {
 	mu     sync.Mutex
 	byID   map[string]*hold
 	number uint64 // of the last
+	doubts int    // how often Redis lost what it had
 	// sums are of all that are not abandoned, untold of those in doubt.
 	sums, untold map[budget]billing.USD
 }
@@ -93,7 +95,7 @@ func (hs *holds) move(h *hold, to phase) {
 // make begins a hold for a claim. mu is held.
 func (hs *holds) make(c *billing.Claim, begin phase) *hold {
 	hs.number++
-	h := &hold{id: c.ID, number: hs.number, amount: c.Amount, user: c.User, phase: begin, budgets: possibleBudgets(c)}
+	h := &hold{id: c.ID, number: hs.number, amount: c.Amount, user: c.User, phase: begin, budgets: possibleBudgets(c), doubts: hs.doubts}
 	if before := hs.byID[h.id]; before != nil { // two ask for one request
 		hs.move(before, abandoned)
 	}
@@ -155,7 +157,9 @@ func (hs *holds) met(h *hold, payer billing.Payer, a *account, to phase) (isOver
 		hs.forget(h)
 		return isOver
 	}
-	h.phase = to
+	if h.phase = to; h.doubts != hs.doubts {
+		h.phase = inDoubt
+	}
 	hs.count(h, 1)
 	return false
 }
@@ -201,19 +205,39 @@ func (hs *holds) sum(b budget) billing.USD {
 	return hs.sums[b]
 }
 
-// in are the holds in some phases.
-func (hs *holds) in(phases ...phase) (list []hold) {
+// in are the holds in a phase, kept or inDoubt.
+func (hs *holds) in(which phase) (list []hold) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	if len(hs.untold) == 0 && !slices.Contains(phases, kept) {
+	if which == inDoubt && len(hs.untold) == 0 {
 		return nil
 	}
 	for _, h := range hs.byID {
-		if slices.Contains(phases, h.phase) {
+		if h.phase == which {
+			h.doubts = hs.doubts
 			list = append(list, *h)
 		}
 	}
 	return list
+}
+
+// doubt puts all in doubt that Redis has, or is asked for: it may have lost them.
+func (hs *holds) doubt() {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	hs.doubts++
+	for _, h := range hs.byID {
+		if h.phase == kept {
+			hs.move(h, inDoubt)
+		}
+	}
+}
+
+// isOld reports whether Redis was asked for a hold before it lost what it had.
+func (hs *holds) isOld(h *hold) bool {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	return h.doubts != hs.doubts
 }
 
 // told notes that Redis has holds, and returns those that have ended meanwhile.
@@ -224,7 +248,7 @@ func (hs *holds) told(told []hold) (ended []hold) {
 		switch h := hs.byID[t.id]; {
 		case h == nil || h.number != t.number:
 			ended = append(ended, t)
-		case h.phase == inDoubt:
+		case h.phase == inDoubt && t.doubts == hs.doubts:
 			hs.move(h, kept)
 		}
 	}

@@ -76,7 +76,7 @@ import (
 const (
 	// closeTimeout bounds what Close does about holds, and records that wait.
 	closeTimeout = 5 * time.Second
-	// drainRetry is how long after a failure Redis is asked again to take what waits.
+	// drainRetry is how long after a failure it is tried again to bring Redis what waits.
 	drainRetry = 250 * time.Millisecond
 	// tickEvery is how often Redis is asked what has changed.
 	tickEvery = time.Second
@@ -188,7 +188,7 @@ func (l *Ledger) Close() error {
 	defer cancel()
 	var err error
 	if l.link.Down() == nil {
-		_, _ = l.tell(ctx, endHolds, l.holds.in(kept, inDoubt)) // or they expire
+		_, _ = l.tell(ctx, endHolds, append(l.holds.in(kept), l.holds.in(inDoubt)...)) // or they expire
 		err = l.drain(ctx)
 	}
 	if n := l.Waiting(); n > 0 {
@@ -206,23 +206,28 @@ func (l *Ledger) Lost() {}
 // Regain implements redislink.Member: Redis hears of the config's users, and of all
 // that is set aside here. Then the spool is drained.
 func (l *Ledger) Regain(ctx context.Context) error {
-	l.snapshot.doubt()
+	l.doubt()
 	if err := l.declareAll(ctx); err != nil {
 		return err
 	}
-	if err := l.revive(ctx, l.holds.in(kept, inDoubt)); err != nil {
+	if err := l.revive(ctx, l.holds.in(inDoubt)); err != nil {
 		return fmt.Errorf("telling Redis what is set aside: %w", err)
 	}
-	_, err := l.heartbeat(ctx)
 	l.wakeDrain()
-	return err
+	return l.heartbeat(ctx)
+}
+
+// doubt takes nothing for granted that Redis has said.
+func (l *Ledger) doubt() {
+	l.snapshot.doubt()
+	l.holds.doubt()
 }
 
 // wentBack is called when Redis has lost writes that it had acknowledged.
 func (l *Ledger) wentBack(lost int64) {
 	l.log.Error("Redis has lost what it had acknowledged, as a failover or a restart can have it; it gets the records and credits of the last minute again",
 		"lost", lost)
-	l.snapshot.doubt()
+	l.doubt()
 	l.spool.missAll()
 	l.wakeDrain()
 }
@@ -259,12 +264,15 @@ func (l *Ledger) drainLoop() {
 		if l.ctx.Err() != nil {
 			return
 		}
-		if text := fmt.Sprint(err); err != nil && l.link.Down() == nil {
-			if text != complaint {
+		isDown := l.link.Down() != nil
+		if err != nil || isDown {
+			time.AfterFunc(drainRetry, l.wakeDrain)
+		}
+		if text := fmt.Sprint(err); err != nil && !isDown {
+			if text != complaint && !isOutage(err) {
 				l.log.Error("records of the spool could not be brought to Redis; they are kept, and it is tried again", "spool", l.spool.dir, "error", err)
 			}
 			complaint = text
-			time.AfterFunc(drainRetry, l.wakeDrain)
 		} else if err == nil {
 			complaint = ""
 		}
@@ -286,40 +294,38 @@ func (l *Ledger) maintain() {
 		if l.link.Down() != nil {
 			continue
 		}
-		isBack, err := l.heartbeat(l.ctx)
-		if err == nil && isBack || time.Since(renewed) >= renewEvery {
+		err := l.heartbeat(l.ctx)
+		if time.Since(renewed) >= renewEvery {
 			if err = errors.Join(err, l.renew(l.ctx)); err == nil {
 				renewed = time.Now()
 			}
 		}
 		err = errors.Join(err, l.revive(l.ctx, l.holds.in(inDoubt)))
 		text := fmt.Sprint(err)
-		if err != nil && text != complaint && l.link.Down() == nil && l.ctx.Err() == nil {
+		if err != nil && text != complaint && !isOutage(err) && l.ctx.Err() == nil {
 			l.log.Warn("Redis does not tell what other processes have changed, or does not keep money set aside", "error", err)
 		}
 		complaint = text
 	}
 }
 
-// heartbeat asks what has changed. wentBack: Redis has lost something.
-func (l *Ledger) heartbeat(ctx context.Context) (wentBack bool, err error) {
+// heartbeat asks what has changed, and finds out whether Redis has lost something.
+func (l *Ledger) heartbeat(ctx context.Context) error {
 	asked := l.count.ask()
 	answer, err := l.link.Run(ctx, heartbeatScript, []string{l.changesKey(), l.countKey()}, countTTL.Milliseconds())
 	if err != nil {
-		return false, err
+		return err
 	}
 	a := newReply(answer, 3)
 	changes, counted := a.number(0), a.number(1)
 	if a.err != nil {
-		return false, a.err
+		return a.err
 	}
 	l.snapshot.learnTime(a.micros(2))
-	asked.acknowledged-- // nothing was settled by this
-	if lost := l.count.learn(asked, counted, 0); lost > 1 {
-		l.wentBack(lost - 1)
-		wentBack = true
+	if lost := l.count.compare(asked, counted); lost > 0 {
+		l.wentBack(lost)
 	}
-	return wentBack, l.readChanges(ctx, changes)
+	return l.readChanges(ctx, changes)
 }
 
 var _ billing.Ledger = (*Ledger)(nil)

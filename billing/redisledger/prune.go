@@ -32,7 +32,7 @@ func (l *Ledger) prune(ctx context.Context, before time.Time) (count int, err er
 	if err := l.bringWaiting(ctx); err != nil {
 		return 0, err
 	}
-	if _, err := l.heartbeat(ctx); err != nil { // which tells the time
+	if err := l.heartbeat(ctx); err != nil { // which tells the time
 		return 0, err
 	}
 	now := l.snapshot.now()

@@ -110,11 +110,16 @@ func ask[T any, C interface{ Result() (T, error) }](ctx context.Context, l *Ledg
 
 // unavailable is err, which is billing.ErrUnavailable too if Redis is down.
 func unavailable(err error) error {
-	var outage *redislink.Outage
-	if errors.As(err, &outage) {
+	if isOutage(err) {
 		return fmt.Errorf("%w: %w", billing.ErrUnavailable, err)
 	}
 	return err
+}
+
+// isOutage reports whether an error is that Redis is down. The link's log says so.
+func isOutage(err error) bool {
+	var outage *redislink.Outage
+	return errors.As(err, &outage)
 }
 
 func digit(b bool) string {

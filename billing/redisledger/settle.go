@@ -150,7 +150,8 @@ func (l *Ledger) settled(r *billing.Record, asked count, answer any) (isNew bool
 	if did == "clock" {
 		err, settledAt = &clockError{time.UnixMicro(settledAt)}, 0
 	}
-	if lost := l.count.learn(asked, counted, settledAt); lost > 0 {
+	lost, isOld := l.count.learn(asked, counted, settledAt)
+	if lost > 0 {
 		l.wentBack(lost)
 	}
 	switch did {
@@ -169,7 +170,7 @@ func (l *Ledger) settled(r *billing.Record, asked count, answer any) (isNew bool
 		u.Amount = u.Amount.Plus(-r.Charged)
 		u.version++
 	}
-	l.snapshot.learnSettled(r, u, known && userErr == nil, isNew)
+	l.snapshot.learnSettled(r, u, known && userErr == nil && !isOld, isNew)
 	l.holds.end(r.ID) // once the charge counts
 	return isNew, nil
 }
@@ -245,7 +246,8 @@ func hasNoScript(cmds []*redis.Cmd) bool {
 type counter struct {
 	mu        sync.Mutex
 	now       count
-	settledAt int64 // of the last record, as far as this process knows, in microseconds
+	answers   [1024]int64 // the last counts that were answered with, by their last digits
+	settledAt int64       // of the last record, as far as this process knows, in microseconds
 }
 
 type count struct {
@@ -273,18 +275,45 @@ func (c *counter) seal(at int64) {
 	c.settledAt = max(c.settledAt, at)
 }
 
-// learn takes in an answer, and returns how many writes Redis has lost.
-func (c *counter) learn(asked count, counted, settledAt int64) (lost int64) {
+// learn takes in the answer to something that Redis counts, and returns how many writes
+// it has lost, at least; isOld: it may be of what it had before.
+func (c *counter) learn(asked count, counted, settledAt int64) (lost int64, isOld bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.settledAt = max(c.settledAt, settledAt)
-	switch {
-	case asked.epoch != c.now.epoch: // or it tells of the time before
-	case counted > asked.acknowledged:
-		c.now.acknowledged = max(c.now.acknowledged, counted)
-	default:
-		lost = c.now.acknowledged - counted + 1
-		c.now = count{counted, c.now.epoch + 1}
+	if asked.epoch != c.now.epoch {
+		return 0, true
 	}
+	slot := &c.answers[counted%int64(len(c.answers))]
+	isTwice := *slot == counted // by the one that it was, and by the one that it is
+	*slot = counted
+	switch {
+	case isTwice:
+		lost = 1
+	case counted <= asked.acknowledged:
+		lost = c.now.acknowledged - counted + 1
+	default:
+		c.now.acknowledged = max(c.now.acknowledged, counted)
+	}
+	c.goBack(lost, counted)
+	return lost, isTwice
+}
+
+// compare is learn, of an answer that says what was counted by then.
+func (c *counter) compare(asked count, counted int64) (lost int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if asked.epoch == c.now.epoch && counted < asked.acknowledged {
+		lost = c.now.acknowledged - counted
+	}
+	c.goBack(lost, counted)
 	return lost
+}
+
+// goBack begins another epoch if something was lost. mu is held.
+func (c *counter) goBack(lost, counted int64) {
+	if lost > 0 {
+		c.now = count{counted, c.now.epoch + 1}
+		clear(c.answers[:])
+	}
 }

@@ -134,9 +134,7 @@ func (s *snapshot) learn(c *billing.Claim, a *account) {
 	s.take(c.User, a.user)
 	if c.Terms != nil {
 		name, now := subscriptionBudget(c.User, c.Terms.Group), a.subscription
-		if last := s.subscriptions[name]; last != nil {
-			now.keepNewer(&last.windows)
-		}
+		s.keepNewer(name, &now.windows)
 		s.subscriptions[name] = &now
 	}
 	name := keyBudget(c.KeyID)
@@ -145,17 +143,26 @@ func (s *snapshot) learn(c *billing.Claim, a *account) {
 		return
 	}
 	now := *a.key
-	if last := s.keys[name]; last != nil {
-		now.keepNewer(&last.windows)
-	}
+	s.keepNewer(name, &now.windows)
 	s.keys[name] = &now
 }
 
-// keepNewer takes over what was counted in the same windows after Redis had told of
-// them: what is used only grows.
-func (w *windows) keepNewer(last *windows) {
-	for i := range w.Windows {
-		if now, before := &w.Windows[i], &last.Windows[i]; now.Start.Equal(before.Start) {
+// keepNewer takes over what was counted here in the same windows as Redis has, since
+// what is used only grows, or in later ones, of which it has not heard yet. mu is held.
+func (s *snapshot) keepNewer(name budget, told *windows) {
+	at, last := s.clock().Add(s.ahead), s.windows(name)
+	if last == nil {
+		if missed := s.spent[name]; missed > 0 {
+			told.Windows = told.Moved(at, s.location)
+			told.Add(at, missed, s.location)
+		}
+		return
+	}
+	for i, before := range last.Moved(at, s.location) {
+		switch now := &told.Windows[i]; {
+		case before.Start.After(now.Start):
+			*now = before
+		case before.Start.Equal(now.Start):
 			now.Used = max(now.Used, before.Used)
 		}
 	}

@@ -79,7 +79,7 @@ type directory struct {
 type spoolFile struct {
 	*journal.File
 	missing int64
-	// inherited is up to where the records are those of earlier processes.
+	// inherited is up to where Redis may have had the records before.
 	inherited int64
 }
 
@@ -160,8 +160,9 @@ func (s *spool) missAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.own != nil {
-		s.own.current.miss(0)
-		s.own.other.miss(0)
+		for _, f := range []*spoolFile{s.own.current, s.own.other} {
+			f.missing, f.inherited = 0, f.Size()
+		}
 	}
 }
 

@@ -91,7 +91,7 @@ func TestKilledWhileLocked(t *testing.T) {
 	child, output := startChild(t, dir, "")
 	var acknowledged []string
 	unlock := func() {}
-	for len(acknowledged) < 300 && output.Scan() {
+	for len(acknowledged) < 3000 && output.Scan() { // more than a pipe holds
 		acknowledged = append(acknowledged, output.Text())
 		if len(acknowledged) == 100 {
 			unlock = lockDatabase(t, dir, exclusive)
@@ -104,7 +104,10 @@ func TestKilledWhileLocked(t *testing.T) {
 	}
 	child.Wait()
 	l := open(t, dir, Options{})
-	wantHold(t, l, "a", nil)
+	id := newID()
+	wantHold(t, l, id, nil)
+	mustSettle(t, l, id)
+	acknowledged = append(acknowledged, id)
 	wantLocked(t, "Close", l.Close(), dir)
 	unlock()
 	l = open(t, dir, Options{})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/journal"
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 )
 
@@ -76,8 +78,9 @@ func lockDatabase(t *testing.T, dir, sql string) (unlock func()) {
 	return unlock
 }
 
-// inLockedBubble opens a ledger with alice, and with bob, who was added, in a bubble
-// where only SQLite's own waiting takes time.
+// inLockedBubble opens a ledger with alice, and with bob, who was added, in a bubble.
+// Nobody waits for the lock there: SQLite does so by the bubble's clock, which stands
+// still while others wait for who waits.
 func inLockedBubble(t *testing.T, sql string, test func(t *testing.T, l *Ledger, log *lines, unlock func())) {
 	dir := t.TempDir()
 	openWithAlice(t, dir).Close()
@@ -85,7 +88,8 @@ func inLockedBubble(t *testing.T, sql string, test func(t *testing.T, l *Ledger,
 		log := newLines()
 		l := openWithAlice(t, dir)
 		l.log, l.health.log = slog.New(log), slog.New(log)
-		l.writer.again = time.Millisecond
+		l.writer.first, l.writer.again = 0, 0
+		l.writer.await(0)
 		ctx := t.Context()
 		err := errors.Join(l.AddUser(ctx, billing.User{Name: "bob"}), l.AddKey(ctx, billing.Key{ID: "k", User: "bob"}),
 			l.Subscribe(ctx, "bob", "g", time.Time{}))
@@ -223,7 +227,13 @@ func TestChangesWhileNothingWaits(t *testing.T) {
 func TestAMinuteAtTwoThousandASecond(t *testing.T) {
 	t.Parallel()
 	const perSecond = 2000
-	inLockedBubble(t, exclusive, func(t *testing.T, l *Ledger, _ *lines, unlock func()) {
+	dir := t.TempDir()
+	openWithAlice(t, dir).Close()
+	unlock := lockDatabase(t, dir, exclusive)
+	synctest.Test(t, func(t *testing.T) {
+		l := open(t, dir, Options{})
+		l.writer.first, l.writer.again = 0, 0
+		l.writer.await(0)
 		for second := range 60 {
 			for i := range perSecond {
 				id := fmt.Sprintf("%08d", second*perSecond+i)
@@ -232,12 +242,46 @@ func TestAMinuteAtTwoThousandASecond(t *testing.T) {
 			}
 			time.Sleep(time.Second)
 		}
-		unlock()
-		if err := l.flush(); err != nil {
-			t.Error(err)
-		}
 		wantSettled(t, l, 60*perSecond)
+		wantLocked(t, "Close", l.Close(), dir)
 	})
+	unlock()
+	lanes, err := openLanes(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lanes.Close()
+	count := 0
+	for _, lane := range lanes {
+		for _, f := range []*journal.File{lane.Current, lane.Other} {
+			records, end, err := f.Read(0, math.MaxInt)
+			if err != nil || end != f.Size() {
+				t.Errorf("read to %d of %d, %v", end, f.Size(), err)
+			}
+			count += len(records)
+		}
+	}
+	if count != 60*perSecond {
+		t.Errorf("the journal has %d records, want %d", count, 60*perSecond)
+	}
+}
+
+// TestOthersGoBetweenTwoTransactions: after a long lock there is much to write, and a
+// change needs not wait for all of it.
+func TestOthersGoBetweenTwoTransactions(t *testing.T) {
+	t.Parallel()
+	l := openWithAlice(t, t.TempDir())
+	defer l.Close() // when writing is free again
+	records := make([]*settled, 2*batchSize+1)
+	for i := range records {
+		records[i] = &settled{Record: *childRecord("the same")} // most is quickly written
+	}
+	pauses := 0
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	if err := l.write(records, func() { pauses++ }); err != nil || pauses != 2 {
+		t.Errorf("%d pauses, %v; want 2", pauses, err)
+	}
 }
 
 // TestMoreThanMayWaitForALockedDatabase: what is beyond the bounds is refused, and
@@ -261,7 +305,7 @@ func TestMoreThanMayWaitForALockedDatabase(t *testing.T) {
 		log.wantOnce(t, "end the program that has locked")
 
 		unlock()
-		time.Sleep(2 * time.Second)
+		time.Sleep(gatherFor + time.Second)
 		wantHold(t, l, "b", nil)
 		log.wantOnce(t, "can be written to again")
 		wantSettled(t, l, 3000)

@@ -12,7 +12,8 @@ import (
 // writer is the connection that writes, with its prepared statements.
 type writer struct {
 	conn
-	waits, again                                                          time.Duration // for who has locked the database: now; lockWaitAgain
+	waits                                                                 time.Duration // for who has locked the database
+	first, again                                                          time.Duration // lockWait and lockWaitAgain; none in some tests
 	begin, commit, rollback                                               statement
 	insert, charge, forgive, setWindows, useKey, addUsage, addUsageByUser statement
 }
@@ -22,7 +23,7 @@ func openWriter(ctx context.Context, path string, sync bool) (*writer, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{conn: c, waits: lockWait, again: lockWaitAgain}
+	w := &writer{conn: c, waits: lockWait, first: lockWait, again: lockWaitAgain}
 	synchronous, fullfsync := "NORMAL", "OFF" // NORMAL syncs at checkpoints alone; OFF could cost the database
 	if sync {
 		synchronous, fullfsync = "FULL", "ON" // fullfsync: on macOS, past the disk's own cache
@@ -73,7 +74,7 @@ func (w *writer) took(err error) {
 		w.await(w.again)
 		return
 	}
-	w.await(lockWait)
+	w.await(w.first)
 }
 
 // reach is an error if nothing can be written at present.

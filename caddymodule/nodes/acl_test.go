@@ -14,6 +14,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
 
@@ -105,7 +106,9 @@ func wantNoDenials(t *testing.T, client redis.UniversalClient, except string) {
 // keepBooks does to the ledger, as the user of the ACL, what the admin API can.
 func keepBooks(t *testing.T, client redis.UniversalClient) {
 	t.Helper()
-	ledger := redisledger.New(client, redisledger.Options{Namespace: namespace, Timeout: 5 * time.Second, Spool: filepath.Join(t.TempDir(), "spool")})
+	link := redislink.New(client, redislink.Options{Namespace: namespace, Timeout: 5 * time.Second})
+	t.Cleanup(link.Close)
+	ledger := redisledger.New(link, redisledger.Options{Namespace: namespace, Spool: filepath.Join(t.TempDir(), "spool")})
 	ctx, now := t.Context(), time.Now()
 	key := billing.Key{ID: "0123456789ab", User: "bob", Digest: [32]byte{1}, Prefix: "sk-abcd", Created: now, Limits: billing.Limits{billing.Daily: 1}}
 	count := func() int {
