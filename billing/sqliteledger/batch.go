@@ -1,6 +1,7 @@
 package sqliteledger
 
 import (
+	"database/sql"
 	"database/sql/driver"
 	"fmt"
 	"time"
@@ -12,7 +13,7 @@ import (
 // no record: windows were moved, since the clock was ahead once.
 type settled struct {
 	billing.Record
-	now, at time.Time // by the clock, and when it counts
+	now, at int64 // by the clock, and when it counts, in nanoseconds
 	// owner is who has its user's name and number; nil for nobody, and isGone if
 	// somebody had.
 	owner  *user
@@ -20,7 +21,7 @@ type settled struct {
 	// subscription and key are those whose windows it is counted in; nil for none.
 	subscription *subscription
 	key          *key
-	lastUsed     time.Time // of the key, after it
+	lastUsed     sql.NullInt64 // of the key, after it
 }
 
 // batch is what the records of one transaction change beside themselves, each row
@@ -36,7 +37,7 @@ type batch struct {
 
 type keyUse struct {
 	windows  billing.Windows
-	lastUsed time.Time
+	lastUsed sql.NullInt64
 }
 
 // formerUser is who had a name.
@@ -124,9 +125,9 @@ func (b *batch) spend(r *settled, loc *time.Location) {
 
 // countIn counts the record in windows, or moves them.
 func (r *settled) countIn(ws *billing.Windows, loc *time.Location) {
-	*ws = ws.Moved(r.now, loc)
+	*ws = ws.Moved(time.Unix(0, r.now), loc)
 	if r.ID != "" {
-		ws.Add(r.at, r.Spent(), loc)
+		ws.Add(time.Unix(0, r.at), r.Spent(), loc)
 	}
 }
 
@@ -182,7 +183,8 @@ func (w *writer) apply(b *batch, now time.Time) error {
 		}
 	}
 	for k, use := range b.keys {
-		w.useKey.bind(storedTime(use.lastUsed), k.ID)
+		last, _ := use.lastUsed.Value() // it has no errors
+		w.useKey.bind(last, k.ID)
 		err := w.useKey.run()
 		if err == nil && k.isLimited() {
 			err = w.writeWindows(kindKey, k.ID, "", &use.windows)

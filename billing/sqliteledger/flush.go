@@ -19,7 +19,7 @@ const (
 	maxWaiting = 32768
 	// maxLocked is the same while another program has locked the database: what
 	// comes in two minutes at 4,000 records a second, or in an hour at 130. They
-	// take some 320 MB of memory, and 140 MB of the journal's disk.
+	// take some 350 MB of memory, and 140 MB of the journal's disk.
 	maxLocked = 1 << 19
 	// batchSize is the number of records in one transaction.
 	batchSize = 16384

@@ -56,7 +56,7 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 	h.payer.Billing, h.on[0], refusal = l.payerOf(u, claim, now)
 	if k != nil {
 		if k.isAhead(now) {
-			l.move(&settled{key: k, lastUsed: k.LastUsed}, &k.purse, now)
+			l.move(&settled{key: k, lastUsed: nanosOf(k.LastUsed)}, &k.purse, now)
 		}
 		r := k.windows.Lacks(billing.LackKeyLimit, k.Limits, now, k.held, claim.Least)
 		// What waiting can't mend comes first.
@@ -85,7 +85,7 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 // move has windows that the clock was ahead for begin today, in memory and, with the
 // records that gather, in the database.
 func (l *Ledger) move(r *settled, p *purse, now time.Time) {
-	r.now = now.Round(0)
+	r.now = billing.UnixNano(now)
 	r.countIn(&p.windows, l.location)
 	l.current.records = append(l.current.records, r)
 	l.wake()

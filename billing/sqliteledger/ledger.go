@@ -8,6 +8,12 @@
 // Where records are counted never depends on when they are written: what ends a key,
 // a subscription or a user waits until all records before it are in the database.
 //
+// Nothing but the ledger's clock says which windows count, and that may be set: what was
+// used counts as long ago as it was (billing.CountedAt), and windows that begin after now
+// are moved. Rows of records are in the order of settling, which goes on over restarts
+// and whatever the clock does, so that exports find theirs by bisection. Days are those
+// of a calendar that remembers which zones the ledger was opened with.
+//
 // While another program has the database locked, Hold, Login and Settle go on, up to
 // half a million records that wait in the journal; all else that needs the database
 // is an ErrUnwritable, which names the lock.
@@ -22,8 +28,10 @@
 //
 // Over 10 million records of a month, of 2,000 users, Usage by user takes 0.1 s, 1 s
 // where 1.5 days must be counted from the records, and 4 s by user, model and day.
-// Bringing a file of them from the first schema to this one takes 100 s. While Prune
-// runs, 99 % of Settles wait less than 0.2 ms.
+// Bringing a file of them from the first schema to the second takes 50 s to 100 s, from
+// there to the third nothing. Of a million records, the 1,300 that were settled in an hour
+// are listed in 13 ms, where those that came in during it take 12 ms. While Prune runs,
+// 99 % of Settles wait less than 0.2 ms.
 package sqliteledger
 
 import (

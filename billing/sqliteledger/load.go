@@ -136,6 +136,11 @@ func keptTime(t time.Time) time.Time {
 	return time.Unix(0, billing.UnixNano(t)).UTC()
 }
 
+// nanosOf is loadedTime's reverse.
+func nanosOf(t time.Time) sql.NullInt64 {
+	return sql.NullInt64{Int64: billing.UnixNano(t), Valid: !t.IsZero()}
+}
+
 func loadedTime(nanos sql.NullInt64) time.Time {
 	if !nanos.Valid {
 		return time.Time{}

@@ -165,8 +165,9 @@ func (r *settled) charge() {
 // counts it in its windows.
 func (l *Ledger) enter(r *settled) {
 	now := l.now()
-	r.now, r.at = now.Round(0), billing.CountedAt(r.Time, now)
-	l.settled = max(l.settled+1, now.UnixNano())
+	at := billing.CountedAt(r.Time, now)
+	r.now, r.at = now.UnixNano(), billing.UnixNano(at)
+	l.settled = max(l.settled+1, r.now)
 	r.Settled = time.Unix(0, l.settled)
 	r.subscription, r.key = l.people.spendsFrom(r)
 	if s := r.subscription; s != nil {
@@ -176,9 +177,9 @@ func (l *Ledger) enter(r *settled) {
 		if k.isLimited() {
 			r.countIn(&k.windows, l.location)
 		}
-		if r.at.After(k.LastUsed) || k.LastUsed.After(r.now) {
-			k.LastUsed = r.at.UTC()
+		if at.After(k.LastUsed) || k.LastUsed.After(now.Round(0)) {
+			k.LastUsed = at.UTC()
 		}
-		r.lastUsed = k.LastUsed
+		r.lastUsed = nanosOf(k.LastUsed)
 	}
 }
