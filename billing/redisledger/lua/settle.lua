@@ -77,7 +77,7 @@ if subscribed then
 end
 if key[1] then
   if key[2] ~= '' then add(KEYS[5], {key[4], key[5], key[6]}) end
-  if key[3] == '' or covers(at .. '000', key[3]) then call('HSET', KEYS[5], 'last_used', at .. '000') end
+  if key[3] == '' or covers(at .. '000', key[3]) or not covers(shown .. '000', key[3]) then call('HSET', KEYS[5], 'last_used', at .. '000') end
 end
 if is_gone then
   if change ~= '' then call('HINCRBY', KEYS[1], 'forgiven', string.sub(change, 2)) end
