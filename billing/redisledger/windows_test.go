@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -20,78 +21,87 @@ import (
 // TestWindowsAsInGo: settle.lua counts in windows, and hold.lua judges by them, as
 // billing.Windows do, however late records are, and wherever clocks are set.
 func TestWindowsAsInGo(t *testing.T) {
-	mini := miniredis.RunT(t)
-	client := connect(t, &redis.Options{Addr: mini.Addr()})
 	var zones []*time.Location
 	for _, name := range []string{"UTC", "Asia/Shanghai", "America/New_York", "Australia/Lord_Howe"} {
 		loc, err := time.LoadLocation(name)
 		must(t, err)
 		zones = append(zones, loc)
 	}
-	spool := t.TempDir()
-	rapid.Check(t, func(rt *rapid.T) {
-		mini.FlushAll()
-		loc := rapid.SampledFrom(zones).Draw(rt, "zone")
-		now := time.Date(2026, rapid.SampledFrom([]time.Month{2, 3, 10, 11}).Draw(rt, "month"), 25, 0, 0, 0, 0, loc)
-		local := time.Duration(0) // by which this process's clock is wrong
-		l := openWith(t, client, redisledger.Options{Location: loc, Spool: spool, Now: func() time.Time { return now.Add(local) }})
-		defer l.close()
-		mini.SetTime(now)
-		ctx := context.Background()
-		limits := billing.Limits{3000, 0, 9000}
-		if err := l.Declare(ctx, []billing.User{{Name: "alice"}}); err != nil {
-			rt.Fatal(err)
-		}
-		if err := l.AddKey(ctx, billing.Key{ID: "k", User: "alice", Limits: limits}); err != nil {
-			rt.Fatal(err)
-		}
-		var want, ofKey billing.Windows
-		for i := range rapid.IntRange(1, 25).Draw(rt, "records") {
-			now = now.Add(time.Duration(rapid.Int64Range(int64(-3*24*time.Hour), int64(6*24*time.Hour)).Draw(rt, "set")))
-			if rapid.Bool().Draw(rt, "at midnight") {
-				year, month, day := now.In(loc).Date()
-				now = time.Date(year, month, day, 0, 0, 0, 0, loc).Add(time.Duration(rapid.IntRange(-1, 1).Draw(rt, "beside")) * time.Microsecond)
-			}
-			now = now.Truncate(time.Microsecond)
-			if rapid.IntRange(0, 3).Draw(rt, "the local clock is set") == 0 {
-				local = time.Duration(rapid.IntRange(-40, 40).Draw(rt, "days off")) * 24 * time.Hour
-			}
-			mini.SetTime(now)
-			age := time.Duration(rapid.Int64Range(0, int64(3*24*time.Hour)).Draw(rt, "age")).Truncate(time.Microsecond)
-			if rapid.Bool().Draw(rt, "at once") {
-				age = 0
-			}
-			r := exampleOf(fmt.Sprint(i))
-			r.Time, r.KeyID, r.Group, r.Cost = now.Add(local-age), "k", "g", billing.USD(rapid.IntRange(0, 2000).Draw(rt, "cost"))
-			r.Billing = rapid.SampledFrom([]string{billing.PaidFromSubscription, billing.PaidFromBalance}).Draw(rt, "billing")
-			if err := l.Settle(ctx, r, nil); err != nil {
-				rt.Fatal(err)
-			}
-			count := func(w *billing.Windows) {
-				*w = w.Moved(now, loc)
-				w.Add(now.Add(-age), r.Spent(), loc)
-			}
-			count(&ofKey)
-			if r.Billing == billing.PaidFromSubscription {
-				count(&want)
-			}
-			wantWindows(rt, client, "{n}:key:k", ofKey)
-			if r.Billing == billing.PaidFromSubscription { // else it was not looked at
-				wantWindows(rt, client, "{n}:subscription:5:alice:g", want)
-			}
-			if rapid.IntRange(0, 2).Draw(rt, "judge") == 0 {
-				wantJudged(rt, l, &billing.Claim{
-					ID: "c", User: "alice", KeyID: "k", Least: billing.USD(rapid.IntRange(0, 9001).Draw(rt, "least")),
-					Terms: &billing.Terms{Group: "g", Declared: true, Limits: limits},
-				}, want.Moved(now, loc), ofKey, limits, now)
-				want = want.Moved(now, loc)
-				wantWindows(rt, client, "{n}:subscription:5:alice:g", want)
-			}
-		}
-		if l.Waiting() != 0 {
-			rt.Fatalf("%d records wait", l.Waiting())
-		}
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
+		spool := t.TempDir()
+		rapid.Check(t, func(rt *rapid.T) { windowsAsInGo(rt, t, mini, client, spool, zones) })
 	})
+}
+
+func windowsAsInGo(rt *rapid.T, t *testing.T, mini *miniredis.Miniredis, client *redis.Client, spool string, zones []*time.Location) {
+	mini.FlushAll()
+	must(t, os.RemoveAll(spool))
+	loc := rapid.SampledFrom(zones).Draw(rt, "zone")
+	now := time.Date(2026, rapid.SampledFrom([]time.Month{2, 3, 10, 11}).Draw(rt, "month"), 25, 0, 0, 0, 0, loc)
+	local := time.Duration(0) // by which this process's clock is wrong
+	var shows atomic.Pointer[time.Time]
+	set := func() {
+		mini.SetTime(now)
+		at := now.Add(local)
+		shows.Store(&at)
+	}
+	set()
+	l := openWith(t, client, redisledger.Options{Location: loc, Spool: spool, Now: func() time.Time { return *shows.Load() }})
+	defer l.close()
+	ctx := context.Background()
+	limits := billing.Limits{3000, 0, 9000}
+	if err := l.Declare(ctx, []billing.User{{Name: "alice"}}); err != nil {
+		rt.Fatal(err)
+	}
+	if err := l.AddKey(ctx, billing.Key{ID: "k", User: "alice", Limits: limits}); err != nil {
+		rt.Fatal(err)
+	}
+	var want, ofKey billing.Windows
+	for i := range rapid.IntRange(1, 25).Draw(rt, "records") {
+		now = now.Add(time.Duration(rapid.Int64Range(int64(-3*24*time.Hour), int64(6*24*time.Hour)).Draw(rt, "set")))
+		if rapid.Bool().Draw(rt, "at midnight") {
+			year, month, day := now.In(loc).Date()
+			now = time.Date(year, month, day, 0, 0, 0, 0, loc).Add(time.Duration(rapid.IntRange(-1, 1).Draw(rt, "beside")) * time.Microsecond)
+		}
+		now = now.Truncate(time.Microsecond)
+		if rapid.IntRange(0, 3).Draw(rt, "the local clock is set") == 0 {
+			local = time.Duration(rapid.IntRange(-40, 40).Draw(rt, "days off")) * 24 * time.Hour
+		}
+		set()
+		age := time.Duration(rapid.Int64Range(0, int64(3*24*time.Hour)).Draw(rt, "age")).Truncate(time.Microsecond)
+		if rapid.Bool().Draw(rt, "at once") {
+			age = 0
+		}
+		r := exampleOf(fmt.Sprint(i))
+		r.Time, r.KeyID, r.Group, r.Cost = now.Add(local-age), "k", "g", billing.USD(rapid.IntRange(0, 2000).Draw(rt, "cost"))
+		r.Billing = rapid.SampledFrom([]string{billing.PaidFromSubscription, billing.PaidFromBalance}).Draw(rt, "billing")
+		if err := l.Settle(ctx, r, nil); err != nil {
+			rt.Fatal(err)
+		}
+		count := func(w *billing.Windows) {
+			*w = w.Moved(now, loc)
+			w.Add(now.Add(-age), r.Spent(), loc)
+		}
+		count(&ofKey)
+		if r.Billing == billing.PaidFromSubscription {
+			count(&want)
+		}
+		wantWindows(rt, client, "{n}:key:k", ofKey)
+		if r.Billing == billing.PaidFromSubscription { // else it was not looked at
+			wantWindows(rt, client, "{n}:subscription:5:alice:g", want)
+		}
+		if rapid.IntRange(0, 2).Draw(rt, "judge") == 0 {
+			wantJudged(rt, l, &billing.Claim{
+				ID: "c", User: "alice", KeyID: "k", Least: billing.USD(rapid.IntRange(0, 9001).Draw(rt, "least")),
+				Terms: &billing.Terms{Group: "g", Declared: true, Limits: limits},
+			}, want.Moved(now, loc), ofKey, limits, now)
+			want = want.Moved(now, loc)
+			wantWindows(rt, client, "{n}:subscription:5:alice:g", want)
+		}
+	}
+	if l.Waiting() != 0 {
+		rt.Fatalf("%d records wait", l.Waiting())
+	}
 }
 
 func wantWindows(t *rapid.T, client redis.UniversalClient, key string, want billing.Windows) {
