@@ -31,8 +31,6 @@ import (
 const (
 	opening = billing.USD(1e15)
 	charge  = 1001
-	// largest is the most that a ledger credits, charges or sets aside at once.
-	largest = billing.USD(1) << 62
 )
 
 // loading is what Redis says to everything while it starts.

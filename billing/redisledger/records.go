@@ -116,6 +116,9 @@ func (l *Ledger) recordsBySettled(ctx context.Context, filter *billing.RecordFil
 	return nil
 }
 
+// mostDaysAhead is by how many days a clock may be wrong for all exports to be whole.
+const mostDaysAhead = 400
+
 // settledDays are the first and the last day, counted from 1970, of what the filter
 // says of when records were settled. Nothing is settled within that any more, unless it
 // ends later than now.
@@ -139,11 +142,12 @@ func (l *Ledger) settledDays(ctx context.Context, filter *billing.RecordFilter) 
 	if err != nil || len(days) == 0 {
 		return 0, -1, err
 	}
-	oldest, err := time.Parse(time.DateOnly, days[len(days)-1]) // nothing is settled before its request comes, but for wrong clocks
+	oldest, err := time.Parse(time.DateOnly, days[len(days)-1])
 	if err != nil {
 		return 0, 0, err
 	}
-	first, last = min(oldest.UnixMicro(), newest)/length-1, newest/length
+	// Nothing is settled before its request comes, but for clocks that were ahead.
+	first, last = min(oldest.UnixMicro(), newest)/length-mostDaysAhead, newest/length
 	if !filter.SettledFrom.IsZero() {
 		first = max(first, filter.SettledFrom.UnixMicro()/length)
 	}

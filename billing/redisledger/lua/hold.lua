@@ -21,14 +21,17 @@ if not user[1] or user[4] then return {'stranger'} end
 -- fits is billing.Windows.Lacks. A sum of a billion dollars is no sum to add to.
 local is_today = second >= tonumber(string.match(ARGV[14], '^%S+')) and second < tonumber(string.match(ARGV[14], '%S+$'))
 local function fits(name, limits, budget, unknown)
-  local held = budget[3] or '0'
-  if #held > 18 then return false end
   for i, span in ipairs({'daily', 'weekly', 'monthly'}) do
-    local first, last = string.match(budget[3 + i] or '', '^(%S+) (%S+)$')
+    local first = string.match(budget[3 + i] or '', '^%S+')
     if first and second < tonumber(first) and is_today then -- a clock was wrong: it begins today
-      budget[3 + i], last = ARGV[13 + i], string.match(ARGV[13 + i], '%S+$')
+      budget[3 + i] = ARGV[13 + i]
       redis.call('HSET', name, span, budget[3 + i])
     end
+  end
+  local held = budget[3] or '0'
+  if #held > 18 then return false end
+  for i = 1, 3 do
+    local last = string.match(budget[3 + i] or '', '%S+$')
     if limits[i] ~= '0' and least ~= '0' then
       local spent = last and second < tonumber(last) and budget[6 + i] or '0'
       if not covers(limits[i], spent, held, unknown, least) then return false end
