@@ -51,10 +51,13 @@ func (s *State) tick() {
 	if reply, ok := errors.AsType[redis.Error](err); ok && !isOutage(err) {
 		why = reply.Error()
 	}
-	if why != s.trouble && why != "" && s.ctx.Err() == nil {
+	s.mu.Lock()
+	isNew := why != s.trouble
+	s.trouble = why
+	s.mu.Unlock()
+	if isNew && why != "" && s.ctx.Err() == nil {
 		s.options.Logger.Error("Redis refuses this node's sign of life; those in line may wait in vain", "error", why)
 	}
-	s.trouble = why
 }
 
 func isOutage(err error) bool {
