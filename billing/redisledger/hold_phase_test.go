@@ -3,6 +3,7 @@ package redisledger_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,9 +18,33 @@ type phases struct {
 	*node
 	mini  *miniredis.Miniredis
 	other *node // another process's
+
+	mu sync.Mutex
 	// meet is what becomes of the next round trip; nil: what is usual.
 	meet func(deliver func() error) error
 	gone bool // Redis is
+}
+
+// will sets what becomes of the next round trip.
+func (p *phases) will(meet func(deliver func() error) error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.meet = meet
+}
+
+// goes has Redis be gone, or back.
+func (p *phases) goes(gone bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.gone = gone
+}
+
+// next returns what becomes of this round trip.
+func (p *phases) next() (meet func(deliver func() error) error, gone bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	meet, p.meet = p.meet, nil
+	return meet, p.gone
 }
 
 // inPhases runs a test over alice, who has 1000, of which the other process knows.
@@ -32,10 +57,9 @@ func inPhases(t *testing.T, test func(t *testing.T, p *phases)) {
 				if !isScript(cmds) {
 					return next(ctx, cmds)
 				}
-				meet := p.meet
-				p.meet = nil
+				meet, gone := p.next()
 				switch {
-				case p.gone && meet == nil:
+				case gone && meet == nil:
 					return fail(cmds, errLate)
 				case meet == nil:
 					return next(ctx, cmds)
@@ -77,7 +101,7 @@ func TestAskedThenKept(t *testing.T) {
 		p.wantMet(t, "a", 600)
 		p.inRedis(t, "600")
 		p.wantRefused(t, "b", 401, true)
-		p.gone = true
+		p.goes(true)
 		p.wantRefused(t, "c", 401, true) // it counts here as well
 		p.wantMet(t, "d", 400)
 	})
@@ -95,7 +119,7 @@ func TestAskedThenRefused(t *testing.T) {
 func TestAskedThenInDoubt(t *testing.T) {
 	for name, meet := range map[string]func(func() error) error{"lost": lost, "unheard": unheard} {
 		inPhases(t, func(t *testing.T, p *phases) {
-			p.meet = meet
+			p.will(meet)
 			p.wantMet(t, "a", 600)
 			if p.link.Down() == nil {
 				t.Errorf("%s: Redis is not taken to be down", name)
@@ -119,7 +143,7 @@ func TestAskedThenInDoubtAndNotEnough(t *testing.T) {
 		if _, _, err := p.other.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 1000}); err != nil {
 			t.Fatal(err)
 		}
-		p.meet = lost // this process has not heard of the credit
+		p.will(lost) // this process has not heard of the credit
 		p.wantRefused(t, "a", 1500, false)
 		time.Sleep(holdTTL + 2*time.Second)
 		p.other.wantHeld(t, 0)
@@ -133,10 +157,10 @@ func TestAskedThenAbandoned(t *testing.T) {
 		"and met": func(deliver func() error) error { return deliver() }, "and the answer is lost": lost, "and unheard of": unheard,
 	} {
 		inPhases(t, func(t *testing.T, p *phases) {
-			p.meet = func(deliver func() error) error {
+			p.will(func(deliver func() error) error {
 				p.Release(t.Context(), "a")
 				return meet(deliver)
-			}
+			})
 			if err := p.setAside("a", 1000); err != nil && !errors.Is(err, billing.ErrUnavailable) {
 				t.Errorf("%s: Hold: %v", name, err)
 			}
@@ -151,10 +175,10 @@ func TestAskedThenAbandoned(t *testing.T) {
 // TestAbandonedThenMet: Redis is told at once that it has ended.
 func TestAbandonedThenMet(t *testing.T) {
 	inPhases(t, func(t *testing.T, p *phases) {
-		p.meet = func(deliver func() error) error {
+		p.will(func(deliver func() error) error {
 			p.Release(t.Context(), "a")
 			return deliver()
-		}
+		})
 		p.wantMet(t, "a", 1000)
 		p.inRedis(t, "0")
 		p.wantMet(t, "b", 1000)
@@ -164,10 +188,10 @@ func TestAbandonedThenMet(t *testing.T) {
 // TestTwoAskForOneRequest: there is one hold of it in the end.
 func TestTwoAskForOneRequest(t *testing.T) {
 	inPhases(t, func(t *testing.T, p *phases) {
-		p.meet = func(deliver func() error) error {
+		p.will(func(deliver func() error) error {
 			p.wantMet(t, "a", 300)
 			return deliver()
-		}
+		})
 		p.wantMet(t, "a", 300)
 		p.inRedis(t, "300")
 		p.Release(t.Context(), "a")
@@ -178,14 +202,14 @@ func TestTwoAskForOneRequest(t *testing.T) {
 // TestNoneThenInDoubtThenKept: made while Redis is down.
 func TestNoneThenInDoubtThenKept(t *testing.T) {
 	inPhases(t, func(t *testing.T, p *phases) {
-		p.gone = true
+		p.goes(true)
 		p.wantMet(t, "a", 600)
 		p.wantMet(t, "b", 300)
 		p.wantRefused(t, "c", 101, true)
 		p.Release(t.Context(), "b")
 		p.wantRefused(t, "c", 401, true)
 		p.inRedis(t, "0")
-		p.gone = false
+		p.goes(false)
 		time.Sleep(time.Second)
 		p.inRedis(t, "600")
 		p.other.wantRefused(t, "d", 401, true)
@@ -198,12 +222,12 @@ func TestNoneThenInDoubtThenKept(t *testing.T) {
 func TestInDoubtEndsWhileItIsTold(t *testing.T) {
 	for _, end := range []string{"settled", "released"} {
 		inPhases(t, func(t *testing.T, p *phases) {
-			p.gone = true
+			p.goes(true)
 			p.wantMet(t, "a", 600)
 			ends := false
 			var told func(deliver func() error) error
 			told = func(deliver func() error) error {
-				p.meet = told
+				p.will(told)
 				err := deliver()
 				if held := p.mini.HGet("{n}:user:alice", "held"); held == "600" && !ends {
 					ends = true
@@ -217,9 +241,10 @@ func TestInDoubtEndsWhileItIsTold(t *testing.T) {
 				}
 				return err
 			}
-			p.gone, p.meet = false, told
+			p.will(told)
+			p.goes(false)
 			time.Sleep(3 * time.Second)
-			p.meet = nil
+			p.will(nil)
 			if !ends {
 				t.Fatal("Redis was not told of it")
 			}
@@ -234,11 +259,11 @@ func TestInDoubtEndsWhileItIsTold(t *testing.T) {
 func TestInDoubtIsToldWithOtherClaims(t *testing.T) {
 	inPhases(t, func(t *testing.T, p *phases) {
 		// A standstill of this process: the answer comes too late, and Redis is not down.
-		p.meet = func(deliver func() error) error {
+		p.will(func(deliver func() error) error {
 			_ = deliver()
 			time.Sleep(2 * time.Second)
 			return context.DeadlineExceeded
-		}
+		})
 		p.wantMet(t, "a", 600)
 		if p.link.Down() != nil {
 			t.Fatal("Redis is taken to be down")
@@ -254,7 +279,7 @@ func TestInDoubtIsToldWithOtherClaims(t *testing.T) {
 func TestKeptThenEndedUnheard(t *testing.T) {
 	inPhases(t, func(t *testing.T, p *phases) {
 		p.wantMet(t, "a", 600)
-		p.meet = unheard
+		p.will(unheard)
 		p.Release(t.Context(), "a")
 		p.wantMet(t, "b", 1000) // here it has ended
 		time.Sleep(holdTTL + 2*time.Second)
@@ -266,10 +291,10 @@ func TestKeptThenEndedUnheard(t *testing.T) {
 func TestRequestThatIsGoneHoldsNothing(t *testing.T) {
 	inPhases(t, func(t *testing.T, p *phases) {
 		ctx, leave := context.WithCancel(t.Context())
-		p.meet = func(deliver func() error) error {
+		p.will(func(deliver func() error) error {
 			leave()
 			return lost(deliver)
-		}
+		})
 		_, err := p.Hold(ctx, claim("a", 1000))
 		if err == nil { // then it is the caller's to give back
 			p.Release(t.Context(), "a")
