@@ -167,19 +167,24 @@ func TestManyHoldsAreRenewedInBatches(t *testing.T) {
 			l.wantMet(t, fmt.Sprint(i), 1)
 		}
 		time.Sleep(renewEvery + time.Second) // Redis learns the script
-		var batches []string                 // how many keys each has, three for a hold
+		var mu sync.Mutex
+		var batches []string // how many keys each has, three for a hold
 		client.AddHook(pipelineHook(func(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 			return func(ctx context.Context, cmds []redis.Cmder) error {
 				if keys := fmt.Sprint(cmds[0].Args()[2]); keys != "2" { // no heartbeat
+					mu.Lock()
 					batches = append(batches, keys)
+					mu.Unlock()
 				}
 				return next(ctx, cmds)
 			}
 		}))
 		time.Sleep(renewEvery)
+		mu.Lock()
 		if want := []string{"1500", "1500", "3"}; !slices.Equal(batches, want) {
 			t.Errorf("batches of %v keys, want %v", batches, want)
 		}
+		mu.Unlock()
 		time.Sleep(5 * holdTTL)
 		l.wantHeld(t, 2*renewBatch+1)
 	})

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,10 +65,11 @@ func TestPrune(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
 		midnight := time.Date(2026, 11, 24, 0, 0, 0, 0, time.UTC)
 		now := midnight.Add(36 * time.Hour)
-		set := func(shows time.Time) { now = shows; mini.SetTime(shows) }
+		var clock atomic.Pointer[time.Time]
+		set := func(shows time.Time) { now = shows; clock.Store(&shows); mini.SetTime(shows) }
 		set(now)
 		outage := outageOf(client)
-		l := openWith(t, client, redisledger.Options{Now: func() time.Time { return now }})
+		l := openWith(t, client, redisledger.Options{Now: func() time.Time { return *clock.Load() }})
 		l.declareAlice(t)
 		const old = 515 // some pages
 		for i := range old {

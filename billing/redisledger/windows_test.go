@@ -201,11 +201,10 @@ func TestFirstRecordOfADayIsMissed(t *testing.T) {
 				if ask.Terms != nil {
 					r.Billing, r.Group = billing.PaidFromSubscription, "g"
 				}
-				stalled := false
+				var stalled atomic.Bool
 				client.AddHook(pipelineHook(func(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 					return func(ctx context.Context, cmds []redis.Cmder) error {
-						if isScript(cmds) && !stalled { // this process stands still, so that Redis is not down
-							stalled = true
+						if isScript(cmds) && stalled.CompareAndSwap(false, true) { // this process stands still, so that Redis is not down
 							time.Sleep(2 * time.Second)
 							return fail(cmds, context.DeadlineExceeded)
 						}
