@@ -36,7 +36,7 @@ func (l *Ledger) prune(ctx context.Context, before time.Time) (count int, err er
 		return 0, err
 	}
 	now := l.snapshot.now()
-	if ahead := now.Sub(l.clock()); ahead < 0 { // this process's clock is not trusted alone
+	if ahead := now.Sub(l.clock()); ahead < -time.Second { // this process's clock is not trusted alone
 		before = before.Add(ahead)
 	}
 	days, err := l.days(ctx, &billing.RecordFilter{})
