@@ -128,17 +128,17 @@ func settleAfterPrune(t *testing.T, w world) {
 }
 
 func pruneMany(t *testing.T, w world) {
-	const n = 1500
+	const n, days = 1080, 8
 	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: n})
 	for i := range n {
 		r := record(fmt.Sprint(i), 1)
-		r.Time = epoch.AddDate(0, 0, -max(i-1000, 0)%40) // many of one day
+		r.Time = epoch.AddDate(0, 0, -max(i-1000, 0)%days) // many of one day
 		settle(t, l, r)
 	}
 	w.clock.Pass(t, 24*time.Hour)
-	for day := -39; day <= 0; day++ {
+	for day := 1 - days; day <= 0; day++ {
 		kept := List(t, l, billing.RecordFilter{From: epoch.Truncate(24*time.Hour).AddDate(0, 0, day+1)})
 		all := List(t, l, billing.RecordFilter{})
 		w.prune(t, l, epoch.AddDate(0, 0, 1), len(all)-len(kept))

@@ -130,7 +130,7 @@ func settledFilters(t *testing.T, w world) {
 		at := all[random.IntN(len(all))].Settled
 		return oneOf(random, at, at, at.Add(1), at.Add(-1), time.Time{}, all[0].Settled.AddDate(-1, 0, 0), ahead)
 	}
-	for range 200 {
+	for range 60 {
 		f := billing.RecordFilter{SettledFrom: bound(), SettledTo: bound(), User: oneOf(random, "", "", "alice"), Model: oneOf(random, "", "", "opus")}
 		if random.IntN(2) == 0 {
 			f.From = epoch.Add(-time.Duration(random.IntN(7)) * time.Hour)

@@ -82,7 +82,7 @@ const (
 	tickEvery = time.Second
 	// rotateEvery is how often the spool forgets what Redis has, and is searched for
 	// what processes left that have ended.
-	rotateEvery = time.Minute
+	rotateEvery = 10 * time.Second
 	// countTTL is how long Redis knows what a process has settled that has ended.
 	countTTL = 24 * time.Hour
 )

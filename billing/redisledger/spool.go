@@ -22,8 +22,9 @@ const (
 	// takenName is a file that is there while all that a directory has was taken by
 	// Redis, and nobody has it open.
 	takenName = "taken"
-	// keptFor is how long the spool keeps what Redis has taken, at least.
-	keptFor = time.Minute
+	// keptFor is how long the spool keeps what Redis has taken, at least: a minute, and
+	// the time in which it is noticed that Redis lost it.
+	keptFor = time.Minute + 10*time.Second
 	// leastRetryWait and mostRetryWait are how long Redis is not asked again for
 	// records that it refused: twice as long each time.
 	leastRetryWait = time.Second

@@ -2,7 +2,9 @@ package sqliteledger
 
 import (
 	"context"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -52,93 +54,118 @@ func settleAt(t *testing.T, l *Ledger, when ...time.Time) {
 	}
 }
 
+// zoned is a ledger whose operator chooses one zone after the other, and how many
+// requests there are on each day.
+type zoned struct {
+	*testing.T
+	*Ledger
+	dir   string
+	clock *ledgertest.Clock
+	want  map[string]int64
+}
+
+// look checks what there is on each day.
+func (z *zoned) look(what string) {
+	z.Helper()
+	check(z.T, z.Ledger)
+	if diff := cmp.Diff(z.want, byDay(z.T, z.Ledger, billing.RecordFilter{})); diff != "" {
+		z.Errorf("%s: requests by day (-want +got):\n%s", what, diff)
+	}
+}
+
+func (z *zoned) choose(name string) {
+	z.Helper()
+	if err := z.Close(); err != nil {
+		z.Fatal(err)
+	}
+	z.Ledger = open(z.T, z.dir, Options{now: z.clock.Now, Location: zone(z.T, name)})
+}
+
+// day is that many hours, and half an hour, after the 10th of November began, in UTC.
+func day(hours int) time.Time { return time.Date(2026, 11, 10, hours, 30, 0, 0, time.UTC) }
+
 // TestDaysOfAnotherZone: days that were summed up by one zone stay as they were when an
 // operator chooses another; from then on they are the other's.
 func TestDaysOfAnotherZone(t *testing.T) {
-	dir := t.TempDir()
-	clock := ledgertest.NewClock(time.Date(2026, 11, 10, 20, 0, 0, 0, time.UTC))
-	l := open(t, dir, Options{now: clock.Now})
-	if err := l.Declare(t.Context(), []billing.User{{Name: "alice", Balance: opening}}); err != nil {
+	z := &zoned{T: t, dir: t.TempDir(), clock: ledgertest.NewClock(time.Date(2026, 11, 10, 20, 0, 0, 0, time.UTC))}
+	z.Ledger = open(t, z.dir, Options{now: z.clock.Now})
+	if err := z.Declare(t.Context(), []billing.User{{Name: "alice", Balance: opening}}); err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]int64{}
-	day := func(hours int) time.Time { return time.Date(2026, 11, 10, hours, 30, 0, 0, time.UTC) }
-	look := func(what string) {
-		t.Helper()
-		check(t, l)
-		if diff := cmp.Diff(want, byDay(t, l, billing.RecordFilter{})); diff != "" {
-			t.Errorf("%s: requests by day (-want +got):\n%s", what, diff)
-		}
+	settleAt(t, z.Ledger, day(-24*3), day(-1), day(10), day(19))
+	z.want = map[string]int64{"2026-11-07": 1, "2026-11-09": 1, "2026-11-10": 2}
+	z.look("UTC")
+
+	z.choose("Asia/Shanghai") // where it is 4:00 of the 11th
+	z.look("UTC, opened in Shanghai")
+	z.clock.Pass(t, 20*time.Hour)
+	settleAt(t, z.Ledger, day(18), day(20), day(39)) // the first of them of before the change
+	z.want["2026-11-10"], z.want["2026-11-11"] = 3, 2
+	z.look("Shanghai")
+	z.choose("Asia/Shanghai")
+	z.look("Shanghai again")
+
+	z.choose("America/New_York") // where it is 11:00 of the 11th
+	z.clock.Pass(t, 24*time.Hour)
+	settleAt(t, z.Ledger, day(41), day(53), day(24+29)) // until 5:00 UTC of the 12th it is the 11th
+	z.want["2026-11-11"], z.want["2026-11-12"] = 3, 2
+	z.look("New York")
+
+	z.choose("Pacific/Honolulu") // where it is still the 12th, at 6:00
+	z.clock.Pass(t, 4*time.Hour)
+	settleAt(t, z.Ledger, day(66))
+	z.want["2026-11-12"] = 3
+	z.choose("Pacific/Kiritimati") // where it is the 13th, at 10:00
+	z.clock.Pass(t, time.Hour)
+	settleAt(t, z.Ledger, day(68))
+	z.want["2026-11-13"] = 1
+	z.choose("Pacific/Honolulu") // 11:00 of the 12th once more, which is over
+	z.clock.Pass(t, 2*time.Hour)
+	settleAt(t, z.Ledger, day(70))
+	z.want["2026-11-13"] = 2
+	z.look("around the world")
+	z.clock.Pass(t, 48*time.Hour)
+	settleAt(t, z.Ledger, day(72+10).Add(-time.Hour), day(72+34)) // 23:30 of the 12th, which is over, and 0:30 of the 14th
+	z.want["2026-11-13"], z.want["2026-11-14"] = 3, 1
+	z.look("Honolulu")
+	z.sumBetween()
+	z.pruneAll()
+	if err := z.Close(); err != nil {
+		t.Error(err)
 	}
-	reopen := func(name string) {
-		t.Helper()
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
-		l = open(t, dir, Options{now: clock.Now, Location: zone(t, name)})
-	}
-	settleAt(t, l, day(-24*3), day(-1), day(10), day(19))
-	want = map[string]int64{"2026-11-07": 1, "2026-11-09": 1, "2026-11-10": 2}
-	look("UTC")
+}
 
-	reopen("Asia/Shanghai") // where it is 4:00 of the 11th
-	look("UTC, opened in Shanghai")
-	clock.Pass(t, 20*time.Hour)
-	settleAt(t, l, day(18), day(20), day(39)) // the first of them of before the change
-	want["2026-11-10"], want["2026-11-11"] = 3, 2
-	look("Shanghai")
-	reopen("Asia/Shanghai")
-	look("Shanghai again")
-
-	reopen("America/New_York") // where it is 11:00 of the 11th
-	clock.Pass(t, 24*time.Hour)
-	settleAt(t, l, day(41), day(53), day(24+29)) // until 5:00 UTC of the 12th it is the 11th
-	want["2026-11-11"], want["2026-11-12"] = 3, 2
-	look("New York")
-
-	reopen("Pacific/Honolulu") // where it is still the 12th, at 6:00
-	clock.Pass(t, 4*time.Hour)
-	settleAt(t, l, day(66))
-	want["2026-11-12"] = 3
-	reopen("Pacific/Kiritimati") // where it is the 13th, at 10:00
-	clock.Pass(t, time.Hour)
-	settleAt(t, l, day(68))
-	want["2026-11-13"] = 1
-	reopen("Pacific/Honolulu") // 11:00 of the 12th once more, which is over
-	clock.Pass(t, 2*time.Hour)
-	settleAt(t, l, day(70))
-	want["2026-11-13"] = 2
-	look("around the world")
-	clock.Pass(t, 48*time.Hour)
-	settleAt(t, l, day(72+10).Add(-time.Hour), day(72+34)) // 23:30 of the 12th, which is over, and 0:30 of the 14th
-	want["2026-11-13"], want["2026-11-14"] = 3, 1
-	look("Honolulu")
-	for first := -80; first < 110; first += 7 { // whatever days begin and end between these
+// sumBetween sums up between moments, whatever days begin and end there.
+func (z *zoned) sumBetween() {
+	for first := -80; first < 110; first += 7 {
 		for last := first; last < 110; last += 31 {
 			f := billing.RecordFilter{From: day(first), To: day(last)}
 			sum := int64(0)
-			for _, n := range byDay(t, l, f) {
+			for _, n := range byDay(z.T, z.Ledger, f) {
 				sum += n
 			}
-			if n := len(ledgertest.List(t, l, f)); int64(n) != sum {
-				t.Errorf("usage of %d records between %v and %v, want %d", sum, f.From, f.To, n)
+			if n := len(ledgertest.List(z.T, z.Ledger, f)); int64(n) != sum {
+				z.Errorf("usage of %d records between %v and %v, want %d", sum, f.From, f.To, n)
 			}
 		}
 	}
-	// A day that two zones have a part in goes as a whole.
-	for _, name := range []string{"2026-11-07", "2026-11-09", "2026-11-10", "2026-11-11", "2026-11-12", "2026-11-13"} {
-		n, err := l.Prune(t.Context(), clock.Now())
-		if err != nil || int64(n) != want[name] {
-			t.Errorf("Prune: %d, %v; want the %d of %s", n, err, want[name], name)
+}
+
+// pruneAll deletes one day after the other but for today. A day that two zones have a
+// part in goes as a whole.
+func (z *zoned) pruneAll() {
+	for _, name := range slices.Sorted(maps.Keys(z.want)) {
+		due := z.want[name]
+		if len(z.want) == 1 {
+			due = 0
 		}
-		delete(want, name)
-		look("after " + name)
-	}
-	if n, err := l.Prune(t.Context(), clock.Now()); n != 0 || err != nil {
-		t.Errorf("Prune of a day that has not ended: %d, %v", n, err)
-	}
-	if err := l.Close(); err != nil {
-		t.Error(err)
+		if n, err := z.Prune(z.Context(), z.clock.Now()); err != nil || int64(n) != due {
+			z.Errorf("Prune: %d, %v; want the %d of %s", n, err, due, name)
+		}
+		if due > 0 {
+			delete(z.want, name)
+		}
+		z.look("after " + name)
 	}
 }
 
