@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -77,6 +79,41 @@ func TestASlotGivenJustBeforeAnOutage(t *testing.T) {
 		a.release(other.Lease, next.Lease)
 		a.inUse("x", 0)
 	})
+}
+
+// TestASlotGivenWhileAnOutageBegins: who awaits it has looked for it, and waits for the
+// State that is about to be in force. No bubble, since those who wait for a lock are
+// not at rest in one.
+func TestASlotGivenWhileAnOutageBegins(t *testing.T) {
+	a := startNode(t, startMini(t), true)
+	c := places(1, "x")
+	before, next := a.grant("x", ask(c)), ask(c)
+	if got := a.acquire(next); got.Kind != scheduler.Queued {
+		t.Fatalf("%+v", got)
+	}
+	release := a.Stall()
+	a.cut()
+	var under sync.WaitGroup
+	under.Go(func() { _, _ = a.Acquire(t.Context(), ask(places(1, "y"))) })
+	until := func(is func() bool) {
+		for !is() {
+			runtime.Gosched()
+		}
+	}
+	until(a.IsChanging)
+	under.Go(func() {
+		if got, err := a.Await(t.Context(), next.Lease); err != nil || got.Kind != scheduler.Granted || got.Place != "x" {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+	until(func() bool { return a.IsAwaited(next.Lease) })
+	for range 1000 {
+		runtime.Gosched()
+	}
+	a.Hear(fmt.Sprintf(`{"lease":%q,"place":"x"}`, next.Lease))
+	release()
+	under.Wait()
+	a.release(before, next.Lease)
 }
 
 // TestASlotGivenByARedisThatWasLeft: the word of it comes when this node serves by
