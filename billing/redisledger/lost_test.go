@@ -17,79 +17,6 @@ import (
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
 
-// copyOfRedis takes a copy of all that a server has at one moment, and returns what puts
-// it in the place of what the server has by then: as a replica does that takes over, and
-// had not got the last writes. Keys that are made meanwhile are not in it.
-func copyOfRedis(t testing.TB, client *redis.Client) (restore func()) {
-	t.Helper()
-	ctx := context.Background()
-	keys, err := client.Keys(ctx, "*").Result()
-	must(t, err)
-	kinds := make(map[string]string)
-	for _, key := range keys {
-		kinds[key] = client.Type(ctx, key).Val()
-	}
-	read := make(map[string]redis.Cmder)
-	_, err = client.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-		for key, kind := range kinds {
-			switch kind {
-			case "string":
-				read[key] = pipe.Get(ctx, key)
-			case "hash":
-				read[key] = pipe.HGetAll(ctx, key)
-			case "set":
-				read[key] = pipe.SMembers(ctx, key)
-			case "zset":
-				read[key] = pipe.ZRangeWithScores(ctx, key, 0, -1)
-			case "list":
-				read[key] = pipe.LRange(ctx, key, 0, -1)
-			}
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, redis.Nil) {
-		t.Fatal(err)
-	}
-	return func() {
-		t.Helper()
-		_, err := client.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-			pipe.FlushAll(ctx)
-			for key, cmd := range read {
-				switch cmd := cmd.(type) {
-				case *redis.StringCmd:
-					if cmd.Err() == nil {
-						pipe.Set(ctx, key, cmd.Val(), 0)
-					}
-				case *redis.MapStringStringCmd:
-					pipe.HSet(ctx, key, cmd.Val())
-				case *redis.StringSliceCmd:
-					if len(cmd.Val()) == 0 { // it is gone by now
-						continue
-					} else if kinds[key] == "list" {
-						pipe.RPush(ctx, key, anys(cmd.Val())...)
-					} else {
-						pipe.SAdd(ctx, key, anys(cmd.Val())...)
-					}
-				case *redis.ZSliceCmd:
-					if len(cmd.Val()) > 0 {
-						pipe.ZAdd(ctx, key, cmd.Val()...)
-					}
-				}
-			}
-			return nil
-		})
-		must(t, err)
-	}
-}
-
-func anys(texts []string) []any {
-	list := make([]any, len(texts))
-	for i, text := range texts {
-		list[i] = text
-	}
-	return list
-}
-
 // TestRedisGoesBack: what the last minute brought is told again, each once, whoever finds
 // it out.
 func TestRedisGoesBack(t *testing.T) {
@@ -114,7 +41,7 @@ func TestRedisGoesBack(t *testing.T) {
 				}
 				credit("alice", "known", 1)
 				time.Sleep(2 * time.Second)
-				goBack := copyOfRedis(t, client)
+				goBack := redistest.Copy(t, client)
 				l.settle(t, "a", "b")
 				other.settle(t, "c")
 				credit("alice", "c", 500)
@@ -155,7 +82,7 @@ func TestRedisGoesBackAgainAndAgain(t *testing.T) {
 		l := open(t, client)
 		l.declareAlice(t)
 		l.settle(t, "0")
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		var ids []string
 		for i := range 5 {
 			l.settle(t, fmt.Sprint("a", i), fmt.Sprint("b", i))
@@ -174,7 +101,7 @@ func TestRedisLosesMoreThanAMinute(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
 		l := open(t, client)
 		l.declareAlice(t)
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		l.settle(t, "old")
 		time.Sleep(5 * time.Minute)
 		if n := sizeOf(l.spool, "0", "journal-0") + sizeOf(l.spool, "0", "journal-1"); n != 0 {
@@ -195,7 +122,7 @@ func TestRecordsTakenLateAreKeptForAMinute(t *testing.T) {
 		options := redisledger.Options{Spool: t.TempDir()}
 		l := openWith(t, client, options)
 		l.declareAlice(t)
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		time.Sleep(30 * time.Second)
 		l.settle(t, "a")
 		time.Sleep(40 * time.Second) // now it is in the older of the two files
@@ -284,15 +211,15 @@ func TestNameHasAnotherOwner(t *testing.T) {
 					r.User, r.UserNumber, r.Charged = "bob", int64(number), charged
 					must(t, l.Settle(ctx, r, nil))
 				}
-				goBack, first, second := copyOfRedis(t, client), billing.USD(10+5-3), billing.USD(200+50-30)
+				goBack, first, second := redistest.Copy(t, client), billing.USD(10+5-3), billing.USD(200+50-30)
 				own(1, 10, 5, 3)
 				if when == "between" {
-					goBack = copyOfRedis(t, client)
+					goBack = redistest.Copy(t, client)
 				}
 				must(t, l.RemoveUser(ctx, "bob"))
 				own(2, 200, 50, 30)
 				if when == "after" {
-					goBack = copyOfRedis(t, client)
+					goBack = redistest.Copy(t, client)
 					l.settle(t, "e")
 				}
 				goBack()
@@ -318,7 +245,7 @@ func TestRedisGoesBackWhileNobodyRuns(t *testing.T) {
 		options := redisledger.Options{Spool: t.TempDir()}
 		l := openWith(t, client, options)
 		l.declareAlice(t)
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		l.settle(t, "a", "b")
 		if _, _, err := l.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 2 * charge}); err != nil {
 			t.Fatal(err)
@@ -345,7 +272,7 @@ func TestMoneySetAsideComesBack(t *testing.T) {
 		l, other := open(t, client), open(t, clientOf(t, mini))
 		l.declareAlice(t)
 		l.settle(t, "known")
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		l.settle(t, "a")
 		l.wantMet(t, "held", opening-2*charge)
 		goBack()
@@ -365,7 +292,7 @@ func TestAnswersOfBefore(t *testing.T) {
 		l := open(t, client)
 		l.declareAlice(t)
 		l.settle(t, "first")
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		for range 5 { // changes that nobody tells again, which the version counts
 			l.declareAlice(t)
 		}
@@ -450,7 +377,7 @@ func TestRedisGoesBackUnderLoad(t *testing.T) {
 			const times = 4
 			for range times {
 				time.Sleep(100 * time.Millisecond)
-				goBack := copyOfRedis(t, admin)
+				goBack := redistest.Copy(t, admin)
 				time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
 				goBack()
 				time.Sleep(300 * time.Millisecond)

@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/redistest"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -255,6 +256,43 @@ func TestWhatRedisForgetsItsNodesBringBack(t *testing.T) {
 		a.release(held)
 		b.inUse("x", 1)
 	})
+}
+
+// TestSlotsGivenBackToARedisThatForgetsIt are free again at once, though Redis has them
+// as they were, and its nodes had been told that they are free.
+func TestSlotsGivenBackToARedisThatForgetsIt(t *testing.T) {
+	for name, isSeen := range map[string]bool{"after an outage": true, "after a failover that no call noticed": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := startMini(t)
+				a := startNode(t, server, true)
+				c := places(2, "x")
+				kept, along := a.grant("x", ask(c)), a.grant("x", ask(c))
+				w := a.line(ask(c))
+				time.Sleep(time.Second)
+				goBack := redistest.Copy(t, pipeClient(t, server))
+				a.release(along)
+				if <-w.done; w.err != nil || w.answer.Kind != scheduler.Granted {
+					t.Fatalf("%+v, %v", w.answer, w.err)
+				}
+				a.release(w.lease)
+				time.Sleep(time.Second)
+				if isSeen {
+					a.cut()
+					a.grant("x", ask(c))
+				}
+				goBack()
+				a.mend()
+				time.Sleep(3 * time.Second)
+				if isSeen {
+					a.inUse("x", 2)
+				} else {
+					a.inUse("x", 1)
+				}
+				a.release(kept)
+			})
+		})
+	}
 }
 
 func TestAFrozenHolderKnowsThatItLost(t *testing.T) {
