@@ -60,3 +60,41 @@ func TestRedisConnKeepsTheWordsOfTheServer(t *testing.T) {
 		})
 	}
 }
+
+// TestRedisConnThatIsClosedBeforeItIsWrittenTo says what the server said, too.
+func TestRedisConnThatIsClosedBeforeItIsWrittenTo(t *testing.T) {
+	for name, test := range map[string]struct{ says, want string }{
+		"too many":       {"-ERR max number of clients reached\r\n", "ERR max number of clients reached: "},
+		"from elsewhere": {"-DENIED Redis is running in protected mode because …\r\n", "DENIED Redis is running in protected mode"},
+		"an answer":      {"+OK\r\n", ""},
+		"nothing":        {"", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			listener, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer listener.Close()
+			plain, err := net.Dial("tcp", listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			server, err := listener.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.WriteString(server, test.says)
+			server.Close()
+			conn := newRedisConn(plain)
+			defer conn.Close()
+			for range 10_000 { // until the server's end is heard of
+				if _, err = conn.Write([]byte("PING\r\n")); err != nil {
+					break
+				}
+			}
+			if err == nil || !strings.Contains(err.Error(), test.want) || test.want == "" && strings.Contains(err.Error(), "ERR") {
+				t.Errorf("%v, want it to say %q", err, test.want)
+			}
+		})
+	}
+}

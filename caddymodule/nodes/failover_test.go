@@ -22,8 +22,9 @@ const (
 
 	// unsent is for how long Redis acknowledges what it is about to lose.
 	unsent = 1500 * time.Millisecond
-	// resettled is how long after the last failover the books must be right.
-	resettled = 10 * time.Second
+	// resettled is how long after the last failover the books must be right: after many
+	// that follow each other fast, a Redis that is back is found after 15 s.
+	resettled = 20 * time.Second
 
 	// subscriber pays with a subscription of the group plan, which the admin API gives
 	// him.
