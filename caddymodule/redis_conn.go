@@ -2,10 +2,11 @@ package caddymodule
 
 import (
 	"bytes"
-	"fmt"
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 )
 
 // turnedAway begin what a server says as the first thing on a connection that it
@@ -69,5 +70,5 @@ func (c *redisConn) explain(err error) error {
 	if err == nil || c.words == "" {
 		return err
 	}
-	return fmt.Errorf("%s: %w", c.words, err)
+	return &redislink.TurnedAway{Words: c.words, Err: err}
 }

@@ -1,11 +1,18 @@
 package caddymodule
 
 import (
+	"context"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 )
 
 func TestRedisConnKeepsTheWordsOfTheServer(t *testing.T) {
@@ -96,5 +103,38 @@ func TestRedisConnThatIsClosedBeforeItIsWrittenTo(t *testing.T) {
 				t.Errorf("%v, want it to say %q", err, test.want)
 			}
 		})
+	}
+}
+
+// TestAClientThatIsTurnedAway gives the server's words for the error, though its library
+// goes on after them.
+func TestAClientThatIsTurnedAway(t *testing.T) {
+	const words = "ERR max number of clients reached"
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			server, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			io.WriteString(server, "-"+words+"\r\n")
+			server.Close()
+		}
+	}()
+	client := redis.NewClient(&redis.Options{
+		Addr: listener.Addr().String(), MaxRetries: -1, DialerRetries: 1,
+		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
+			return dialRedis(ctx, network, address, time.Second, nil)
+		},
+	})
+	defer client.Close()
+	link := redislink.New(client, redislink.Options{Logger: slog.New(slog.DiscardHandler)})
+	defer link.Close()
+	if _, err := link.Run(t.Context(), redis.NewScript("return 1"), nil); err == nil || !strings.Contains(err.Error(), words) {
+		t.Errorf("%v, want it to say %q", err, words)
 	}
 }

@@ -343,6 +343,8 @@ func TestRedisGoesBackUnderLoad(t *testing.T) {
 					t.Fatal(err)
 				}
 				credited += 5
+			}
+			for _, l := range nodes {
 				for range 4 {
 					running.Go(func() {
 						for {
