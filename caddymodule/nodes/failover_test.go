@@ -151,7 +151,7 @@ func TestNothingIsLost(t *testing.T) {
 			})
 			giver := f.give()
 			load, subscribed := f.begin(3, f.nodes...), f.beginAs("sk-gateway-"+subscriber, 1, f.nodes...)
-			time.Sleep(500 * time.Millisecond)
+			time.Sleep(2 * time.Second) // replicas have the subscription, which is not told again
 			for range failoverCount(t) {
 				held := time.Now()
 				store.hold()
