@@ -36,7 +36,7 @@ func TestMain(m *testing.M) {
 		return
 	}
 	// Every check of a history has restarts; the command line can ask for more.
-	if err := flag.Set("rapid.checks", "50"); err != nil {
+	if err := flag.Set("rapid.checks", "30"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
