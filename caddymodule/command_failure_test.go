@@ -35,7 +35,7 @@ func otherCaddy(config http.HandlerFunc) http.HandlerFunc {
 	return mux.ServeHTTP
 }
 
-// talker speaks first, and no HTTP.
+// talker speaks no HTTP.
 func talker(t *testing.T) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -49,6 +49,8 @@ func talker(t *testing.T) string {
 			if err != nil {
 				return
 			}
+			// Not before it was asked: what comes then, the client takes for no answer.
+			_, _ = conn.Read(make([]byte, 4096))
 			_, _ = conn.Write([]byte("-ERR unknown command\r\n"))
 			conn.Close()
 		}
