@@ -46,7 +46,7 @@ func conformance(t *testing.T, client func(*testing.T) redis.UniversalClient, fo
 				clock.Follow(follow)
 			}
 			options := redisledger.Options{Namespace: namespace(t, server), Location: loc, Now: clock.Now, Spool: t.TempDir()}
-			link := redislink.New(server, redislink.Options{Namespace: options.Namespace, Timeout: 2 * time.Second})
+			link := redislink.New(server, redislink.Options{Namespace: options.Namespace, Timeout: 20 * time.Second})
 			t.Cleanup(link.Close)
 			return func(*testing.T) billing.Ledger { return redisledger.New(link, options) }
 		},
