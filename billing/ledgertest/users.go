@@ -210,11 +210,12 @@ func userRemovedInFlight(t *testing.T, w world) {
 	settle(t, l, spent("a", k, epoch, 250))
 	l.Release(t.Context(), "b")
 	settle(t, l, used("c", epoch, 30))
+	settle(t, l, numbered(spent("of no charge", k, epoch, 0), 1))
 	wantStranger(t, l, "alice")
 	add(t, l, billing.User{Name: "alice", Balance: 1000})
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
-	if n := len(List(t, l, billing.RecordFilter{User: "alice"})); n != 2 {
-		t.Errorf("%d records, want 2", n)
+	if n := len(List(t, l, billing.RecordFilter{User: "alice"})); n != 3 {
+		t.Errorf("%d records, want 3", n)
 	}
 }
 

@@ -82,7 +82,7 @@ if key[1] then
   if key[3] == '' or covers(at .. '000', key[3]) or not covers(shown .. '000', key[3]) then call('HSET', KEYS[5], 'last_used', at .. '000') end
 end
 if is_gone then
-  if change ~= '' then call('HINCRBY', KEYS[1], 'forgiven', string.sub(change, 2)) end
+  if change ~= '' and change ~= '0' then call('HINCRBY', KEYS[1], 'forgiven', string.sub(change, 2)) end
 elseif change ~= '' then
   call('HINCRBY', KEYS[1], 'version', 1) -- who may do this may do the next but one
   call('HSET', KEYS[3], ARGV[1], ARGV[2] .. settled)
