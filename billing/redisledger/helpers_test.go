@@ -215,6 +215,8 @@ func (b *logbook) count(text string) (n int) {
 func (b *logbook) want(t testing.TB, text string, times int) {
 	t.Helper()
 	if n := b.count(text); n != times {
+		b.mu.Lock()
+		defer b.mu.Unlock()
 		t.Errorf("the log says %q %d times, want %d:\n%s", text, n, times, strings.Join(b.lines, "\n"))
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -321,6 +322,15 @@ func hasAny(path string) bool {
 // takeOver makes the records of another directory this process's.
 func (s *spool) takeOver(d *directory) error {
 	files := []*journal.File{d.current.File, d.other.File, d.refused}
+	s.mu.Lock()
+	to := s.own.current
+	to.inherited = math.MaxInt64 // from now on, for Redis may be told of them before all are here
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		to.inherited = to.Size()
+	}()
 	total := 0
 	for _, f := range files {
 		count, err := walk(f, func(r *billing.Record) error {
@@ -339,9 +349,6 @@ func (s *spool) takeOver(d *directory) error {
 			}
 		}
 	}
-	s.mu.Lock()
-	s.own.current.inherited = s.own.current.Size()
-	s.mu.Unlock()
 	s.log.Info("taking over records that an earlier process left in the spool", "directory", d.path, "records", total)
 	return nil
 }
