@@ -42,7 +42,7 @@ func (l *Ledger) drainFile(ctx context.Context, d *directory, f *spoolFile) erro
 	isNew := 0
 	for {
 		l.spool.mu.Lock()
-		from, until := f.missing, f.Size()
+		from, until, inherited := f.missing, f.Size(), f.inherited
 		f.missing = -1 // what fails meanwhile says so again
 		l.spool.mu.Unlock()
 		if from < 0 {
@@ -56,7 +56,7 @@ func (l *Ledger) drainFile(ctx context.Context, d *directory, f *spoolFile) erro
 			}
 			n := 0
 			if err == nil {
-				n, err = l.bring(ctx, d, records, from < f.inherited)
+				n, err = l.bring(ctx, d, records, from < inherited)
 			}
 			if err != nil {
 				l.spool.mu.Lock()
