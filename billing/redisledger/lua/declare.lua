@@ -14,7 +14,7 @@ for i = 2, #ARGV, 3 do
   local key = user_key(name)
   local was = call('HMGET', key, 'balance', 'source', 'removed', 'opening')
   call('HINCRBY', key, 'version', 1)
-  if not was[1] or was[3] then
+  if not was[1] or not was[2] or was[3] then -- one without a source is of the time before schemas
     call('HSETNX', key, 'balance', '0')
     call('HSET', key, 'source', 'config')
     call('HDEL', key, 'removed')
