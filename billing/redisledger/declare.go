@@ -103,6 +103,7 @@ func (l *Ledger) declareAgain(ctx context.Context, name string, err error) bool 
 		return isOurs
 	}
 	l.log.Error("Redis did not know a user of the config: it has lost its data; it was told of all users, who begin with their opening balances", "user", name)
+	l.doubt()
 	return l.declareAll(ctx) == nil
 }
 

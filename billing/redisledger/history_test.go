@@ -202,16 +202,23 @@ func (h *history) goBack(*rapid.T) {
 	if h.restore == nil || time.Since(h.savedAt) > 50*time.Second {
 		return
 	}
+	h.dead.is.Store(h.failing != "") // the process does not see it up meanwhile
 	h.mini.SetError("")
 	h.restore()
 	h.mini.SetError(h.failing)
+	h.dead.is.Store(false)
 	h.openings = maps.Clone(h.savedOpenings)
+	maps.DeleteFunc(h.known, func(name string, _ bool) bool {
+		_, isOpened := h.openings[name]
+		return !isOpened
+	})
 	h.deliver()
 }
 
 func (h *history) check(t *rapid.T) {
 	ctx := context.Background()
 	if h.failing != "" {
+		time.Sleep(time.Second) // for the process to look into its spool
 		for name := range h.known {
 			if b, err := h.l.Balance(ctx, name); err != nil || b.Amount > h.balance(name) {
 				t.Fatalf("%s has %s, %v, while Redis is down; want %s at most", name, b.Amount, err, h.balance(name))

@@ -366,9 +366,13 @@ func TestAnswersOfBefore(t *testing.T) {
 		l.declareAlice(t)
 		l.settle(t, "first")
 		goBack := copyOfRedis(t, client)
-		for range 5 { // changes that nobody tells again, which the version counts
-			l.declareAlice(t)
+		other := open(t, clientOf(t, mini))
+		for i := range 5 { // changes that nobody tells again, which the version counts
+			if _, _, err := other.Credit(t.Context(), "alice", billing.Credit{ID: fmt.Sprint(i), Amount: 0}); err != nil {
+				t.Fatal(err)
+			}
 		}
+		must(t, other.close())
 		delayed := false
 		client.AddHook(pipelineHook(func(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 			return func(ctx context.Context, cmds []redis.Cmder) error {

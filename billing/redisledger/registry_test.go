@@ -231,6 +231,26 @@ func TestLoginFromMemory(t *testing.T) {
 	})
 }
 
+// TestWhatIsKnownOfUsersEndsWithRedissData: it has lost all, of which no record tells,
+// and whoever is asked for first has all declared again. What is known of the others is
+// of before.
+func TestWhatIsKnownOfUsersEndsWithRedissData(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
+		l := open(t, client)
+		for balance := range billing.USD(3) { // the first counts
+			must(t, l.Declare(t.Context(), []billing.User{{Name: "alice", Balance: 10 + balance}, {Name: "bob", Balance: balance}}))
+		}
+		l.wantBalance(t, 10)
+		mini.FlushAll()
+		if b, err := l.Balance(t.Context(), "bob"); err != nil || b.Amount != 2 {
+			t.Errorf("bob has %s, %v; want what the config says now", b.Amount, err)
+		}
+		l.wantBalance(t, 12)
+		l.settle(t, "a")
+		l.wantBalance(t, 12-charge)
+	})
+}
+
 // TestSchema: data of the version before goes on, that of a newer one is left alone.
 func TestSchema(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
