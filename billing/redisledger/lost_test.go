@@ -214,6 +214,34 @@ func TestRecordsTakenLateAreKeptForAMinute(t *testing.T) {
 	})
 }
 
+// TestRefusedRecordsAreKeptForAMinute once Redis has taken them after all, long after it
+// had refused them.
+func TestRefusedRecordsAreKeptForAMinute(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
+		l, other := open(t, client), open(t, clientOf(t, mini))
+		mini.SetError(loading)
+		l.settle(t, "a", "b") // of alice, whom nobody has declared
+		mini.SetError("")
+		time.Sleep(5 * time.Minute)
+		if sizeOf(l.spool, "0", "refused") == 0 {
+			t.Fatal("no refused record is kept")
+		}
+		other.declareAlice(t)
+		goBack := copyOfRedis(t, client)
+		for range 20 * 60 {
+			if time.Sleep(time.Second); sizeOf(l.spool, "0", "refused") == 0 {
+				break
+			}
+		}
+		other.wantSettled(t, 2)
+		time.Sleep(30 * time.Second)
+		goBack()
+		time.Sleep(2 * time.Second)
+		l.wantWaiting(t, 0)
+		checkKept(t, client, []string{"a", "b"})
+	})
+}
+
 // TestCountIsGone as it is when a process was not heard of for a day.
 func TestCountIsGone(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
