@@ -46,17 +46,19 @@ func TestRetentionLooksAtTheClockForAnHour(t *testing.T) {
 				}
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
-				var got []time.Duration
-				go eachHour(ctx, now, func(_ context.Context, earliest time.Time) {
-					got = append(got, earliest.Sub(began.Add(time.Duration(len(got))*time.Hour)))
-				})
+				called := make(chan time.Time, 10)
+				go eachHour(ctx, now, func(_ context.Context, earliest time.Time) { called <- earliest })
 				time.Sleep(time.Hour - 1)
 				synctest.Wait()
-				if len(got) != 0 {
+				if len(called) != 0 {
 					t.Errorf("something is deleted in the first hour")
 				}
 				time.Sleep(2*time.Hour + 1)
 				synctest.Wait()
+				var got []time.Duration
+				for len(called) > 0 {
+					got = append(got, (<-called).Sub(began.Add(time.Duration(len(got))*time.Hour)))
+				}
 				if diff := cmp.Diff(c.want, got); diff != "" {
 					t.Errorf("later than it was (-want +got):\n%s", diff)
 				}

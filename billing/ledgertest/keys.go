@@ -78,7 +78,7 @@ func wantKeys(t *testing.T, l billing.Ledger, user string, want ...billing.Key) 
 	if err != nil {
 		t.Fatalf("Keys(%q): %v", user, err)
 	}
-	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.EquateApproxTime(time.Millisecond)); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.EquateApproxTime(time.Second)); diff != "" {
 		t.Errorf("Keys(%q) (-want +got):\n%s", user, diff)
 	}
 }

@@ -1,5 +1,3 @@
-//go:build unix
-
 package redisledger_test
 
 import (
@@ -7,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -18,7 +15,6 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
 )
 
-// benchmarkRedis opens a ledger over the server that the tests are given.
 func benchmarkRedis(b *testing.B) *node {
 	b.Helper()
 	client := realRedis(b)
@@ -37,55 +33,34 @@ func BenchmarkSettle(b *testing.B) {
 	}
 }
 
-// BenchmarkHoldSettle is what a request costs: money is set aside on a balance and on a
-// key with limits, and a record ends that.
-func BenchmarkHoldSettle(b *testing.B) {
+// BenchmarkHold sets money aside on a balance and on a key with limits.
+func BenchmarkHold(b *testing.B) {
 	for _, parallel := range []int{1, 8, 32} {
 		b.Run(fmt.Sprintf("callers=%d", parallel), func(b *testing.B) {
 			l := benchmarkRedis(b)
 			must(b, l.AddKey(b.Context(), billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: opening}}))
 			benchmark(b, parallel, func() error {
-				c := claim(newID(), charge)
+				c := claim(newID(), 1)
 				c.KeyID = "k"
-				if _, err := l.Hold(context.Background(), c); err != nil {
-					return err
-				}
-				r := ledgertest.Example(c.ID)
-				r.KeyID = "k"
-				return l.Settle(context.Background(), r, nil)
+				_, err := l.Hold(context.Background(), c)
+				return err
 			})
 		})
 	}
 }
 
-// BenchmarkHold sets money aside on a balance and on a key with limits.
-func BenchmarkHold(b *testing.B) {
+// BenchmarkHoldAndSettle is what a request costs: of a subscription and of a key with
+// limits.
+func BenchmarkHoldAndSettle(b *testing.B) {
 	l := benchmarkRedis(b)
 	must(b, l.AddKey(b.Context(), billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: opening}}))
 	benchmark(b, 8, func() error {
-		c := claim(newID(), 1)
-		c.KeyID = "k"
-		_, err := l.Hold(context.Background(), c)
-		return err
-	})
-}
-
-// BenchmarkSettleHeld ends holds with records, of a subscription and of a key with
-// limits.
-func BenchmarkSettleHeld(b *testing.B) {
-	l := benchmarkRedis(b)
-	must(b, l.AddKey(b.Context(), billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: opening}}))
-	ids := make(chan string, b.N)
-	for range b.N {
 		c := claim(newID(), 1)
 		c.KeyID, c.Terms = "k", &billing.Terms{Group: "g", Declared: true}
-		if _, err := l.Hold(b.Context(), c); err != nil {
-			b.Fatal(err)
+		if _, err := l.Hold(context.Background(), c); err != nil {
+			return err
 		}
-		ids <- c.ID
-	}
-	benchmark(b, 8, func() error {
-		r := ledgertest.Example(<-ids)
+		r := exampleOf(c.ID)
 		r.KeyID, r.Group, r.Billing = "k", "g", billing.PaidFromSubscription
 		return l.Settle(context.Background(), r, nil)
 	})
@@ -102,6 +77,17 @@ func BenchmarkLogin(b *testing.B) {
 	})
 }
 
+// BenchmarkSettleInOutage settles to the spool.
+func BenchmarkSettleInOutage(b *testing.B) {
+	for _, isSynced := range []bool{false, true} {
+		b.Run(fmt.Sprintf("sync=%v", isSynced), func(b *testing.B) {
+			client := connect(b, &redis.Options{Addr: "127.0.0.1:1", DialTimeout: time.Second})
+			l := openWith(b, client, redisledger.Options{Sync: isSynced})
+			benchmark(b, 8, func() error { return l.Settle(context.Background(), ledgertest.Example(newID()), nil) })
+		})
+	}
+}
+
 func BenchmarkBalance(b *testing.B) {
 	l := benchmarkRedis(b)
 	benchmark(b, 8, func() error {
@@ -110,46 +96,14 @@ func BenchmarkBalance(b *testing.B) {
 	})
 }
 
-// BenchmarkSettleInOutage settles to the spool.
-func BenchmarkSettleInOutage(b *testing.B) {
-	for _, sync := range []bool{false, true} {
-		b.Run(fmt.Sprintf("sync=%v", sync), func(b *testing.B) {
-			client := connect(b, &redis.Options{Addr: "127.0.0.1:1", DialTimeout: time.Second})
-			l := openWith(b, client, redisledger.Options{Sync: sync})
-			l.settle(b, "first") // which finds out
-			benchmark(b, 8, func() error { return l.Settle(context.Background(), ledgertest.Example(newID()), nil) })
-		})
-	}
-}
-
-// BenchmarkDrain brings a spool to Redis.
-func BenchmarkDrain(b *testing.B) {
-	client := realRedis(b)
-	outage := outageOf(client)
-	l := openWith(b, client, redisledger.Options{Namespace: namespace(b, client)})
-	l.declareAlice(b)
-	outage.is.Store(true)
-	for range b.N {
-		must(b, l.Settle(b.Context(), ledgertest.Example(newID()), nil))
-	}
-	outage.is.Store(false)
-	eventually(b, "Redis is back", func() bool { return l.link.Down() == nil })
-	b.ResetTimer() // the drain may have begun up to 10 ms ago
-	must(b, l.Records(b.Context(), billing.RecordFilter{Limit: 1}, func(*billing.Record) bool { return true }))
-	if l.Waiting() != 0 {
-		b.Errorf("%d records wait", l.Waiting())
-	}
-}
-
-// benchmark reports, besides how long a call takes, the CPU time of this process for
-// each, without the server's.
+// benchmark reports how long calls took, and the process's CPU time for each.
 func benchmark(b *testing.B, parallel int, call func() error) {
 	var mu sync.Mutex
 	var waits []time.Duration
 	b.ReportAllocs()
 	b.SetParallelism(parallel)
 	b.ResetTimer()
-	before := cpuTime(b)
+	before := cpuTime()
 	b.RunParallel(func(pb *testing.PB) {
 		var mine []time.Duration
 		for pb.Next() {
@@ -163,17 +117,9 @@ func benchmark(b *testing.B, parallel int, call func() error) {
 		waits = append(waits, mine...)
 		mu.Unlock()
 	})
-	used := cpuTime(b) - before
 	b.StopTimer()
+	b.ReportMetric(float64((cpuTime()-before).Nanoseconds())/1000/float64(b.N), "cpu-µs/op")
 	slices.Sort(waits)
-	b.ReportMetric(float64(used.Nanoseconds())/1e3/float64(b.N), "cpu-µs/op")
 	b.ReportMetric(float64(waits[len(waits)/2].Microseconds()), "p50-µs")
 	b.ReportMetric(float64(waits[len(waits)*99/100].Microseconds()), "p99-µs")
-}
-
-// cpuTime is what this process has used so far, in user and system mode.
-func cpuTime(b *testing.B) time.Duration {
-	var usage syscall.Rusage
-	must(b, syscall.Getrusage(syscall.RUSAGE_SELF, &usage))
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }

@@ -25,8 +25,9 @@ const (
 	// declareBatch is how many users one script declares: Redis does nothing else
 	// meanwhile.
 	declareBatch = 256
-	// declareEvery is how often Redis is told again of the users that it does not know.
-	declareEvery = time.Second
+	// declareEvery is how often Redis is told again of the users that it does not know,
+	// at most: all who ask at that moment are in want of the same.
+	declareEvery = 100 * time.Millisecond
 )
 
 // declared are the users that this process was told to declare. Redis is told of them
@@ -34,7 +35,17 @@ const (
 type declared struct {
 	mu    sync.Mutex
 	users map[string]billing.User
-	again time.Time // when Redis was last told of them because it did not know one
+
+	telling chan struct{} // full while Redis is told of them because it did not know one
+	again   time.Time     // when it last was; guarded by telling
+}
+
+// has reports whether a user was declared.
+func (d *declared) has(name string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, has := d.users[name]
+	return has
 }
 
 // Declare implements billing.Ledger. Each user is declared whole or not at all. While
@@ -87,24 +98,26 @@ func (l *Ledger) declareAll(ctx context.Context) error {
 }
 
 // declareAgain reports whether it makes sense to ask Redis again after an error: it did
-// not know a user who was declared, and was told of them all.
+// not know a user who was declared, and was told of them all meanwhile.
 func (l *Ledger) declareAgain(ctx context.Context, name string, err error) bool {
-	if !errors.Is(err, billing.ErrUnknownUser) {
+	if !errors.Is(err, billing.ErrUnknownUser) || !l.declared.has(name) {
 		return false
 	}
-	l.declared.mu.Lock()
-	_, isOurs := l.declared.users[name]
-	isNew := isOurs && time.Since(l.declared.again) >= declareEvery
-	if isNew {
+	select {
+	case l.declared.telling <- struct{}{}:
+		defer func() { <-l.declared.telling }()
+	case <-ctx.Done():
+		return false
+	}
+	if time.Since(l.declared.again) < declareEvery {
+		return true
+	}
+	l.log.Error("Redis did not know a user of the config: it has lost its data; it is told of all users, who begin with their opening balances", "user", name)
+	l.doubt()
+	if l.declareAll(ctx) == nil {
 		l.declared.again = time.Now()
 	}
-	l.declared.mu.Unlock()
-	if !isNew {
-		return isOurs
-	}
-	l.log.Error("Redis did not know a user of the config: it has lost its data; it was told of all users, who begin with their opening balances", "user", name)
-	l.doubt()
-	return l.declareAll(ctx) == nil
+	return true // an outage has an answer of its own
 }
 
 // undeclare forgets one who was removed.

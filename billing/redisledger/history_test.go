@@ -16,6 +16,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
+	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
 
 // withoutDeadline hides a test's deadline, which nobody may ask for in a bubble.
@@ -192,7 +193,7 @@ func (h *history) kill(*rapid.T) {
 
 func (h *history) save(*rapid.T) {
 	if h.failing == "" {
-		h.restore, h.savedAt, h.savedOpenings = copyOfRedis(h.t, h.admin), time.Now(), maps.Clone(h.openings)
+		h.restore, h.savedAt, h.savedOpenings = redistest.Copy(h.t, h.admin), time.Now(), maps.Clone(h.openings)
 	}
 }
 

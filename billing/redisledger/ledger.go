@@ -157,7 +157,7 @@ func New(link *redislink.Link, options Options) *Ledger {
 	}
 	l := &Ledger{
 		link: link, prefix: "{" + options.Namespace + "}:", name: uuid.NewString(), location: options.Location, clock: options.Now, log: options.Logger,
-		snapshot: newSnapshot(options.Location, options.Now), holds: newHolds(), logins: newLogins(), count: new(counter), wake: make(chan struct{}, 1),
+		snapshot: newSnapshot(options.Location, options.Now), holds: newHolds(), logins: newLogins(), count: new(counter), declared: declared{telling: make(chan struct{}, 1)}, wake: make(chan struct{}, 1),
 	}
 	l.spool = newSpool(options, l.snapshot)
 	l.retryRefused.Store(true)

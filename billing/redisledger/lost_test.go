@@ -2,7 +2,6 @@ package redisledger_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -16,79 +15,6 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
-
-// copyOfRedis takes a copy of all that a server has at one moment, and returns what puts
-// it in the place of what the server has by then: as a replica does that takes over, and
-// had not got the last writes. Keys that are made meanwhile are not in it.
-func copyOfRedis(t testing.TB, client *redis.Client) (restore func()) {
-	t.Helper()
-	ctx := context.Background()
-	keys, err := client.Keys(ctx, "*").Result()
-	must(t, err)
-	kinds := make(map[string]string)
-	for _, key := range keys {
-		kinds[key] = client.Type(ctx, key).Val()
-	}
-	read := make(map[string]redis.Cmder)
-	_, err = client.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-		for key, kind := range kinds {
-			switch kind {
-			case "string":
-				read[key] = pipe.Get(ctx, key)
-			case "hash":
-				read[key] = pipe.HGetAll(ctx, key)
-			case "set":
-				read[key] = pipe.SMembers(ctx, key)
-			case "zset":
-				read[key] = pipe.ZRangeWithScores(ctx, key, 0, -1)
-			case "list":
-				read[key] = pipe.LRange(ctx, key, 0, -1)
-			}
-		}
-		return nil
-	})
-	if err != nil && !errors.Is(err, redis.Nil) {
-		t.Fatal(err)
-	}
-	return func() {
-		t.Helper()
-		_, err := client.TxPipelined(ctx, func(pipe redis.Pipeliner) error {
-			pipe.FlushAll(ctx)
-			for key, cmd := range read {
-				switch cmd := cmd.(type) {
-				case *redis.StringCmd:
-					if cmd.Err() == nil {
-						pipe.Set(ctx, key, cmd.Val(), 0)
-					}
-				case *redis.MapStringStringCmd:
-					pipe.HSet(ctx, key, cmd.Val())
-				case *redis.StringSliceCmd:
-					if len(cmd.Val()) == 0 { // it is gone by now
-						continue
-					} else if kinds[key] == "list" {
-						pipe.RPush(ctx, key, anys(cmd.Val())...)
-					} else {
-						pipe.SAdd(ctx, key, anys(cmd.Val())...)
-					}
-				case *redis.ZSliceCmd:
-					if len(cmd.Val()) > 0 {
-						pipe.ZAdd(ctx, key, cmd.Val()...)
-					}
-				}
-			}
-			return nil
-		})
-		must(t, err)
-	}
-}
-
-func anys(texts []string) []any {
-	list := make([]any, len(texts))
-	for i, text := range texts {
-		list[i] = text
-	}
-	return list
-}
 
 // TestRedisGoesBack: what the last minute brought is told again, each once, whoever finds
 // it out.
@@ -114,7 +40,7 @@ func TestRedisGoesBack(t *testing.T) {
 				}
 				credit("alice", "known", 1)
 				time.Sleep(2 * time.Second)
-				goBack := copyOfRedis(t, client)
+				goBack := redistest.Copy(t, client)
 				l.settle(t, "a", "b")
 				other.settle(t, "c")
 				credit("alice", "c", 500)
@@ -155,7 +81,7 @@ func TestRedisGoesBackAgainAndAgain(t *testing.T) {
 		l := open(t, client)
 		l.declareAlice(t)
 		l.settle(t, "0")
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		var ids []string
 		for i := range 5 {
 			l.settle(t, fmt.Sprint("a", i), fmt.Sprint("b", i))
@@ -174,7 +100,7 @@ func TestRedisLosesMoreThanAMinute(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
 		l := open(t, client)
 		l.declareAlice(t)
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		l.settle(t, "old")
 		time.Sleep(5 * time.Minute)
 		if n := sizeOf(l.spool, "0", "journal-0") + sizeOf(l.spool, "0", "journal-1"); n != 0 {
@@ -195,7 +121,7 @@ func TestRecordsTakenLateAreKeptForAMinute(t *testing.T) {
 		options := redisledger.Options{Spool: t.TempDir()}
 		l := openWith(t, client, options)
 		l.declareAlice(t)
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		time.Sleep(30 * time.Second)
 		l.settle(t, "a")
 		time.Sleep(40 * time.Second) // now it is in the older of the two files
@@ -227,7 +153,7 @@ func TestRefusedRecordsAreKeptForAMinute(t *testing.T) {
 			t.Fatal("no refused record is kept")
 		}
 		other.declareAlice(t)
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		for range 20 * 60 {
 			if time.Sleep(time.Second); sizeOf(l.spool, "0", "refused") == 0 {
 				break
@@ -312,15 +238,15 @@ func TestNameHasAnotherOwner(t *testing.T) {
 					r.User, r.UserNumber, r.Charged = "bob", int64(number), charged
 					must(t, l.Settle(ctx, r, nil))
 				}
-				goBack, first, second := copyOfRedis(t, client), billing.USD(10+5-3), billing.USD(200+50-30)
+				goBack, first, second := redistest.Copy(t, client), billing.USD(10+5-3), billing.USD(200+50-30)
 				own(1, 10, 5, 3)
 				if when == "between" {
-					goBack = copyOfRedis(t, client)
+					goBack = redistest.Copy(t, client)
 				}
 				must(t, l.RemoveUser(ctx, "bob"))
 				own(2, 200, 50, 30)
 				if when == "after" {
-					goBack = copyOfRedis(t, client)
+					goBack = redistest.Copy(t, client)
 					l.settle(t, "e")
 				}
 				goBack()
@@ -346,7 +272,7 @@ func TestRedisGoesBackWhileNobodyRuns(t *testing.T) {
 		options := redisledger.Options{Spool: t.TempDir()}
 		l := openWith(t, client, options)
 		l.declareAlice(t)
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		l.settle(t, "a", "b")
 		if _, _, err := l.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 2 * charge}); err != nil {
 			t.Fatal(err)
@@ -373,7 +299,7 @@ func TestMoneySetAsideComesBack(t *testing.T) {
 		l, other := open(t, client), open(t, clientOf(t, mini))
 		l.declareAlice(t)
 		l.settle(t, "known")
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		l.settle(t, "a")
 		l.wantMet(t, "held", opening-2*charge)
 		goBack()
@@ -393,7 +319,7 @@ func TestAnswersOfBefore(t *testing.T) {
 		l := open(t, client)
 		l.declareAlice(t)
 		l.settle(t, "first")
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		other := open(t, clientOf(t, mini))
 		for i := range 5 { // changes that nobody tells again, which the version counts
 			if _, _, err := other.Credit(t.Context(), "alice", billing.Credit{ID: fmt.Sprint(i), Amount: 0}); err != nil {
@@ -449,6 +375,8 @@ func TestRedisGoesBackUnderLoad(t *testing.T) {
 					t.Fatal(err)
 				}
 				credited += 5
+			}
+			for _, l := range nodes {
 				for range 4 {
 					running.Go(func() {
 						for {
@@ -482,7 +410,7 @@ func TestRedisGoesBackUnderLoad(t *testing.T) {
 			const times = 4
 			for range times {
 				time.Sleep(100 * time.Millisecond)
-				goBack := copyOfRedis(t, admin)
+				goBack := redistest.Copy(t, admin)
 				time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
 				goBack()
 				time.Sleep(300 * time.Millisecond)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -213,6 +214,48 @@ func TestRedisLosesItsDataWhileItIsUp(t *testing.T) {
 			l.wantHeld(t, held)
 		})
 	}
+}
+
+// TestRedisIsToldOfTheConfigOnce, when it has lost its data: who asks while it is told,
+// and after, when it has lost them again, gets what he would have.
+func TestRedisIsToldOfTheConfigOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
+		l := open(t, client)
+		l.declareAlice(t)
+		ask := func() {
+			if _, _, err := l.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 1}); err != nil {
+				t.Error(err)
+			}
+			if _, err := l.Balance(t.Context(), "alice"); err != nil {
+				t.Error(err)
+			}
+			l.wantMet(t, "held", 1)
+			l.settle(t, "a", "b")
+		}
+		mini.FlushAll()
+		var calls atomic.Int32
+		before(client, func(context.Context) error {
+			if calls.Add(1) == 2 { // it is told
+				time.Sleep(500 * time.Millisecond)
+			}
+			return nil
+		})
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(ask)
+			time.Sleep(100 * time.Millisecond)
+		}
+		all.Wait()
+		l.logs.want(t, "Redis did not know a user of the config", 1)
+		time.Sleep(300 * time.Millisecond) // less than until a sign of life finds it
+		mini.FlushAll()
+		ask()
+		time.Sleep(2 * time.Second)
+		if balance, _, err := l.Credit(t.Context(), "alice", billing.Credit{ID: "back", Amount: -1}); err != nil || balance.Amount != opening-2*charge {
+			t.Errorf("%+v, %v", balance, err)
+		}
+		checkKept(t, client, []string{"a", "b"})
+	})
 }
 
 // TestLostAnswerOfAClaimRefusedHere: Redis has met the claim, nobody heard, and by what

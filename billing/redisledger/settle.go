@@ -64,7 +64,7 @@ func (l *Ledger) settle(ctx context.Context, r *billing.Record, along roundtrip.
 	if err == nil {
 		return nil
 	}
-	if isFinal(err) {
+	if isFinal(err) && (errors.Is(err, errSpent) || !l.declared.has(r.User)) { // Redis is told of those again
 		l.spool.undo(place)
 		return err
 	}

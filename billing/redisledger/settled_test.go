@@ -14,6 +14,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
+	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
 
 // TestExportsMeet under load, over borders of days, whatever is done to Redis's clock:
@@ -109,7 +110,7 @@ func TestSettledOnlyGrows(t *testing.T) {
 			}
 			last = r.Settled
 		}
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		mini.Set("{n}:settled:last", "1") // and it knows nothing of any export
 		a.settle(t, "after")
 		if r, err := a.Record(t.Context(), "after"); err != nil || !r.Settled.After(last.Add(-time.Hour)) {

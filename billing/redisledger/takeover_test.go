@@ -16,6 +16,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
+	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
 
 // leave makes a spool's subdirectory as a process leaves it that is killed: with these
@@ -81,7 +82,7 @@ func TestTakenOverAfterRedisWentBack(t *testing.T) {
 		l.declareAlice(t)
 		l.settle(t, "known")
 		killed := openWith(t, dead, redisledger.Options{})
-		goBack := copyOfRedis(t, client)
+		goBack := redistest.Copy(t, client)
 		killed.settle(t, "a", "b")
 		if _, _, err := killed.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 2 * charge}); err != nil {
 			t.Fatal(err)

@@ -79,11 +79,8 @@ func windowsAsInGo(rt *rapid.T, t *testing.T, mini *miniredis.Miniredis, client 
 		}
 		count := func(w *billing.Windows) {
 			at := now.Add(-age)
-			moved := w.Moved(at, loc)
-			for i := range w {
-				if w[i].Start.After(now) { // it begins on the day of what is counted
-					w[i] = moved[i]
-				}
+			if billing.WindowsFrom(at, loc) == billing.WindowsFrom(now, loc) { // else it moves no window, and counts in none that begins later
+				*w = w.Moved(now, loc)
 			}
 			w.Add(at, r.Spent(), loc)
 		}
@@ -99,8 +96,8 @@ func windowsAsInGo(rt *rapid.T, t *testing.T, mini *miniredis.Miniredis, client 
 			wantJudged(rt, l, &billing.Claim{
 				ID: "c", User: "alice", KeyID: "k", Least: billing.USD(rapid.IntRange(0, 9001).Draw(rt, "least")),
 				Terms: &billing.Terms{Group: "g", Declared: true, Limits: limits},
-			}, want.Moved(now, loc), ofKey, limits, now)
-			want = want.Moved(now, loc)
+			}, want.Moved(now, loc), ofKey.Moved(now, loc), limits, now)
+			want, ofKey = want.Moved(now, loc), ofKey.Moved(now, loc)
 			wantWindows(rt, client, "{n}:subscription:5:alice:g", want)
 		}
 	}

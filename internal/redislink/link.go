@@ -33,6 +33,8 @@ const (
 	// mostStalls is how often in a row a probe may be the victim of this process's own
 	// standstill before Redis counts as down all the same.
 	mostStalls = 3
+	// mostReasons bounds how many reasons of an outage are told.
+	mostReasons = 16
 )
 
 // Options of a Link.
@@ -277,25 +279,53 @@ func (l *Link) outlast() {
 	l.mu.Lock()
 	pause := l.pause
 	l.mu.Unlock()
-	for reluctance := ""; ; {
+	known := map[string]bool{reasonOf(l.Down()): true}
+	for {
 		select {
 		case <-time.After(pause):
 		case <-l.ctx.Done():
 			return
 		}
-		if l.probe() != nil {
-			continue
+		err := l.probe()
+		answers := err == nil
+		if answers {
+			if err = l.regain(); err == nil {
+				return
+			}
 		}
-		err := l.regain()
-		if err == nil {
-			return
+		reason := reasonOf(err)
+		if answers && reason == "" { // what a Member says
+			reason = err.Error()
 		}
-		if text := err.Error(); text != reluctance && l.ctx.Err() == nil {
-			reluctance = text
+		if reason != "" && !known[reason] && len(known) < mostReasons && l.ctx.Err() == nil {
+			known[reason] = true
 			l.options.Logger.Warn("Redis answers, but does not serve yet", "error", err)
 		}
 	}
 }
+
+// reasonOf is the kind of what Redis itself says in an error: its first two words, as
+// others name scripts. "" if it says nothing.
+func reasonOf(err error) string {
+	said := ""
+	if reply, ok := errors.AsType[redis.Error](err); ok {
+		said = reply.Error()
+	} else if turned, ok := errors.AsType[*TurnedAway](err); ok {
+		said = turned.Words
+	}
+	words := strings.Fields(said)
+	return strings.Join(words[:min(2, len(words))], " ")
+}
+
+// TurnedAway is an error of a connection that the server closed with words of its own.
+// It wraps nothing, since the client library unwraps what a connection began with.
+type TurnedAway struct {
+	Words string
+	Err   error
+}
+
+// Error implements error.
+func (t *TurnedAway) Error() string { return t.Words + ": " + t.Err.Error() }
 
 // regain has all members put themselves right with Redis, those too that join
 // meanwhile, and ends the outage.

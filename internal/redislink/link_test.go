@@ -258,6 +258,55 @@ func TestWhatServesNobodyWithoutSayingSo(t *testing.T) {
 }
 
 // TestManyFailuresAreOneOutage, whoever meets them, and each gets the reason.
+// TestWhyARedisThatHungUpServesNobody is told, as soon as it says so, once.
+func TestWhyARedisThatHungUpServesNobody(t *testing.T) {
+	turned := errors.New("connection reset by peer")
+	for _, test := range []struct {
+		name    string
+		says    error
+		want    string
+		isOther bool
+	}{
+		{"a refusal", wrongPassword("WRONGPASS invalid username-password pair or user is disabled."), "WRONGPASS", true},
+		{"turned away", &TurnedAway{Words: "ERR max number of clients reached", Err: turned}, "max number of clients", true},
+		{"nothing", errors.New("dial tcp 127.0.0.1:6379: connection refused"), "connection reset", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			inBubble(t, func(b *bench) {
+				if err := b.ping(); err != nil {
+					t.Fatal(err)
+				}
+				b.set(nil, func(func() error) error { return turned })
+				if err := b.ping(); !errors.Is(err, turned) {
+					t.Fatal(err)
+				}
+				b.set(nil, func(func() error) error { return test.says })
+				time.Sleep(time.Minute)
+				others := 0
+				if test.isOther {
+					others = 1
+				}
+				b.wantLines(1, 0, others)
+				b.mu.Lock()
+				log := b.log.String()
+				b.mu.Unlock()
+				if !strings.Contains(log, test.want) {
+					t.Errorf("the log does not say %q:\n%s", test.want, log)
+				}
+				b.set(nil, nil)
+				time.Sleep(time.Minute)
+				b.wantLines(1, 1, others)
+			})
+		})
+	}
+}
+
+// wrongPassword is a server's answer.
+type wrongPassword string
+
+func (w wrongPassword) Error() string { return string(w) }
+func (wrongPassword) RedisError()     {}
+
 func TestManyFailuresAreOneOutage(t *testing.T) {
 	inBubble(t, func(b *bench) {
 		for round := 1; round <= 3; round++ {

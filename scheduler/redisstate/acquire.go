@@ -262,7 +262,12 @@ func (s *State) ReleaseAlong(leases ...string) (along roundtrip.Batch, done func
 func (s *State) forget(leases []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	now := s.now()
+	s.forgetReleases(now)
 	for _, lease := range leases {
+		if len(s.released) < maxOwed {
+			s.released = append(s.released, release{lease, now})
+		}
 		delete(s.held, lease)
 		if w := s.waiters[lease]; w != nil {
 			delete(s.waiters, lease)
@@ -271,8 +276,25 @@ func (s *State) forget(leases []string) {
 	}
 }
 
-// maxOwed bounds what is remembered of an outage; leases beyond it expire.
-const maxOwed = 100_000
+const (
+	// maxOwed bounds what is remembered of releases; leases beyond it expire.
+	maxOwed = 100_000
+	// rememberedFor is how long a release is remembered that Redis has acknowledged.
+	// A restart loses two seconds of them at most (appendfsync everysec), a failover
+	// what the replica had not received.
+	rememberedFor = 10 * time.Second
+)
+
+// forgetReleases forgets those of long ago. s.mu is held.
+func (s *State) forgetReleases(now time.Time) {
+	old := 0
+	for old < len(s.released) && now.Sub(s.released[old].at) > rememberedFor {
+		old++
+	}
+	if s.released = s.released[old:]; len(s.released) == 0 {
+		s.released = nil
+	}
+}
 
 // owe remembers releases that Redis has yet to hear of.
 func (s *State) owe(leases []string) {

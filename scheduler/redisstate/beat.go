@@ -209,6 +209,12 @@ func (s *State) join(ctx context.Context) error {
 	for lease := range s.owed {
 		owed = append(owed, lease)
 	}
+	s.forgetReleases(s.now())
+	for _, r := range s.released {
+		if s.held[r.lease] == nil && s.waiters[r.lease] == nil { // or it is in use again
+			owed = append(owed, r.lease)
+		}
+	}
 	s.mu.Unlock()
 	lost := false
 	for first := true; first || len(held)+len(owed) > 0; first = false {

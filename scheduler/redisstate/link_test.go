@@ -61,8 +61,9 @@ func TestAnOutageThatOthersFind(t *testing.T) {
 				if err := a.link.Exec(t.Context(), redislink.Guard{}, nil, func(pipe redis.Pipeliner) { pipe.Ping(t.Context()) }); err == nil {
 					t.Fatal("no outage")
 				}
-				before, began := a.sent.Load(), time.Now()
-				synctest.Wait()
+				began := time.Now()
+				synctest.Wait() // it may have met the outage itself at the same moment
+				before := a.sent.Load()
 				select {
 				case <-w.done:
 					if !serves || w.err != nil || w.answer.Kind != scheduler.Granted {
@@ -75,7 +76,7 @@ func TestAnOutageThatOthersFind(t *testing.T) {
 				}
 				another := ask(places(1, "y"))
 				_, err := a.Acquire(t.Context(), another)
-				if serves != (err == nil) || err != nil && (!errors.Is(err, scheduler.ErrUnavailable) || !strings.Contains(err.Error(), "closed")) {
+				if serves != (err == nil) || err != nil && (!errors.Is(err, scheduler.ErrUnavailable) || !strings.Contains(err.Error(), "closed") && !strings.Contains(err.Error(), "cut")) {
 					t.Errorf("another: %v", err)
 				}
 				if took := time.Since(began); took > 0 || a.sent.Load() != before {

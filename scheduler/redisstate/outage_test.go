@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/internal/redistest"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -77,6 +80,41 @@ func TestASlotGivenJustBeforeAnOutage(t *testing.T) {
 		a.release(other.Lease, next.Lease)
 		a.inUse("x", 0)
 	})
+}
+
+// TestASlotGivenWhileAnOutageBegins: who awaits it has looked for it, and waits for the
+// State that is about to be in force. No bubble, since those who wait for a lock are
+// not at rest in one.
+func TestASlotGivenWhileAnOutageBegins(t *testing.T) {
+	a := startNode(t, startMini(t), true)
+	c := places(1, "x")
+	before, next := a.grant("x", ask(c)), ask(c)
+	if got := a.acquire(next); got.Kind != scheduler.Queued {
+		t.Fatalf("%+v", got)
+	}
+	release := a.Stall()
+	a.cut()
+	var under sync.WaitGroup
+	under.Go(func() { _, _ = a.Acquire(t.Context(), ask(places(1, "y"))) })
+	until := func(is func() bool) {
+		for !is() {
+			runtime.Gosched()
+		}
+	}
+	until(a.IsChanging)
+	under.Go(func() {
+		if got, err := a.Await(t.Context(), next.Lease); err != nil || got.Kind != scheduler.Granted || got.Place != "x" {
+			t.Errorf("%+v, %v", got, err)
+		}
+	})
+	until(func() bool { return a.IsAwaited(next.Lease) })
+	for range 1000 {
+		runtime.Gosched()
+	}
+	a.Hear(fmt.Sprintf(`{"lease":%q,"place":"x"}`, next.Lease))
+	release()
+	under.Wait()
+	a.release(before, next.Lease)
 }
 
 // TestASlotGivenByARedisThatWasLeft: the word of it comes when this node serves by
@@ -218,6 +256,43 @@ func TestWhatRedisForgetsItsNodesBringBack(t *testing.T) {
 		a.release(held)
 		b.inUse("x", 1)
 	})
+}
+
+// TestSlotsGivenBackToARedisThatForgetsIt are free again at once, though Redis has them
+// as they were, and its nodes had been told that they are free.
+func TestSlotsGivenBackToARedisThatForgetsIt(t *testing.T) {
+	for name, isSeen := range map[string]bool{"after an outage": true, "after a failover that no call noticed": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				server := startMini(t)
+				a := startNode(t, server, true)
+				c := places(2, "x")
+				kept, along := a.grant("x", ask(c)), a.grant("x", ask(c))
+				w := a.line(ask(c))
+				time.Sleep(time.Second)
+				goBack := redistest.Copy(t, pipeClient(t, server))
+				a.release(along)
+				if <-w.done; w.err != nil || w.answer.Kind != scheduler.Granted {
+					t.Fatalf("%+v, %v", w.answer, w.err)
+				}
+				a.release(w.lease)
+				time.Sleep(time.Second)
+				if isSeen {
+					a.cut()
+					a.grant("x", ask(c))
+				}
+				goBack()
+				a.mend()
+				time.Sleep(3 * time.Second)
+				if isSeen {
+					a.inUse("x", 2)
+				} else {
+					a.inUse("x", 1)
+				}
+				a.release(kept)
+			})
+		})
+	}
 }
 
 func TestAFrozenHolderKnowsThatItLost(t *testing.T) {

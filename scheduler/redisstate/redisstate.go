@@ -84,6 +84,7 @@ type State struct {
 	waiters         map[string]*waiter
 	early           map[string]earlyAnswer
 	owed            map[string]struct{} // released while Redis was out of reach
+	released        []release           // in the last rememberedFor: Redis may lose that it was told
 	unlocked        map[string]chan struct{}
 	defined         map[string]time.Time // when Redis was told of a set
 	// shares are the candidates as the fallback in force knows them.
@@ -105,6 +106,12 @@ type State struct {
 type holding struct {
 	place string
 	until time.Time // nobody else can have been given the slot before
+}
+
+// release is of a lease.
+type release struct {
+	lease string
+	at    time.Time
 }
 
 // New returns a State over a Redis that need not answer yet, and that is not spoken

@@ -160,18 +160,18 @@ func (s *State) Await(ctx context.Context, lease string) (scheduler.Answer, erro
 // await waits in the State in force, whichever that is in the course of time.
 func (s *State) await(ctx context.Context, w *waiter) (scheduler.Answer, error) {
 	for {
-		select {
-		case <-w.done: // given before another State was in force, which knows of it
-			return w.answer, w.err
-		default:
-		}
 		s.gate.RLock()
 		local, epoch := s.local, s.epoch
 		s.gate.RUnlock()
+		// What was in line at another State gets no answer from it from here on, but may
+		// have one, which the State in force knows of.
+		isOver, of := s.see(w)
 		switch {
+		case isOver:
+			return w.answer, w.err
 		case s.isClosed():
 			return scheduler.Answer{}, scheduler.ErrClosed
-		case s.epochOf(w) != epoch:
+		case of != epoch:
 			answer, err := s.putBack(ctx, w)
 			if err != nil || answer.Kind != scheduler.Queued {
 				return answer, err
@@ -198,10 +198,11 @@ func (s *State) await(ctx context.Context, w *waiter) (scheduler.Answer, error) 
 	}
 }
 
-func (s *State) epochOf(w *waiter) int {
+// see reports whether an ask has its answer, and otherwise at which State it is in line.
+func (s *State) see(w *waiter) (isOver bool, epoch int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return w.epoch
+	return w.over, w.epoch
 }
 
 // putBack puts an ask that was in line once to the State in force. It was let

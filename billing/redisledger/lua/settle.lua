@@ -55,15 +55,17 @@ for i = 12, #KEYS, 2 do
 end
 if did == 'twice' then return {did, user, count, settled, shown} end
 
--- add is billing.Windows.Add, of a budget's windows, as begin and end. A sum of a
--- billion dollars is no sum to add to.
+-- add is billing.Windows.Moved and Add, of a budget's windows, as begin and end. What
+-- came on an earlier day moves none: the next that comes today does. A sum of a billion
+-- dollars is no sum to add to.
+local is_today = now / 1000 < tonumber(string.match(ARGV[8], '%S+$'))
 local function add(budget, windows)
   for i, span in ipairs({'daily', 'weekly', 'monthly'}) do
     local first, last = string.match(windows[i] or '', '^(%S+) (%S+)$')
     if not last or second >= tonumber(last) then
       call('HSET', budget, span, ARGV[7 + i], span .. '_used', ARGV[6])
     else
-      local is_ahead = now / 1000 < tonumber(first) -- a clock was wrong: it begins today
+      local is_ahead = is_today and now / 1000 < tonumber(first) -- a clock was wrong: it begins today
       if is_ahead then call('HSET', budget, span, ARGV[7 + i]) end
       if (is_ahead or second >= tonumber(first)) and #call('HGET', budget, span .. '_used') < 19 then
         call('HINCRBY', budget, span .. '_used', ARGV[6])
