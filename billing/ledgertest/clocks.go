@@ -236,6 +236,8 @@ func aheadUnderLoad(t *testing.T, w world) {
 	addKey(t, l, free)
 	var stop atomic.Bool
 	var all sync.WaitGroup
+	defer all.Wait() // also where nobody can set the clock
+	defer stop.Store(true)
 	for g := range 4 {
 		all.Go(func() {
 			for i := 0; i < 1000 && !stop.Load(); i++ {

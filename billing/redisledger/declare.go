@@ -113,6 +113,7 @@ func (l *Ledger) declareAgain(ctx context.Context, name string, err error) bool 
 		return true
 	}
 	l.log.Error("Redis did not know a user of the config: it has lost its data; it is told of all users, who begin with their opening balances", "user", name)
+	l.doubt()
 	if l.declareAll(ctx) == nil {
 		l.declared.again = time.Now()
 	}

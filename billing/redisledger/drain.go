@@ -158,6 +158,29 @@ func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
 			"file", filepath.Join(d.path, refusedName))
 		return nil
 	}
+	if err := l.spool.keepRefused(d); err != nil {
+		return fmt.Errorf("keeping what Redis has taken of %s: %w", d.path, err)
+	}
 	l.log.Info("Redis has taken the records of the spool that it had refused", "records", count, "directory", d.path)
-	return d.refused.Empty()
+	return nil
+}
+
+// keepRefused has the records that Redis had refused stay for as long as all that it has
+// taken. draining is held.
+func (s *spool) keepRefused(d *directory) error {
+	for from := int64(0); ; {
+		records, end, err := d.refused.Read(from, drainBatch)
+		if err != nil {
+			return err
+		}
+		if len(records) == 0 {
+			return d.refused.Empty()
+		}
+		for i := range records {
+			if _, err := s.keep(&records[i]); err != nil {
+				return err
+			}
+		}
+		from = end
+	}
 }

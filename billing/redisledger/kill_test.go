@@ -19,6 +19,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/redisledger"
 	"github.com/sub2api/caddy-sub2api/internal/redislink"
+	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
 
 // childSpool and childRedis name the environment variables that make this test
@@ -168,6 +169,31 @@ func TestKilledWhileRecordsWait(t *testing.T) {
 				must(t, l.close())
 			}
 		})
+	}
+}
+
+// TestKilledAsRedisGoesBack: Redis loses the process's last records at the same time, as
+// it does where both were on one machine. The spool has them.
+func TestKilledAsRedisGoesBack(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := connect(t, &redis.Options{Addr: mini.Addr()})
+	spool := t.TempDir()
+	open(t, client).declareAlice(t)
+	var ids []string
+	for range 3 {
+		child := startChild(t, spool, mini.Addr())
+		ids = append(ids, child.read(100)...)
+		goBack := redistest.Copy(t, client)
+		ids = append(ids, child.read(100+rand.IntN(500))...)
+		ids = append(ids, child.kill()...)
+		goBack()
+		l := openWith(t, client, redisledger.Options{Spool: spool})
+		l.declareAlice(t)
+		l.settle(t, newID())
+		l.wantWaiting(t, 0)
+		l.wantThere(t, ids)
+		wantIdentity(t, client, "alice")
+		must(t, l.close())
 	}
 }
 

@@ -185,7 +185,15 @@ func (ls *logins) take(changes int64, areKnown bool) {
 // changes than were taken account of.
 func (l *Ledger) readChanges(ctx context.Context, changes int64) error {
 	before := l.logins.taken()
-	if before < 0 || changes == before { // nothing is remembered, or all is true
+	switch {
+	case before < 0: // nothing is remembered
+		l.logins.take(changes, true)
+		return nil
+	case changes == before: // all is true
+		return nil
+	case changes < before: // Redis has lost its data, or its last changes
+		l.doubt()
+		l.logins.take(changes, false)
 		return nil
 	}
 	last, err := ask(ctx, l, func(pipe redis.Pipeliner) *redis.StringSliceCmd { return pipe.LRange(ctx, l.lastChangesKey(), 0, -1) })
@@ -201,7 +209,7 @@ func (l *Ledger) readChanges(ctx context.Context, changes int64) error {
 			next++
 		}
 	}
-	if changes < before || next <= changes { // Redis has lost its data, or there were too many
+	if next <= changes { // there were too many
 		l.logins.take(changes, false)
 		return nil
 	}

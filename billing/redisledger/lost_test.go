@@ -140,6 +140,34 @@ func TestRecordsTakenLateAreKeptForAMinute(t *testing.T) {
 	})
 }
 
+// TestRefusedRecordsAreKeptForAMinute once Redis has taken them after all, long after it
+// had refused them.
+func TestRefusedRecordsAreKeptForAMinute(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
+		l, other := open(t, client), open(t, clientOf(t, mini))
+		mini.SetError(loading)
+		l.settle(t, "a", "b") // of alice, whom nobody has declared
+		mini.SetError("")
+		time.Sleep(5 * time.Minute)
+		if sizeOf(l.spool, "0", "refused") == 0 {
+			t.Fatal("no refused record is kept")
+		}
+		other.declareAlice(t)
+		goBack := redistest.Copy(t, client)
+		for range 20 * 60 {
+			if time.Sleep(time.Second); sizeOf(l.spool, "0", "refused") == 0 {
+				break
+			}
+		}
+		other.wantSettled(t, 2)
+		time.Sleep(30 * time.Second)
+		goBack()
+		time.Sleep(2 * time.Second)
+		l.wantWaiting(t, 0)
+		checkKept(t, client, []string{"a", "b"})
+	})
+}
+
 // TestCountIsGone as it is when a process was not heard of for a day.
 func TestCountIsGone(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
@@ -292,9 +320,13 @@ func TestAnswersOfBefore(t *testing.T) {
 		l.declareAlice(t)
 		l.settle(t, "first")
 		goBack := redistest.Copy(t, client)
-		for range 5 { // changes that nobody tells again, which the version counts
-			l.declareAlice(t)
+		other := open(t, clientOf(t, mini))
+		for i := range 5 { // changes that nobody tells again, which the version counts
+			if _, _, err := other.Credit(t.Context(), "alice", billing.Credit{ID: fmt.Sprint(i), Amount: 0}); err != nil {
+				t.Fatal(err)
+			}
 		}
+		must(t, other.close())
 		delayed := false
 		client.AddHook(pipelineHook(func(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 			return func(ctx context.Context, cmds []redis.Cmder) error {

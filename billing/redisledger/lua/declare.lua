@@ -13,15 +13,18 @@ for i = 2, #ARGV, 3 do
   local name, opening, unlimited = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local key = user_key(name)
   local was = call('HMGET', key, 'balance', 'source', 'removed', 'opening')
-  call('HINCRBY', key, 'version', 1)
-  if not was[1] or not was[2] or was[3] then -- data without a version has no source
+  local is_new = not was[1] or was[3]
+  local is_opened = unlimited == '0' and not was[4] and (was[2] ~= 'api' or was[3])
+  -- Where nothing changes, nothing is counted: it would be lost unnoticed.
+  if is_new or is_opened then call('HINCRBY', key, 'version', 1) end
+  if is_new or not was[2] then -- one without a source is of the time before schemas
     call('HSETNX', key, 'balance', '0')
     call('HSET', key, 'source', 'config')
     call('HDEL', key, 'removed')
     call('SADD', P .. 'users', name)
     changed('u' .. name)
   end
-  if unlimited == '0' and not was[4] and (was[2] ~= 'api' or was[3]) then
+  if is_opened then
     call('HINCRBY', key, 'balance', opening)
     call('HSET', key, 'opening', opening)
   end
