@@ -21,3 +21,19 @@ func (s *State) Beat() {
 
 // Hear has the State hear a message of Redis.
 func (s *State) Hear(payload string) { s.hear(payload) }
+
+// Changing reports whether another State is about to come into force.
+func (s *State) Changing() bool {
+	if s.gate.TryRLock() {
+		s.gate.RUnlock()
+		return false
+	}
+	return true
+}
+
+// Awaits reports whether somebody awaits an ask in line.
+func (s *State) Awaits(lease string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiters[lease] != nil && s.waiters[lease].awaited
+}

@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
+	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -76,6 +81,52 @@ func TestASlotGivenJustBeforeAnOutage(t *testing.T) {
 		a.inUse("x", 1)
 		a.release(other.Lease, next.Lease)
 		a.inUse("x", 0)
+	})
+}
+
+// TestASlotGivenWhileAnotherStateComesIntoForce is the ask's: both States know of it.
+func TestASlotGivenWhileAnotherStateComesIntoForce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := startNode(t, startMini(t), true)
+		c := places(1, "x")
+		a.grant("x", ask(c))
+		next := ask(c)
+		if got := a.acquire(next); got.Kind != scheduler.Queued {
+			t.Fatalf("%+v", got)
+		}
+		// One who asks Redis still holds up the change.
+		asks, answered := make(chan struct{}), make(chan struct{})
+		slow := ask(places(1, "y"))
+		slow.Along = roundtrip.Batch{redislink.Operation(func(redis.Pipeliner, redislink.Guard) func() {
+			return func() { close(asks); <-answered }
+		})}
+		go func() { _, _ = a.Acquire(context.Background(), slow) }()
+		<-asks
+		a.cut()
+		if a.link.Exec(t.Context(), redislink.Guard{}, nil, func(pipe redis.Pipeliner) { pipe.Ping(context.Background()) }) == nil {
+			t.Fatal("no outage")
+		}
+		until := func(done func() bool) {
+			for range 100 {
+				for !done() {
+					runtime.Gosched()
+				}
+			}
+		}
+		until(a.Changing)
+		var got scheduler.Answer
+		var err error
+		come := make(chan struct{})
+		go func() {
+			defer close(come)
+			got, err = a.Await(context.Background(), next.Lease)
+		}()
+		until(func() bool { runtime.Gosched(); return a.Awaits(next.Lease) })
+		a.Hear(fmt.Sprintf(`{"lease":%q,"place":"x"}`, next.Lease))
+		close(answered)
+		if <-come; err != nil || got.Kind != scheduler.Granted || got.Place != "x" {
+			t.Errorf("%+v, %v", got, err)
+		}
 	})
 }
 

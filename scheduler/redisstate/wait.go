@@ -160,14 +160,14 @@ func (s *State) Await(ctx context.Context, lease string) (scheduler.Answer, erro
 // await waits in the State in force, whichever that is in the course of time.
 func (s *State) await(ctx context.Context, w *waiter) (scheduler.Answer, error) {
 	for {
-		select {
-		case <-w.done: // given before another State was in force, which knows of it
-			return w.answer, w.err
-		default:
-		}
 		s.gate.RLock()
 		local, epoch := s.local, s.epoch
 		s.gate.RUnlock()
+		select {
+		case <-w.done: // by now, if it was given before this State was in force, which knows of it
+			return w.answer, w.err
+		default:
+		}
 		switch {
 		case s.isClosed():
 			return scheduler.Answer{}, scheduler.ErrClosed
