@@ -18,10 +18,14 @@ func TestServingWhileRedisIsDown(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		options []redistest.Option
-		keeps   bool // what was written before the server was killed
+		saves   bool // what it will have again
+		keeps   bool // what was settled before the server was killed
 	}{
-		{"and forgets everything", nil, false},
-		{"and keeps what it wrote", []redistest.Option{redistest.AppendOnly(redistest.EverySecond)}, true},
+		{"and forgets everything", nil, false, false},
+		{"and keeps what it wrote", []redistest.Option{redistest.AppendOnly(redistest.EverySecond)}, false, true},
+		// All slots are in use then, by requests that have ended since; their records are
+		// in the spool still.
+		{"and goes back in time", nil, true, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			server := redistest.Start(t, test.options...)
@@ -33,6 +37,10 @@ func TestServingWhileRedisIsDown(t *testing.T) {
 			load := f.begin(40, f.nodes...)
 			time.Sleep(2 * time.Second)
 
+			if test.saves {
+				server.Save()
+				time.Sleep(500 * time.Millisecond) // each slot changes hands a few times
+			}
 			server.Kill()
 			killed := time.Now()
 			time.Sleep(1500 * time.Millisecond)

@@ -260,9 +260,13 @@ func (s *State) ReleaseAlong(leases ...string) (along roundtrip.Batch, done func
 }
 
 func (s *State) forget(leases []string) {
+	down := s.link.Down()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, lease := range leases {
+		if down == nil {
+			s.returned.put(lease, s.now())
+		}
 		delete(s.held, lease)
 		if w := s.waiters[lease]; w != nil {
 			delete(s.waiters, lease)

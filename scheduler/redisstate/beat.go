@@ -187,7 +187,7 @@ func (s *State) answers(leases, answers []any, sent time.Time) {
 }
 
 // join makes this node known to Redis, which hears what the node holds and what
-// it has given back. A Redis that has lost its memory gets it from its nodes,
+// it has given back, lately too: a Redis that went back in time has it again. A Redis that has lost its memory gets it from its nodes,
 // and gives no slot until they have all had the time. The gate is held.
 func (s *State) join(ctx context.Context) error {
 	s.joining.Lock()
@@ -209,12 +209,17 @@ func (s *State) join(ctx context.Context) error {
 	for lease := range s.owed {
 		owed = append(owed, lease)
 	}
+	back := s.returned.all(func(lease string) bool { return s.held[lease] != nil || s.waiters[lease] != nil })
 	s.mu.Unlock()
 	lost := false
-	for first := true; first || len(held)+len(owed) > 0; first = false {
+	for first := true; first || len(held)+len(owed)+len(back) > 0; first = false {
 		n, m := min(len(owed), perJoin), min(len(held), 3*perJoin)
 		if n > 0 {
-			m = 0 // what was given back goes first: an id may be in use again
+			m = 0 // what is owed goes first: an id may be in use again
+		}
+		if n+m == 0 { // the line gets these slots, so what is held must count by then
+			owed, back = back, nil
+			n = min(len(owed), perJoin)
 		}
 		args := append([]any{s.options.Node, known, n}, owed[:n]...)
 		reply, err := s.run(ctx, joinScript, append(args, held[:m]...)...)
@@ -226,7 +231,10 @@ func (s *State) join(ctx context.Context) error {
 		s.mu.Lock()
 		s.hearTime(text(r, 0))
 		for _, lease := range owed[:n] {
-			delete(s.owed, lease.(string))
+			if _, isOwed := s.owed[lease.(string)]; isOwed {
+				delete(s.owed, lease.(string))
+				s.returned.put(lease.(string), now)
+			}
 		}
 		s.mu.Unlock()
 		owed, held = owed[n:], held[m:]

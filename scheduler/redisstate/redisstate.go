@@ -3,8 +3,9 @@
 // Every method is one script, and one round trip. A release hands the slot to
 // the line inside Redis, and a message wakes the node whose ask it serves.
 // Twice a second each node says that it is alive, and hears what it may have
-// missed. Its word counts for the slots that it holds: what Redis loses, by a
-// restart or a failover, its nodes bring back.
+// missed. Its word counts for the slots that it holds, and for those that it gave
+// back in the last minute: what Redis loses, by a restart or a failover, its nodes
+// bring back, and what it has again they take from it.
 //
 // While Redis is down, as its link says, a node serves on by itself, where it has
 // a fallback: with its share of the slots, and what it knows of accounts and
@@ -84,6 +85,7 @@ type State struct {
 	waiters         map[string]*waiter
 	early           map[string]earlyAnswer
 	owed            map[string]struct{} // released while Redis was out of reach
+	returned        returned
 	unlocked        map[string]chan struct{}
 	defined         map[string]time.Time // when Redis was told of a set
 	// shares are the candidates as the fallback in force knows them.

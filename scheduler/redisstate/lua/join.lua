@@ -13,7 +13,10 @@ end
 call('ZADD', NODES, whole(now), ARGV[2])
 call('HSET', SEQ, 'n:' .. ARGV[2], 1)
 local n = tonumber(ARGV[4])
-for i = 5, 4 + n do drop(ARGV[i]) end
+for i = 5, 4 + n do
+  local lease = ARGV[i] -- most are known no longer
+  if call('ZSCORE', EXPIRY, lease) or call('HEXISTS', ANSWERS, lease) == 1 then drop(lease) end
+end
 for i = 5 + n, #ARGV, 3 do
   local lease, place, expires = ARGV[i], ARGV[i + 1], now + ARGV[i + 2]
   if call('HEXISTS', HELD, lease) == 0 then hold(lease, place) end
