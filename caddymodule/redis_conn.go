@@ -2,17 +2,24 @@ package caddymodule
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
+	"time"
 )
+
+// lastWords bounds the wait for what a server says that takes no commands. It said so
+// before it closed, so it is here already.
+const lastWords = 100 * time.Millisecond
 
 // turnedAway begin what a server says as the first thing on a connection that it
 // closes then: there are too many, or they may not come from elsewhere.
 var turnedAway = [][]byte{[]byte("-ERR max number of clients"), []byte("-DENIED ")}
 
 // redisConn keeps what the server said when it turned the connection away. The client
-// library reads past it, and would only tell of a connection that was reset.
+// library reads past it, or writes before it reads, and would only tell of a connection
+// that was reset.
 type redisConn struct {
 	net.Conn
 	hasSpoken bool
@@ -49,10 +56,24 @@ func (c *redisConn) Read(p []byte) (int, error) {
 	return n, c.explain(err)
 }
 
-// Write implements net.Conn.
+// Write implements net.Conn. Where it fails before the server was heard, the error has
+// what that says.
 func (c *redisConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
+	if err != nil && !c.hasSpoken && !isTimeout(err) && c.SetReadDeadline(time.Now().Add(lastWords)) == nil {
+		said := make([]byte, 512)
+		heard, _ := c.Read(said)
+		line, _, whole := bytes.Cut(said[:heard], []byte("\r\n"))
+		if words, isError := bytes.CutPrefix(line, []byte("-")); whole && isError {
+			c.words = string(words)
+		}
+	}
 	return n, c.explain(err)
+}
+
+func isTimeout(err error) bool {
+	var t net.Error
+	return errors.As(err, &t) && t.Timeout()
 }
 
 func (c *redisConn) explain(err error) error {

@@ -187,8 +187,9 @@ func (s *State) answers(leases, answers []any, sent time.Time) {
 }
 
 // join makes this node known to Redis, which hears what the node holds and what
-// it has given back, lately too: a Redis that went back in time has it again. A Redis that has lost its memory gets it from its nodes,
-// and gives no slot until they have all had the time. The gate is held.
+// it has given back, lately too: a Redis that went back in time has it again. A Redis
+// that has lost its memory gets it from its nodes, and gives no slot until they have
+// all had the time. The gate is held.
 func (s *State) join(ctx context.Context) error {
 	s.joining.Lock()
 	defer s.joining.Unlock()
