@@ -3,7 +3,6 @@ package caddymodule
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"net"
 	"syscall"
 	"time"
@@ -80,5 +79,18 @@ func (c *redisConn) explain(err error) error {
 	if err == nil || c.words == "" {
 		return err
 	}
-	return fmt.Errorf("%s: %w", c.words, err)
+	return &turnedAwayError{c.words, err}
 }
+
+// turnedAwayError is why a connection failed, in the server's words.
+type turnedAwayError struct {
+	words string
+	err   error
+}
+
+// Error implements error.
+func (e *turnedAwayError) Error() string { return e.words + ": " + e.err.Error() }
+
+// Unwrap returns a list, which errors.Unwrap leaves alone: the client library would
+// strip the words with that from what fails while it logs in.
+func (e *turnedAwayError) Unwrap() []error { return []error{e.err} }

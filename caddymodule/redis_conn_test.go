@@ -137,6 +137,9 @@ func TestRedisConnHearsTheLastWordsOfTheServer(t *testing.T) {
 				if err == nil || !strings.HasPrefix(err.Error(), test.want) || test.want == "" && !strings.HasPrefix(err.Error(), "write ") {
 					t.Errorf("%v, want it to begin with %q", err, test.want)
 				}
+				if test.want != "" && errors.Unwrap(err) != nil {
+					t.Errorf("the library would take %v for the error", errors.Unwrap(err))
+				}
 				if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 					t.Errorf("%v is not what the write failed with", err)
 				}
