@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// refusalsVariable, "all", runs all of TestRefusals.
+	// refusalsVariable, "all", runs all of TestRefusals and TestNeighbours.
 	refusalsVariable = "SUB2API_TEST_REFUSALS"
 	// sideBySide is how many of its rows run at once: they wait most of the time.
 	sideBySide = 10
