@@ -62,6 +62,8 @@ func (f *fleet) askAll(n int) {
 }
 
 func TestTokensAreRefreshedByOneNode(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	server := redistest.Start(t)
 	t.Run("known to be expired", func(t *testing.T) {
 		// The gateways look after such a token as soon as they start; the endpoint
@@ -129,6 +131,8 @@ func wantOneRefresh(t *testing.T, f *fleet, endpoint *simulator.Server, served, 
 }
 
 func TestALimitThatOneNodeSeesStopsAll(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	f := launch(t, over(t, redistest.Start(t), accounts("a", 2, 0, sonnet)))
 	limited := credential("a", 0)
 	var struck atomic.Bool
@@ -146,7 +150,8 @@ func TestALimitThatOneNodeSeesStopsAll(t *testing.T) {
 			Claim: "five_hour", Windows: []simulator.Window{{Name: "5h", Status: "rejected", Reset: reset, Utilization: 1}},
 		}}
 	})
-	time.Sleep(4 * time.Second)
+	gatewaytest.Within(t, 10*time.Second, "the account has said that it is limited", struck.Load)
+	time.Sleep(2 * time.Second)
 	load.end(t)
 	at := time.Unix(0, strike.Load())
 	var late []string

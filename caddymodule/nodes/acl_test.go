@@ -172,6 +172,7 @@ func (f *fleet) crowd(n int) {
 // TestTheREADMEsACL: the gateways need no more of Redis than the README says.
 func TestTheREADMEsACL(t *testing.T) {
 	redistest.Require(t)
+	inLane(t)
 	acl := readmeUser(t)
 	t.Run("one server", func(t *testing.T) {
 		p := asACLUser(t, over(t, redistest.Start(t), accounts("a", 2, 2, sonnet)), acl)

@@ -37,6 +37,8 @@ func (f *fleet) logged(text string) (n int) {
 // However many nodes see that an account denies requests, one of them asks it, and
 // all act upon the answer.
 func TestAnErrorThatOneNodeFindsStopsAll(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	f := launch(t, over(t, redistest.Start(t), accounts("a", 2, 0, sonnet)))
 	denying, other := credential("a", 0), credential("a", 1)
 	load := f.begin(12, f.nodes...)
@@ -68,6 +70,8 @@ func TestAnErrorThatOneNodeFindsStopsAll(t *testing.T) {
 
 // What upstream denies to one user takes the account from nobody, at any node.
 func TestADenialOfOneRequestStopsNobodyAtAnyNode(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	f := launch(t, over(t, redistest.Start(t), accounts("a", 1, 0, sonnet)))
 	only := credential("a", 0)
 	usual := lasting(10*time.Millisecond, 30*time.Millisecond)
@@ -99,6 +103,8 @@ func TestADenialOfOneRequestStopsNobodyAtAnyNode(t *testing.T) {
 // A demotion is every node's: after one has seen a failure, none begins with that
 // account while another is free.
 func TestAnAccountThatComesLastAtOneNodeDoesAtAll(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	f := launch(t, over(t, redistest.Start(t), strings.Replace(accounts("a", 2, 0, sonnet), "concurrency 0", "priority 1", 1)))
 	first, spare := credential("a", 0), credential("a", 1)
 	f.sim.Queue(first, simulator.Reply{Status: 429, RetryAfter: time.Minute})

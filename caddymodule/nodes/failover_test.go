@@ -133,9 +133,10 @@ func killedLoser(p plan, master func() *redistest.Server, wait func()) loser {
 // it back: each answer is on record once, and credits are given once.
 func TestNothingIsLost(t *testing.T) {
 	redistest.Require(t)
+	t.Parallel()
 	for name, start := range losers {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+			inLane(t)
 			store := start(t)
 			store.accounts, store.gateways = accounts("a", 4, 0, sonnet), 2
 			store.more = "group plan {\nlimits {\nmonthly 10000\n}\n}\n" +
@@ -173,6 +174,8 @@ func TestNothingIsLost(t *testing.T) {
 // TestNothingOfTheLastMinuteIsLost: a Redis that keeps nothing and is restarted
 // has what its nodes did in the last minute.
 func TestNothingOfTheLastMinuteIsLost(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	server := redistest.Start(t)
 	f := launch(t, plan{urls: []string{server.URL}, accounts: accounts("a", 4, 0, sonnet), gateways: 2})
 	m := &meter{}

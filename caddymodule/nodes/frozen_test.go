@@ -51,7 +51,7 @@ func (l *later) put(a answer) {
 // freeze is for how long a gateway stands still, long for how long its clients
 // wait.
 const (
-	freeze = 90 * time.Second
+	freeze = 75 * time.Second
 	long   = freeze + 30*time.Second
 )
 

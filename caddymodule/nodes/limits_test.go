@@ -11,9 +11,12 @@ import (
 )
 
 func TestLimitsHoldOverAllNodes(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	f := launch(t, over(t, redistest.Start(t), accounts("a", 6, 2, sonnet)))
 	load := f.begin(60, f.nodes...)
-	time.Sleep(5 * time.Second)
+	gatewaytest.Within(t, 10*time.Second, "all slots are in use", func() bool { return f.inFlight("a", 6) == 12 })
+	time.Sleep(2 * time.Second)
 	load.end(t)
 	f.wantMost("under load", "a", 6, 2)
 	f.wantFree(places("a", 6)...)
@@ -97,6 +100,8 @@ func (c *conversations) wantPut(when string, home map[string]string) map[string]
 }
 
 func TestSessionsStayPutOverAllNodes(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	f := launch(t, over(t, redistest.Start(t), accounts("s", 6, 30, haiku)))
 	talk := conversations{f: f, count: 30, model: haiku}
 	talk.take(10)

@@ -35,19 +35,24 @@ const (
 // requests of another to the same accounts are answered, soon, and stay at the
 // account of their session.
 func TestNeighbours(t *testing.T) {
-	n := attacks
-	if text := os.Getenv("SUB2API_TEST_ATTACKS"); text != "" {
+	n, text := attacks, os.Getenv("SUB2API_TEST_ATTACKS")
+	if text != "" {
 		var err error
 		if n, err = strconv.Atoi(text); err != nil {
 			t.Fatalf("SUB2API_TEST_ATTACKS: %v", err)
 		}
 	}
+	t.Parallel()
 	for _, nodes := range []int{1, 3} {
 		for _, accounts := range []int{1, 2, 20} {
+			if accounts == 2 && nodes == 3 && text == "" { // one node has shown it
+				continue
+			}
 			t.Run(fmt.Sprintf("nodes=%d/accounts=%d", nodes, accounts), func(t *testing.T) {
 				if nodes > 1 {
 					redistest.Require(t)
 				}
+				inLane(t)
 				newStreet(t, nodes, accounts).live(n)
 			})
 		}

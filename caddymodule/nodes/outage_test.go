@@ -2,6 +2,7 @@ package nodes_test
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,15 +16,22 @@ import (
 const settled = 3 * time.Second
 
 func TestServingWhileRedisIsDown(t *testing.T) {
+	redistest.Require(t)
+	t.Parallel()
 	for _, test := range []struct {
 		name    string
 		options []redistest.Option
-		keeps   bool // what was written before the server was killed
+		saves   bool // what it will have again
+		keeps   bool // what was settled before the server was killed
 	}{
-		{"and forgets everything", nil, false},
-		{"and keeps what it wrote", []redistest.Option{redistest.AppendOnly(redistest.EverySecond)}, true},
+		{"and forgets everything", nil, false, false},
+		{"and keeps what it wrote", []redistest.Option{redistest.AppendOnly(redistest.EverySecond)}, false, true},
+		// All slots are in use then, by requests that have ended since; their records are
+		// in the spool still.
+		{"and goes back in time", nil, true, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			inLane(t)
 			server := redistest.Start(t, test.options...)
 			f := launch(t, over(t, server, accounts("a", 6, 3, sonnet)+accounts("s", 4, 60, haiku)))
 			usual := lasting(50*time.Millisecond, 150*time.Millisecond)
@@ -31,15 +39,20 @@ func TestServingWhileRedisIsDown(t *testing.T) {
 			talk.take(3) // every gateway knows every session
 			home := talk.wantPut("before the outage", nil)
 			load := f.begin(40, f.nodes...)
-			time.Sleep(2 * time.Second)
+			gatewaytest.Within(t, 10*time.Second, "all slots are in use", func() bool { return f.inFlight("a", 6) == 18 })
 
+			if test.saves {
+				server.Save()
+				time.Sleep(500 * time.Millisecond) // each slot changes hands a few times
+			}
 			server.Kill()
 			killed := time.Now()
-			time.Sleep(1500 * time.Millisecond)
+			gatewaytest.Within(t, 10*time.Second, "all gateways serve by themselves", f.isDown)
+			time.Sleep(time.Second) // until what they had in flight before has ended
 			// Each gateway has its share of 3 slots: one.
 			f.measure(usual)
 			talk.take(3)
-			time.Sleep(time.Until(killed.Add(4 * time.Second)))
+			time.Sleep(time.Until(killed.Add(3500 * time.Millisecond)))
 			talk.wantPut("while Redis was down", home)
 			f.wantMost("while Redis was down", "a", 6, 3)
 
@@ -48,7 +61,7 @@ func TestServingWhileRedisIsDown(t *testing.T) {
 			time.Sleep(settled)
 			f.measure(usual)
 			talk.take(3)
-			time.Sleep(time.Until(back.Add(settled + 3*time.Second)))
+			time.Sleep(time.Until(back.Add(settled + 2*time.Second)))
 			load.end(t)
 			talk.wantPut("after the outage", home)
 			f.wantMost("after the outage", "a", 6, 3)
@@ -62,7 +75,17 @@ func TestServingWhileRedisIsDown(t *testing.T) {
 	}
 }
 
+// isDown reports whether Redis is out of reach to all gateways, by their logs.
+func (f *fleet) isDown() bool {
+	return !slices.ContainsFunc(f.nodes, func(n *gatewaytest.Gateway) bool {
+		log := n.Log()
+		return strings.LastIndex(log, "Redis is out of reach;") <= strings.LastIndex(log, "Redis is back")
+	})
+}
+
 func TestRefusingWhileRedisIsDown(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	server := redistest.Start(t, redistest.AppendOnly(redistest.EverySecond))
 	p := over(t, server, accounts("a", 2, 4, sonnet))
 	p.words = "on_outage refuse"
@@ -129,7 +152,7 @@ func TestServingWhileRedisIsSilent(t *testing.T) {
 	load := f.begin(12, f.nodes...) // nobody waits for a slot
 	time.Sleep(time.Second)
 	server.Pause()
-	time.Sleep(5 * time.Second)
+	time.Sleep(3 * time.Second)
 	server.Resume()
 	time.Sleep(settled)
 	f.measure(simulator.Always(simulator.Reply{HeaderDelay: upstreams}))

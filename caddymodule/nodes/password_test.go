@@ -15,6 +15,8 @@ import (
 // TestServingWhileRedisRefusesThePassword: a Redis that refuses the password is
 // down, and the log says why in its own words.
 func TestServingWhileRedisRefusesThePassword(t *testing.T) {
+	redistest.Require(t)
+	inLane(t)
 	server := redistest.Start(t, redistest.Password("old-password"))
 	p := over(t, server, accounts("a", 2, 0, sonnet))
 	f := launch(t, p)
@@ -45,7 +47,7 @@ func TestServingWhileRedisRefusesThePassword(t *testing.T) {
 	p.client = redis.NewClient(options)
 	t.Cleanup(func() { p.client.Close() })
 	change("new-password", true)
-	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); {
+	for end := time.Now().Add(2 * time.Second); time.Now().Before(end); {
 		for i, n := range f.nodes {
 			if a := f.ask(n, question{stream: i == 0}); !a.whole() {
 				t.Fatalf("while the password is refused: %v", a)

@@ -5,6 +5,7 @@
 package nodes_test
 
 import (
+	"flag"
 	"testing"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -14,4 +15,10 @@ import (
 	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 )
 
-func TestMain(m *testing.M) { gatewaytest.Main(m, caddycmd.Main) }
+func TestMain(m *testing.M) {
+	// All wait for their lanes at once; where the command says otherwise, that counts.
+	if err := flag.Set("test.parallel", "100"); err != nil {
+		panic(err)
+	}
+	gatewaytest.Main(m, caddycmd.Main)
+}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 )
 
@@ -42,20 +43,22 @@ var stores = map[string]func(*testing.T) replicated{
 
 func TestServingWhileAMasterIsReplaced(t *testing.T) {
 	redistest.Require(t)
+	t.Parallel()
 	for name, start := range stores {
 		t.Run(name, func(t *testing.T) {
+			inLane(t)
 			store := start(t)
 			store.accounts = accounts("a", 4, 3, sonnet)
 			f := launch(t, store.plan)
 			load := f.begin(24, f.nodes...)
-			time.Sleep(2 * time.Second)
+			gatewaytest.Within(t, 10*time.Second, "all slots are in use", func() bool { return f.inFlight("a", 4) == 12 })
 			store.master().Kill()
 			killed := time.Now()
 			store.wait()
 			time.Sleep(time.Until(killed.Add(recovery + settled)))
 			f.measure(lasting(50*time.Millisecond, 150*time.Millisecond))
 			measured := time.Now()
-			time.Sleep(3 * time.Second)
+			time.Sleep(2 * time.Second)
 			load.end(t)
 			f.wantMost("after a master was replaced", "a", 4, 3)
 			f.wantFree(places("a", 4)...)
@@ -67,8 +70,10 @@ func TestServingWhileAMasterIsReplaced(t *testing.T) {
 
 func TestRefusingWhileAMasterIsReplaced(t *testing.T) {
 	redistest.Require(t)
+	t.Parallel()
 	for name, start := range stores {
 		t.Run(name, func(t *testing.T) {
+			inLane(t)
 			store := start(t)
 			store.accounts = accounts("a", 4, 3, sonnet)
 			store.words += "on_outage refuse"
