@@ -36,6 +36,10 @@ func AppendFrame(b []byte, r *billing.Record) ([]byte, error) {
 	return b, nil
 }
 
+// Payload is what a frame that AppendFrame appended to nothing has of the record, as
+// Encode makes it.
+func Payload(frame []byte) []byte { return frame[frameHeader:] }
+
 // seal writes a frame's header.
 func seal(frame []byte) {
 	payload := frame[frameHeader:]

@@ -157,11 +157,11 @@ func (f *File) Probe(bytes int, sync bool) error {
 	return errors.Join(err, f.file.Truncate(size))
 }
 
-// Read gives the records that begin at from, which is 0 or an end that Read gave,
-// at most that many, and where they end. There are no more where there are none:
-// what then lies between their end and Size is no frame.
-func (f *File) Read(from int64, most int) (records []billing.Record, end int64, err error) {
-	records, length, err := readFrames(f.file, from, f.size.Load(), most)
+// Read gives the records that begin at from, which is 0 or an end that Read gave, and
+// end at until, at most that many, and where they end. There are no more where there
+// are none: what then lies between their end and until is no frame.
+func (f *File) Read(from, until int64, most int) (records []billing.Record, end int64, err error) {
+	records, length, err := readFrames(f.file, from, until, most)
 	return records, from + length, err
 }
 

@@ -163,7 +163,7 @@ func TestFileIsReadInParts(t *testing.T) {
 	}
 	j := openJournal(t, dir)
 	f := j.Current
-	_, end, err := f.Read(0, math.MaxInt)
+	_, end, err := f.Read(0, f.Size(), math.MaxInt)
 	if err != nil || end != int64(len(whole)) || f.Size() != end+100 {
 		t.Fatalf("end %d of %d, error %v; want %d of %d", end, f.Size(), err, len(whole), len(whole)+100)
 	}
@@ -184,7 +184,7 @@ func TestFileIsReadInParts(t *testing.T) {
 	f = openJournal(t, dir).Current
 	var ids []string
 	for from := int64(0); ; {
-		records, end, err := f.Read(from, 3)
+		records, end, err := f.Read(from, f.Size(), 3)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -42,14 +42,14 @@ func (l *Ledger) drainFile(ctx context.Context, d *directory, f *spoolFile) erro
 	isNew := 0
 	for {
 		l.spool.mu.Lock()
-		from, until, inherited := f.missing, f.Size(), f.inherited
+		from, until, inherited := f.missing, f.until, f.inherited
 		f.missing = -1 // what fails meanwhile says so again
 		l.spool.mu.Unlock()
 		if from < 0 {
 			break
 		}
 		for from < until {
-			records, end, err := f.Read(from, drainBatch)
+			records, end, err := f.Read(from, until, drainBatch)
 			if err == nil && len(records) == 0 {
 				l.log.Error("a part of the spool that was written can't be read, and is lost", "directory", d.path, "bytes", until-from)
 				break
@@ -61,7 +61,7 @@ func (l *Ledger) drainFile(ctx context.Context, d *directory, f *spoolFile) erro
 			if err != nil {
 				l.spool.mu.Lock()
 				defer l.spool.mu.Unlock()
-				f.miss(from)
+				f.miss(from, until)
 				return fmt.Errorf("bringing Redis the records of %s: %w", d.path, err)
 			}
 			from, isNew = end, isNew+n
@@ -132,7 +132,7 @@ func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
 	var refusal error
 	count, refused := 0, 0
 	for from := int64(0); ; {
-		records, end, err := d.refused.Read(from, drainBatch)
+		records, end, err := d.refused.Read(from, d.refused.Size(), drainBatch)
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", d.path, err)
 		}
@@ -169,7 +169,7 @@ func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
 // taken. draining is held.
 func (s *spool) keepRefused(d *directory) error {
 	for from := int64(0); ; {
-		records, end, err := d.refused.Read(from, drainBatch)
+		records, end, err := d.refused.Read(from, d.refused.Size(), drainBatch)
 		if err != nil {
 			return err
 		}

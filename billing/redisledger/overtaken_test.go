@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -120,5 +121,46 @@ func TestSpoolDrainsWhileRedisIsAsked(t *testing.T) {
 		l.wantMet(t, "a", 400)
 		l.wantHeld(t, 400)
 		l.wantRefused(t, "b", 1, true)
+	})
+}
+
+// TestARecordThatIsRefusedWhileOthersAreBrought to Redis, and which its caller was told
+// is not settled, is not charged later.
+func TestARecordThatIsRefusedWhileOthersAreBrought(t *testing.T) {
+	inBubble(t, func(t *testing.T, _ *miniredis.Miniredis, client *redis.Client) {
+		l := open(t, client)
+		l.declareAlice(t)
+		r := exampleOf("refused")
+		r.User, r.Charged = "bob", 600
+		missed, refused := atomic.Bool{}, atomic.Bool{}
+		client.AddHook(pipelineHook(func(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+			return func(ctx context.Context, cmds []redis.Cmder) error {
+				isOf := func(id string) bool {
+					return slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return slices.Contains(c.Args(), any(id)) })
+				}
+				switch { // this process stands still, so that Redis is not down
+				case isOf("missed") && !missed.Swap(true):
+					time.Sleep(2 * time.Second)
+					return fail(cmds, context.DeadlineExceeded)
+				case isOf("refused") && !refused.Swap(true):
+					time.Sleep(2 * time.Second)
+				}
+				return next(context.WithoutCancel(ctx), cmds)
+			}
+		}))
+		both := make(chan error)
+		go func() { both <- l.Settle(t.Context(), exampleOf("missed"), nil) }()
+		time.Sleep(time.Second)
+		go func() { both <- l.Settle(t.Context(), r, nil) }()
+		must(t, <-both)
+		l.wantWaiting(t, 0)
+		if err := <-both; !errors.Is(err, billing.ErrUnknownUser) {
+			t.Fatalf("Settle: %v, want ErrUnknownUser", err)
+		}
+		must(t, l.Declare(t.Context(), []billing.User{{Name: "bob", Balance: 1000}}))
+		time.Sleep(time.Minute)
+		if b, err := l.Balance(t.Context(), "bob"); err != nil || b.Amount != 1000 {
+			t.Errorf("Balance: %v, %v; want 1000", b, err)
+		}
 	})
 }

@@ -21,6 +21,9 @@ var (
 	errSpent = errors.New("the balance is at the end of what a ledger can hold")
 )
 
+// frames are buffers for what the spool and Redis have of a record.
+var frames = sync.Pool{New: func() any { return new([]byte) }}
+
 // clockError: by Redis's clock the request came on another day than was thought.
 type clockError struct{ at time.Time }
 
@@ -54,11 +57,18 @@ func (l *Ledger) settle(ctx context.Context, r *billing.Record, along roundtrip.
 	if l.closed.Load() {
 		return billing.ErrClosed
 	}
-	place, spoolErr := l.spool.keep(r)
+	frame := frames.Get().(*[]byte)
+	defer frames.Put(frame)
+	var place place
+	var spoolErr error
+	if *frame, spoolErr = journal.AppendFrame((*frame)[:0], r); spoolErr == nil {
+		place, spoolErr = l.spool.keepFrame(*frame)
+	}
 	err := l.link.Down()
 	if err == nil {
-		if err = l.submit(ctx, r, false, along); l.declareAgain(ctx, r.User, err) {
-			err = l.submit(ctx, r, false, nil)
+		encoded := journal.Payload(*frame)
+		if err = l.submit(ctx, r, encoded, false, along); l.declareAgain(ctx, r.User, err) {
+			err = l.submit(ctx, r, encoded, false, nil)
 		}
 	}
 	if err == nil {
@@ -79,13 +89,13 @@ func (l *Ledger) settle(ctx context.Context, r *billing.Record, along roundtrip.
 	return nil
 }
 
-// submit settles a record in Redis.
-func (l *Ledger) submit(ctx context.Context, r *billing.Record, wasThere bool, along roundtrip.Batch) (err error) {
+// submit settles a record in Redis, as journal.Encode has it.
+func (l *Ledger) submit(ctx context.Context, r *billing.Record, encoded []byte, wasThere bool, along roundtrip.Batch) (err error) {
 	var clock *clockError
 	at := l.cameAt(r)
 	for range 3 { // the first time, the clock of Redis may not be known
 		asked := l.count.ask()
-		keys, args := l.settleArguments(r, at, wasThere)
+		keys, args := l.settleArguments(r, encoded, at, wasThere)
 		answer, runErr := l.link.RunAlong(ctx, redislink.Guard{}, along, settleScript, keys, args...)
 		if runErr != nil {
 			return runErr
@@ -107,7 +117,7 @@ func (l *Ledger) cameAt(r *billing.Record) time.Time {
 
 // settleArguments are settle.lua's, for a request that came at a time by Redis's clock;
 // wasThere: Redis may have had the record from an earlier process.
-func (l *Ledger) settleArguments(r *billing.Record, at time.Time, wasThere bool) (keys []string, args []any) {
+func (l *Ledger) settleArguments(r *billing.Record, encoded []byte, at time.Time, wasThere bool) (keys []string, args []any) {
 	day, age := day(r.Time), max(l.clock().Sub(r.Time), 0)
 	keys = []string{
 		l.userKey(r.User), l.daysKey(), l.recordsKey(day), l.indexKey(day),
@@ -119,7 +129,7 @@ func (l *Ledger) settleArguments(r *billing.Record, at time.Time, wasThere bool)
 		change = strconv.FormatInt(-int64(r.Charged), 10)
 	}
 	args = []any{
-		r.ID, journal.Encode(nil, r), stamp(r.Time) + r.ID, day, change, int64(r.Spent()), (age + time.Microsecond - 1).Microseconds(),
+		r.ID, encoded, stamp(r.Time) + r.ID, day, change, int64(r.Spent()), (age + time.Microsecond - 1).Microseconds(),
 	}
 	for _, w := range billing.WindowsFrom(at, l.location) {
 		args = append(args, formatBounds(w))
@@ -196,7 +206,7 @@ func (l *Ledger) settleAll(ctx context.Context, records []billing.Record, wasThe
 		return l.link.Exec(ctx, redislink.Guard{}, nil, func(pipe redis.Pipeliner) {
 			for i := range records {
 				if isSettled(&records[i]) {
-					keys, args := l.settleArguments(&records[i], l.cameAt(&records[i]), wasThere)
+					keys, args := l.settleArguments(&records[i], journal.Encode(nil, &records[i]), l.cameAt(&records[i]), wasThere)
 					cmds[i] = run(ctx, pipe, keys, args...)
 				}
 			}
@@ -219,7 +229,7 @@ func (l *Ledger) settleAll(ctx context.Context, records []billing.Record, wasThe
 				did, oneErr = l.settled(&records[i], asked, answer)
 			}
 			if clock := (*clockError)(nil); errors.As(oneErr, &clock) {
-				oneErr = l.submit(ctx, &records[i], wasThere, nil)
+				oneErr = l.submit(ctx, &records[i], journal.Encode(nil, &records[i]), wasThere, nil)
 				did = oneErr == nil
 			}
 		}

@@ -76,19 +76,20 @@ type directory struct {
 	retryWait time.Duration
 }
 
-// spoolFile is a file of records, of which Redis may lack those from missing on; -1:
-// none.
+// spoolFile is a file of records, of which Redis may lack those from missing to until;
+// missing is -1 if it has all.
 type spoolFile struct {
 	*journal.File
-	missing int64
+	missing, until int64
 	// inherited is up to where Redis may have had the records before.
 	inherited int64
 }
 
-func (f *spoolFile) miss(from int64) {
-	if f.missing < 0 || from < f.missing {
-		f.missing = from
+func (f *spoolFile) miss(from, to int64) {
+	if f.missing < 0 {
+		f.missing, f.until = from, to
 	}
+	f.missing, f.until = min(f.missing, from), max(f.until, to)
 }
 
 // place is where a record is.
@@ -98,8 +99,6 @@ type place struct {
 	stop  int64
 	end   journal.Position
 }
-
-var frames = sync.Pool{New: func() any { return new([]byte) }}
 
 func newSpool(options Options, s *snapshot) *spool {
 	dir := options.Spool
@@ -111,19 +110,22 @@ func newSpool(options Options, s *snapshot) *spool {
 
 // keep returns once the record is safe from the end of the process.
 func (s *spool) keep(r *billing.Record) (place, error) {
-	buffer := frames.Get().(*[]byte)
-	defer frames.Put(buffer)
-	var err error
-	if *buffer, err = journal.AppendFrame((*buffer)[:0], r); err != nil {
+	frame, err := journal.AppendFrame(nil, r)
+	if err != nil {
 		return place{}, err
 	}
+	return s.keepFrame(frame)
+}
+
+// keepFrame is keep, of a record's frame.
+func (s *spool) keepFrame(frame []byte) (_ place, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.open(); err != nil {
 		return place{}, s.tried(err)
 	}
 	at := place{file: s.own.current, start: s.own.current.Size()}
-	if at.end, err = at.file.Append(*buffer); err != nil {
+	if at.end, err = at.file.Append(frame); err != nil {
 		err = s.tried(err)
 	}
 	at.stop = at.file.Size()
@@ -152,7 +154,7 @@ func (s *spool) miss(at place, r *billing.Record) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	at.file.miss(at.start)
+	at.file.miss(at.start, at.stop)
 	s.snapshot.miss(r)
 	return nil
 }
@@ -163,7 +165,8 @@ func (s *spool) missAll() {
 	defer s.mu.Unlock()
 	if s.own != nil {
 		for _, f := range []*spoolFile{s.own.current, s.own.other} {
-			f.missing, f.inherited = 0, f.Size()
+			f.inherited = f.Size()
+			f.miss(0, f.Size())
 		}
 	}
 }
@@ -239,7 +242,7 @@ func (s *spool) load(d *directory) error {
 			return fmt.Errorf("reading %s: %w", d.path, err)
 		}
 		if count > 0 {
-			f.miss(0)
+			f.miss(0, f.Size())
 			f.inherited = f.Size()
 			s.log.Info("Redis is told again of the records that an earlier process left in the spool", "directory", d.path, "records", count)
 		}
@@ -356,7 +359,7 @@ func (s *spool) takeOver(d *directory) error {
 // walk calls each with the file's records, and cuts off what follows them.
 func walk(f *journal.File, each func(*billing.Record) error) (count int, err error) {
 	for from := int64(0); ; {
-		records, end, err := f.Read(from, drainBatch)
+		records, end, err := f.Read(from, f.Size(), drainBatch)
 		if err != nil {
 			return count, err
 		}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -199,17 +201,23 @@ func TestFirstRecordOfADayIsMissed(t *testing.T) {
 					r.Billing, r.Group = billing.PaidFromSubscription, "g"
 				}
 				var stalled atomic.Bool
+				asked := make(chan struct{})
 				client.AddHook(pipelineHook(func(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 					return func(ctx context.Context, cmds []redis.Cmder) error {
-						if isScript(cmds) && stalled.CompareAndSwap(false, true) { // this process stands still, so that Redis is not down
-							time.Sleep(2 * time.Second)
-							return fail(cmds, context.DeadlineExceeded)
+						if slices.ContainsFunc(cmds, func(c redis.Cmder) bool { return slices.Contains(c.Args(), any("r")) }) {
+							if stalled.CompareAndSwap(false, true) { // this process stands still, so that Redis is not down
+								time.Sleep(2 * time.Second)
+								return fail(cmds, context.DeadlineExceeded)
+							}
+							<-asked
 						}
 						return next(ctx, cmds)
 					}
 				}))
 				must(t, l.Settle(t.Context(), r, nil))
 				_ = hold("asked", 0)
+				close(asked)
+				synctest.Wait()
 				outage := outageOf(client)
 				outage.is.Store(true)
 				if err := hold("more", 301); err == nil {

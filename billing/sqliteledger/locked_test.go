@@ -254,7 +254,7 @@ func TestAMinuteAtTwoThousandASecond(t *testing.T) {
 	count := 0
 	for _, lane := range lanes {
 		for _, f := range []*journal.File{lane.Current, lane.Other} {
-			records, end, err := f.Read(0, math.MaxInt)
+			records, end, err := f.Read(0, f.Size(), math.MaxInt)
 			if err != nil || end != f.Size() {
 				t.Errorf("read to %d of %d, %v", end, f.Size(), err)
 			}

@@ -41,7 +41,7 @@ func (l *Ledger) takeOverFile(f *journal.File, into *gathering) error {
 	if f.Size() == 0 {
 		return nil
 	}
-	records, end, err := f.Read(0, math.MaxInt)
+	records, end, err := f.Read(0, f.Size(), math.MaxInt)
 	if err != nil {
 		return fmt.Errorf("reading the journal: %w", err)
 	}
