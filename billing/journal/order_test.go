@@ -55,7 +55,7 @@ func TestFilesTellTheirOrder(t *testing.T) {
 		}
 		var ids []string
 		for _, f := range files {
-			records, end, err := f.Read(0, math.MaxInt)
+			records, end, err := f.Read(0, f.Size(), math.MaxInt)
 			if err != nil || end != f.Size() {
 				t.Fatalf("read to %d of %d, %v", end, f.Size(), err)
 			}

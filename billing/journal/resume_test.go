@@ -82,7 +82,7 @@ func TestResumeOfWhatWasLeft(t *testing.T) {
 func ids(t *testing.T, files []*File) (all []string) {
 	t.Helper()
 	for _, f := range files {
-		records, end, err := f.Read(0, math.MaxInt)
+		records, end, err := f.Read(0, f.Size(), math.MaxInt)
 		if err != nil || f.End().size != end {
 			t.Fatalf("end %d of %d, %v", end, f.End().size, err)
 		}
