@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -21,20 +22,33 @@ func (l *Ledger) drain(ctx context.Context) error {
 	s.draining.Lock()
 	defer s.draining.Unlock()
 	s.mu.Lock()
-	d, closed := s.own, s.closed
+	directories, closed := s.directories(), s.closed
 	s.mu.Unlock()
-	switch {
-	case closed:
+	if closed {
 		return billing.ErrClosed
-	case d == nil:
+	}
+	for _, d := range directories {
+		for _, f := range d.files() {
+			if err := l.drainFile(ctx, d, f); err != nil {
+				return err
+			}
+		}
+	}
+	hasRefused := func(d *directory) bool { return d.refused.Size() > 0 }
+	if !slices.ContainsFunc(directories, hasRefused) {
 		return nil
 	}
-	for _, f := range []*spoolFile{d.other, d.current} {
-		if err := l.drainFile(ctx, d, f); err != nil {
+	retryRefused := l.retryRefused.Swap(false)
+	for _, d := range directories {
+		if !hasRefused(d) || !retryRefused && time.Now().Before(d.retryAt) {
+			continue
+		}
+		if err := l.drainRefused(ctx, d); err != nil {
+			l.retryRefused.Store(true)
 			return err
 		}
 	}
-	return l.drainRefused(ctx, d)
+	return nil
 }
 
 // drainFile drains one file. draining is held.
@@ -66,7 +80,7 @@ func (l *Ledger) drainFile(ctx context.Context, d *directory, f *spoolFile) erro
 			}
 			from, isNew = end, isNew+n
 		}
-		if f == d.other { // it stays for a minute from now
+		if f == d.other || d != l.spool.own { // it stays for a minute from now
 			l.spool.mu.Lock()
 			d.begun = time.Now()
 			l.spool.mu.Unlock()
@@ -126,9 +140,6 @@ func (d *directory) postpone(wait time.Duration) {
 // drainRefused tries the refused records once more, and forgets them when Redis
 // has all.
 func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
-	if d.refused.Size() == 0 || !l.retryRefused.Swap(false) && time.Now().Before(d.retryAt) {
-		return nil
-	}
 	var refusal error
 	count, refused := 0, 0
 	for from := int64(0); ; {
@@ -143,7 +154,6 @@ func (l *Ledger) drainRefused(ctx context.Context, d *directory) error {
 		for _, err := range errs {
 			switch {
 			case err != nil && !isRefusal(err):
-				l.retryRefused.Store(true)
 				return err
 			case err != nil:
 				refusal = err

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -41,7 +41,8 @@ var errHeld = errors.New("held by another process")
 
 // spool is the records that Redis may not have, and those that it has taken in the
 // last minute, of this process, in the first subdirectory of dir, counted from 0, that
-// no other process holds. What processes left that have ended, it takes over.
+// no other process holds. What processes left that have ended, it adopts: where they
+// are, since a copy would be there twice for whoever comes after a kill.
 type spool struct {
 	dir      string
 	sync     bool
@@ -52,9 +53,10 @@ type spool struct {
 	draining sync.Mutex
 
 	// mu is held by who appends records or swaps the files.
-	mu     sync.Mutex
-	own    *directory // nil until it is open
-	closed bool
+	mu      sync.Mutex
+	own     *directory // nil until it is open
+	adopted []*directory
+	closed  bool
 	// failure is why no record could be kept at last, at failedAt; nil if it could.
 	failure  error
 	failedAt time.Time
@@ -64,7 +66,8 @@ type spool struct {
 type directory struct {
 	path string
 	lock io.Closer
-	// current takes new records since begun; other has those of before.
+	// current takes new records since begun, in the own directory; other has those of
+	// before. In an adopted one, all of it has been with Redis since begun.
 	current, other *spoolFile
 	begun          time.Time
 	// refused are the records that Redis will not take: at first, perhaps, for it has
@@ -75,6 +78,11 @@ type directory struct {
 	retryAt   time.Time
 	retryWait time.Duration
 }
+
+func (d *directory) files() [2]*spoolFile { return [2]*spoolFile{d.other, d.current} }
+
+// isTaken reports whether Redis has all records, but for those that it refused.
+func (d *directory) isTaken() bool { return d.current.missing < 0 && d.other.missing < 0 }
 
 // spoolFile is a file of records, of which Redis may lack those from missing to until;
 // missing is -1 if it has all.
@@ -163,12 +171,20 @@ func (s *spool) miss(at place, r *billing.Record) error {
 func (s *spool) missAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.own != nil {
-		for _, f := range []*spoolFile{s.own.current, s.own.other} {
+	for _, d := range s.directories() {
+		for _, f := range d.files() {
 			f.inherited = f.Size()
 			f.miss(0, f.Size())
 		}
 	}
+}
+
+// directories are the own and the adopted ones. mu is held.
+func (s *spool) directories() []*directory {
+	if s.own == nil {
+		return nil
+	}
+	return append([]*directory{s.own}, s.adopted...)
 }
 
 // check is an error if the spool takes no records.
@@ -231,12 +247,11 @@ func (s *spool) open() error {
 // finish writing.
 func (s *spool) load(d *directory) error {
 	wasTaken := os.Remove(filepath.Join(d.path, takenName)) == nil
-	for _, f := range []*spoolFile{d.current, d.other} {
-		count, err := walk(f.File, func(r *billing.Record) error {
+	for _, f := range d.files() {
+		count, err := walk(f.File, func(r *billing.Record) {
 			if !wasTaken {
 				s.snapshot.miss(r)
 			}
-			return nil
 		})
 		if err != nil {
 			return fmt.Errorf("reading %s: %w", d.path, err)
@@ -281,10 +296,14 @@ func (s *spool) openDirectory(path string) (_ *directory, err error) {
 	return d, nil
 }
 
-// adopt opens the spool, and takes over what processes left that have ended.
+// adopt opens the spool, and adopts what processes left that have ended.
 func (s *spool) adopt() error {
+	held := make(map[string]bool)
 	s.mu.Lock()
 	err := s.open()
+	for _, d := range s.directories() {
+		held[d.path] = true
+	}
 	s.mu.Unlock()
 	if err != nil {
 		return err
@@ -296,7 +315,7 @@ func (s *spool) adopt() error {
 	var errs []error
 	for _, entry := range entries {
 		path := filepath.Join(s.dir, entry.Name())
-		if _, err := strconv.ParseUint(entry.Name(), 10, 16); err != nil || path == s.own.path || !hasAny(path) {
+		if _, err := strconv.ParseUint(entry.Name(), 10, 16); err != nil || held[path] || !hasAny(path) {
 			continue
 		}
 		d, err := s.openDirectory(path)
@@ -304,7 +323,13 @@ func (s *spool) adopt() error {
 			continue
 		}
 		if err == nil {
-			err = errors.Join(s.takeOver(d), d.close())
+			if err = s.load(d); err == nil {
+				s.mu.Lock()
+				s.adopted = append(s.adopted, d)
+				s.mu.Unlock()
+			} else {
+				err = errors.Join(err, d.close())
+			}
 		}
 		errs = append(errs, err)
 	}
@@ -322,42 +347,8 @@ func hasAny(path string) bool {
 	return false
 }
 
-// takeOver makes the records of another directory this process's.
-func (s *spool) takeOver(d *directory) error {
-	files := []*journal.File{d.current.File, d.other.File, d.refused}
-	s.mu.Lock()
-	to := s.own.current
-	to.inherited = math.MaxInt64 // from now on, for Redis may be told of them before all are here
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		to.inherited = to.Size()
-	}()
-	total := 0
-	for _, f := range files {
-		count, err := walk(f, func(r *billing.Record) error {
-			at, err := s.keep(r)
-			if err != nil {
-				return err
-			}
-			return s.miss(at, r)
-		})
-		if err != nil {
-			return fmt.Errorf("taking over the records of %s: %w", d.path, err)
-		}
-		if total += count; count > 0 {
-			if err := f.Empty(); err != nil {
-				return fmt.Errorf("emptying %s: %w", d.path, err)
-			}
-		}
-	}
-	s.log.Info("taking over records that an earlier process left in the spool", "directory", d.path, "records", total)
-	return nil
-}
-
 // walk calls each with the file's records, and cuts off what follows them.
-func walk(f *journal.File, each func(*billing.Record) error) (count int, err error) {
+func walk(f *journal.File, each func(*billing.Record)) (count int, err error) {
 	for from := int64(0); ; {
 		records, end, err := f.Read(from, f.Size(), drainBatch)
 		if err != nil {
@@ -367,9 +358,7 @@ func walk(f *journal.File, each func(*billing.Record) error) (count int, err err
 			return count, f.Cut(end)
 		}
 		for i := range records {
-			if err := each(&records[i]); err != nil {
-				return count, err
-			}
+			each(&records[i])
 		}
 		count, from = count+len(records), end
 	}
@@ -381,35 +370,54 @@ func (s *spool) rotate() error {
 	defer s.draining.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	d := s.own
-	if d == nil || s.closed || time.Since(d.begun) < keptFor || d.current.missing >= 0 || d.other.missing >= 0 {
+	if s.own == nil || s.closed {
 		return nil
 	}
-	d.begun, d.other.inherited = time.Now(), 0
-	if d.other.Size() > 0 {
-		if err := d.other.Empty(); err != nil {
-			return fmt.Errorf("emptying a journal in %s: %w", d.path, err)
+	isDue := func(d *directory) bool { return time.Since(d.begun) >= keptFor && d.isTaken() }
+	if d := s.own; isDue(d) {
+		if err := d.other.empty(); err != nil {
+			return err
+		}
+		d.begun = time.Now()
+		d.current, d.other = d.other, d.current
+	}
+	for i, d := range slices.Backward(s.adopted) {
+		if isDue(d) && d.refused.Size() == 0 {
+			s.adopted = slices.Delete(s.adopted, i, i+1)
+			if err := errors.Join(d.current.empty(), d.other.empty(), d.close()); err != nil {
+				return err
+			}
 		}
 	}
-	d.current, d.other = d.other, d.current
 	return nil
 }
 
-// close lets go of the directory.
+func (f *spoolFile) empty() error {
+	f.inherited = 0
+	if f.Size() == 0 {
+		return nil
+	}
+	if err := f.Empty(); err != nil {
+		return fmt.Errorf("emptying a journal of the spool: %w", err)
+	}
+	return nil
+}
+
+// close lets go of the directories.
 func (s *spool) close() error {
 	s.draining.Lock()
 	defer s.draining.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true
-	if s.own == nil {
-		return nil
+	var errs []error
+	for _, d := range s.directories() {
+		if d.isTaken() {
+			errs = append(errs, os.WriteFile(filepath.Join(d.path, takenName), nil, 0o600))
+		}
+		errs = append(errs, d.close())
 	}
-	var err error
-	if s.own.current.missing < 0 && s.own.other.missing < 0 {
-		err = os.WriteFile(filepath.Join(s.own.path, takenName), nil, 0o600)
-	}
-	return errors.Join(err, s.own.close())
+	return errors.Join(errs...)
 }
 
 // close closes what is open, the lock last.

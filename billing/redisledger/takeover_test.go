@@ -104,6 +104,16 @@ func TestTakenOverAfterRedisWentBack(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		l.wantSettled(t, 2)
 		wantIdentity(t, client, "alice")
+
+		time.Sleep(2 * time.Minute) // and no longer
+		if n := sizeOf(options.Spool, "5", "journal-0"); n != 0 {
+			t.Errorf("%d bytes are left of what was taken over", n)
+		}
+		again := openWith(t, client, redisledger.Options{Spool: options.Spool})
+		again.settle(t, "d")
+		if sizeOf(options.Spool, "1", "journal-0") == 0 {
+			t.Error("a new process does not have the subdirectory 1")
+		}
 	})
 }
 
@@ -155,4 +165,43 @@ func TestPrunedDayIsNotTakenOver(t *testing.T) {
 		t.Errorf("%d records are back", len(ids))
 	}
 	l.wantSettled(t, 1)
+}
+
+// spoolSize is how many bytes all files of a spool have.
+func spoolSize(t *testing.T, spool string) (size int64) {
+	files, err := filepath.Glob(filepath.Join(spool, "*", "*"))
+	must(t, err)
+	for _, file := range files {
+		size += sizeOf(file)
+	}
+	return size
+}
+
+// TestTakingOverCopiesNothing: a process that is killed while it takes over what others
+// left, again and again, must not leave more each time.
+func TestTakingOverCopiesNothing(t *testing.T) {
+	mini := miniredis.RunT(t)
+	client := connect(t, &redis.Options{Addr: mini.Addr()})
+	options := redisledger.Options{Spool: t.TempDir()}
+	const left = 3000
+	var ids []string
+	for i := range left {
+		ids = append(ids, fmt.Sprint(i))
+	}
+	for _, name := range []string{"0", "5", "6"} {
+		leave(t, options.Spool, name, examplesOf(ids...)...)
+		for i := range ids {
+			ids[i] = name + " " + ids[i]
+		}
+	}
+	open(t, client).declareAlice(t)
+	before := spoolSize(t, options.Spool)
+	l := openWith(t, client, options)
+	eventually(t, "all records are taken", func() bool {
+		if now := spoolSize(t, options.Spool); now > before {
+			t.Fatalf("the spool has grown from %d bytes to %d", before, now)
+		}
+		b, err := l.Balance(t.Context(), "alice")
+		return err == nil && l.Waiting() == 0 && b.Amount == opening-3*left*charge
+	})
 }
