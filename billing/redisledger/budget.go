@@ -3,6 +3,7 @@ package redisledger
 import (
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -227,9 +228,27 @@ func parseLimitedKey(answer any) (*limitedKey, error) {
 	return &limitedKey{limits: limits, windows: r.windows()}, r.err
 }
 
-// formatBounds is a window's begin and end, in seconds since 1970.
-func formatBounds(w billing.Window) string {
-	return strconv.FormatInt(w.Start.Unix(), 10) + " " + strconv.FormatInt(w.End.Unix(), 10)
+// bounds has the windows that begin with a day as arguments of scripts: their begin and
+// end, in seconds since 1970. It remembers those of the last that was asked for.
+type bounds struct{ last atomic.Pointer[dayArguments] }
+
+type dayArguments struct {
+	billing.Window
+	args []any
+}
+
+// arguments are those of the day of a time.
+func (b *bounds) arguments(at time.Time, loc *time.Location) []any {
+	if last := b.last.Load(); last != nil && !at.Before(last.Start) && at.Before(last.End) {
+		return last.args
+	}
+	windows := billing.WindowsFrom(at, loc)
+	now := &dayArguments{Window: windows[billing.Daily]}
+	for _, w := range windows {
+		now.args = append(now.args, strconv.FormatInt(w.Start.Unix(), 10)+" "+strconv.FormatInt(w.End.Unix(), 10))
+	}
+	b.last.Store(now)
+	return now.args
 }
 
 func formatLimits(limits billing.Limits) string {

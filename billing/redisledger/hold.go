@@ -124,17 +124,14 @@ func (l *Ledger) holdArguments(c *billing.Claim, h *hold, guard redislink.Guard)
 	keys = []string{
 		guard.Key, l.key(user), l.key(key), l.key(subscription), l.holdsKey(user), l.holdsKey(key), l.holdsKey(subscription),
 	}
-	args = []any{guard.Field, h.member(), int64(c.Amount), int64(max(c.Least, 0)), holdTTL.Milliseconds(), pays, until}
+	args = append(make([]any, 0, 16), guard.Field, h.member(), int64(c.Amount), int64(max(c.Least, 0)), holdTTL.Milliseconds(), pays, until)
 	for _, limit := range limits {
 		args = append(args, int64(max(limit, 0)))
 	}
 	u := l.snapshot.unknown(c)
 	h.unknown = sums{h.unknown.user.Plus(u.user), h.unknown.key.Plus(u.key), h.unknown.subscription.Plus(u.subscription)}
 	args = append(args, int64(h.unknown.user), int64(h.unknown.key), int64(h.unknown.subscription))
-	for _, w := range billing.WindowsFrom(l.snapshot.now(), l.location) {
-		args = append(args, formatBounds(w))
-	}
-	return keys, args
+	return keys, append(args, l.bounds.arguments(l.snapshot.now(), l.location)...)
 }
 
 // answerHold takes in hold.lua's answer.

@@ -125,6 +125,7 @@ type Ledger struct {
 	logins   *logins
 	spool    *spool
 	count    *counter
+	bounds   bounds
 	declared declared
 
 	// settling is held for reading by each Settle; Close waits for them.

@@ -119,21 +119,19 @@ func (l *Ledger) cameAt(r *billing.Record) time.Time {
 // wasThere: Redis may have had the record from an earlier process.
 func (l *Ledger) settleArguments(r *billing.Record, encoded []byte, at time.Time, wasThere bool) (keys []string, args []any) {
 	day, age := day(r.Time), max(l.clock().Sub(r.Time), 0)
-	keys = []string{
+	keys = append(make([]string, 0, 17),
 		l.userKey(r.User), l.daysKey(), l.recordsKey(day), l.indexKey(day),
 		l.key(keyBudget(r.KeyID)), l.key(subscriptionBudget(r.User, r.Group)), l.subscriptionsKey(r.User),
-		l.countKey(), l.prefix + "settled:last", l.settledKey(""), l.prefix + "pruned",
-	}
+		l.countKey(), l.prefix+"settled:last", l.settledKey(""), l.prefix+"pruned",
+	)
 	change := ""
 	if r.Billing == billing.PaidFromBalance {
 		change = strconv.FormatInt(-int64(r.Charged), 10)
 	}
-	args = []any{
-		r.ID, encoded, stamp(r.Time) + r.ID, day, change, int64(r.Spent()), (age + time.Microsecond - 1).Microseconds(),
-	}
-	for _, w := range billing.WindowsFrom(at, l.location) {
-		args = append(args, formatBounds(w))
-	}
+	args = append(make([]any, 0, 16),
+		r.ID, encoded, stamp(r.Time)+r.ID, day, change, int64(r.Spent()), (age + time.Microsecond - 1).Microseconds(),
+	)
+	args = append(args, l.bounds.arguments(at, l.location)...)
 	args = append(args, r.Group, digit(r.Billing == billing.PaidFromSubscription))
 	h, isThere := l.holds.find(r.ID)
 	since := any("")
