@@ -289,8 +289,8 @@ func TestSeveralStoresAreNamed(t *testing.T) {
 	}
 	for _, named := range []storage{
 		embeddedStorage{dir: "/var/lib/x"}, embeddedStorage{dir: "/var/lib/xy"},
-		redisStorage{redisSettings: &redisSettings{addresses: []string{"h:6379"}, namespace: "n"}},
-		redisStorage{redisSettings: &redisSettings{addresses: []string{"h:6379"}, namespace: "n", database: 1}},
+		&redisStorage{addresses: []string{"h:6379"}, namespace: "n"},
+		&redisStorage{addresses: []string{"h:6379"}, namespace: "n", database: 1},
 	} {
 		ledger := newBookLedger()
 		config := adminConfig()
@@ -328,7 +328,7 @@ func TestSeveralStoresAreNamed(t *testing.T) {
 
 func TestAStoreThatFails(t *testing.T) {
 	broken := errors.New("broken")
-	far := redisStorage{redisSettings: &redisSettings{addresses: []string{"h:6379"}, namespace: "n"}}
+	far := &redisStorage{addresses: []string{"h:6379"}, namespace: "n"}
 	for _, test := range []struct {
 		named storage
 		err   error

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/google/go-cmp/cmp"
@@ -414,5 +415,30 @@ func TestKeysOfAnOpenStore(t *testing.T) {
 			t.Errorf("key %x: error %v", step.key, err)
 		}
 		wantDocument(t, s.docs, tokenDocuments, "main", "SECRET")
+	}
+}
+
+func TestWrongKeyIsAnErrorWhereRedisCanBeReached(t *testing.T) {
+	server := miniredis.RunT(t)
+	named := &redisStorage{network: "tcp", addresses: []string{server.Addr()}, namespace: "sub2api", timeout: 100 * time.Millisecond}
+	b := named.backend(nil)
+	defer b.close()
+	d, err := b.documents(t.Context(), keyOf(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustSave(t, d, tokenDocuments, "main", "SECRET")
+	for _, step := range []struct {
+		key sealer
+		ok  bool
+	}{{keyOf(1), true}, {keyOf(2), false}, {nil, false}} {
+		if err := named.checkKey(t.Context(), step.key); (err == nil) != step.ok {
+			t.Errorf("key %x: error %v", step.key, err)
+		}
+	}
+	server.Close()
+	began := time.Now()
+	if err := named.checkKey(t.Context(), keyOf(2)); err != nil || time.Since(began) > time.Second {
+		t.Errorf("without Redis: error %v after %s", err, time.Since(began))
 	}
 }

@@ -104,7 +104,7 @@ type starter struct{ gateway *gateway }
 // Handle implements caddyevents.Handler: the config has started.
 func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
 	s.gateway.runtime.logs.set(s.gateway.logger)
-	s.gateway.runtime.store.backend.take(s.gateway.storage)
+	s.gateway.runtime.store.take(s.gateway.storage)
 	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil && !errors.Is(err, scheduler.ErrUnavailable) {
 		s.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
 	}

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
@@ -32,20 +31,9 @@ const (
 	redisProtocol = 2
 )
 
-func init() { redis.SetLogger(redisLog{}) }
-
-// redisLog is where the client library writes what it would print: what matters
-// of it comes back as errors. It is one for the process, whoever uses Redis.
-type redisLog struct{}
-
-// Printf writes a line to Caddy's log, at debug level.
-func (redisLog) Printf(_ context.Context, format string, args ...any) {
-	caddy.Log().Named("redis").Debug(fmt.Sprintf(format, args...))
-}
-
 // newRedisClient makes a client of a store, which dials when it is used. access
 // is asked for every new connection.
-func newRedisClient(s *redisSettings, access func() *redisAccess) redis.UniversalClient {
+func newRedisClient(s *redisStorage, access func() *redisAccess) redis.UniversalClient {
 	credentials := func(context.Context) (string, string, error) {
 		now := access()
 		return now.username, now.password, nil

@@ -1,17 +1,16 @@
 package caddymodule
 
 import (
-	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 )
 
-// redisSettings are those of a Redis store, resolved. They never change.
-type redisSettings struct {
+// redisStorage is a namespace in Redis, which other processes share, with everything
+// resolved. It never changes.
+type redisStorage struct {
 	network   string   // tcp or unix
 	addresses []string // of one server, of nodes of a Cluster, or of Sentinels
 	database  int
@@ -24,63 +23,14 @@ type redisSettings struct {
 	timeout time.Duration
 	spool   string // absolute
 
-	access redisAccess
+	access  redisAccess
+	keeping // sync is for records that wait in the spool
 }
 
 // redisAccess is what an open store takes over from the newest config.
 type redisAccess struct {
 	username, password string
 	encryption         *redisEncryption // nil = none
-}
-
-// settings resolves a store that was checked. It reads environment variables and
-// files. Errors show no password.
-func (r *RedisStore) settings() (*redisSettings, error) {
-	resolved := *r
-	resolved.URL = slices.Clone(r.URL)
-	if r.ClientCertificate != nil {
-		resolved.ClientCertificate = new(*r.ClientCertificate)
-	}
-	for _, field := range resolved.texts() {
-		text, err := resolve(*field.text)
-		if err == nil && text == "" && *field.text != "" {
-			err = errors.New("resolves to nothing")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", field.word, err)
-		}
-		*field.text = text
-	}
-	servers, err := parseRedisURLs(resolved.URL, resolved.Sentinel != "")
-	if err == nil {
-		err = resolved.fits(servers)
-	}
-	if err != nil {
-		return nil, err
-	}
-	spool, err := filepath.Abs(resolved.Spool)
-	if err != nil {
-		return nil, fmt.Errorf("spool: making %s absolute: %w", resolved.Spool, err)
-	}
-	s := &redisSettings{
-		network: servers.network, addresses: servers.addresses, database: servers.database, namespace: r.Namespace,
-		sentinel: resolved.Sentinel, refuse: r.OnOutage == outageRefuse, timeout: time.Duration(*r.Timeout),
-		spool:  filepath.Join(spool, spoolName(r.Namespace, servers.database)),
-		access: redisAccess{username: servers.username, password: servers.password},
-	}
-	if s.sentinel != "" {
-		s.sentinelUsername, s.sentinelPassword = servers.username, servers.password
-		s.access = redisAccess{}
-	}
-	if resolved.Password != "" {
-		s.access.username, s.access.password = resolved.Username, resolved.Password
-	}
-	if servers.tls {
-		if s.access.encryption, err = resolved.loadCertificates(servers.addresses); err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
 }
 
 // spoolName is the directory of a store in the spool. A store that is moved to
@@ -93,33 +43,14 @@ func spoolName(namespace string, database int) string {
 	return name
 }
 
-// storeField is an option that may hold placeholders.
-type storeField struct {
-	word string
-	text *string
-}
-
-func (r *RedisStore) texts() []storeField {
-	fields := []storeField{
-		{"sentinel", &r.Sentinel}, {"username", &r.Username}, {"password", &r.Password}, {"ca", &r.CA}, {"spool", &r.Spool},
-	}
-	for i := range r.URL {
-		fields = append(fields, storeField{"URL " + strconv.Itoa(i+1), &r.URL[i]})
-	}
-	if c := r.ClientCertificate; c != nil {
-		fields = append(fields, storeField{"client_certificate", &c.Certificate}, storeField{"client_certificate", &c.Key})
-	}
-	return fields
-}
-
 // key is the same for every config of one store, however it gets access.
-func (s *redisSettings) key() string {
+func (s *redisStorage) key() string {
 	addresses := slices.Sorted(slices.Values(s.addresses))
 	return fmt.Sprintf("redis:%s:%s:%s/%d#%s", s.network, s.sentinel, strings.Join(slices.Compact(addresses), ","), s.database, s.namespace)
 }
 
 // String is what the store is called in logs and errors.
-func (s *redisSettings) String() string {
+func (s *redisStorage) String() string {
 	what := "redis"
 	if s.sentinel != "" {
 		what += " " + s.sentinel + " of"

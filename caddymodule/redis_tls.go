@@ -15,29 +15,30 @@ type redisEncryption struct {
 	hosts        []string          // of the URLs
 }
 
-// loadCertificates reads the certificate files.
-func (r *RedisStore) loadCertificates(addresses []string) (*redisEncryption, error) {
+// loadCertificates reads the files of the authority and of the client's own certificate,
+// "" where there is none, for servers at addresses.
+func loadCertificates(addresses []string, ca, certificate, key string) (*redisEncryption, error) {
 	e := &redisEncryption{}
 	for _, address := range addresses {
 		host, _, _ := net.SplitHostPort(address)
 		e.hosts = append(e.hosts, host)
 	}
-	if r.CA != "" {
-		pem, err := os.ReadFile(r.CA)
+	if ca != "" {
+		pem, err := os.ReadFile(ca)
 		if err != nil {
 			return nil, fmt.Errorf("ca: %w", err)
 		}
 		e.roots = x509.NewCertPool()
 		if !e.roots.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("ca: there is no certificate in PEM form in %s", r.CA)
+			return nil, fmt.Errorf("ca: there is no certificate in PEM form in %s", ca)
 		}
 	}
-	if c := r.ClientCertificate; c != nil {
-		certificate, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
+	if certificate != "" {
+		own, err := tls.LoadX509KeyPair(certificate, key)
 		if err != nil {
-			return nil, fmt.Errorf("client_certificate: reading %s and %s: %w", c.Certificate, c.Key, err)
+			return nil, fmt.Errorf("client_certificate: reading %s and %s: %w", certificate, key, err)
 		}
-		e.certificates = []tls.Certificate{certificate}
+		e.certificates = []tls.Certificate{own}
 	}
 	return e, nil
 }

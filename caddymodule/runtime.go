@@ -29,7 +29,7 @@ const (
 type runtime struct {
 	key        string
 	storage    storage // as the config had it that made the runtime
-	store      store
+	store      *store
 	state      scheduler.State
 	tokens     *oauth.Tokens
 	transports upstream.Transports
@@ -111,11 +111,11 @@ func adoptRuntime(key string, named storage) *runtime {
 	rt.questions.rt = rt
 	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
 	logger := slog.New(&rt.logs)
-	rt.store.backend = named.backend(logger)
-	rt.state = rt.store.backend.state()
+	rt.store = newStore(named, logger)
+	rt.state = rt.store.state()
 	rt.leases = scheduler.NewLeases(rt.state, logger)
 	rt.tokens = rt.newTokens()
-	rt.identities.Keep(identityStore{&rt.store, logger})
+	rt.identities.Keep(identityStore{rt.store, logger})
 	rt.renewed = make(chan struct{})
 	go func() {
 		defer close(rt.renewed)
@@ -202,7 +202,7 @@ func (rt *runtime) close() error {
 	<-rt.renewed
 	rt.background.Wait()
 	rt.tokens.Close()
-	err := errors.Join(rt.state.Close(), rt.store.close(), rt.store.backend.close())
+	err := rt.store.close()
 	rt.transports.Close()
 	droppedMu.Lock()
 	delete(dropped, rt.key)

@@ -224,20 +224,13 @@ func (h *Handler) settings() (*settings, error) {
 	return s, nil
 }
 
-// keeping is how the sites of a store have it keep money, all of them alike.
-type keeping struct {
-	sync bool           // sync the disk for every record
-	zone *time.Location // where windows begin
-}
-
-// build resolves a store that was checked.
 func (s *Store) build(keeping keeping) (storage, error) {
 	if s.Redis != nil {
-		redis, err := s.Redis.settings()
+		redis, err := s.Redis.settings(keeping)
 		if err != nil {
 			return nil, fmt.Errorf("store redis: %w", err)
 		}
-		return redisStorage{redis, keeping}, nil
+		return redis, nil
 	}
 	dir, err := resolve(s.Embedded.Dir)
 	if err != nil {

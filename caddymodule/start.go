@@ -50,9 +50,9 @@ func (g *gateway) ledger(ctx context.Context) (billing.Ledger, error) {
 	if ready := s.ready.Load(); ready != nil {
 		return *ready, nil
 	}
-	down := g.runtime.store.backend.down()
+	down := g.runtime.store.down()
 	tryNow := s.failed == nil || g.storage.outage() == outageFails || down == nil && time.Since(s.tried) >= startRetry
-	if tryNow && g.try(ctx, func() error { return g.runtime.store.backend.down() }) == nil {
+	if tryNow && g.try(ctx, func() error { return g.runtime.store.down() }) == nil {
 		return s.opened, nil
 	}
 	if s.opened != nil && g.storage.outage() == outageServes {
@@ -96,14 +96,14 @@ func (g *gateway) try(ctx context.Context, down func() error) error {
 // tell opens the store and tells it of users and credentials. What fails because
 // of an outage is scheduler.ErrUnavailable.
 func (g *gateway) tell(ctx context.Context, down func() error) error {
-	s, backend := &g.start, g.runtime.store.backend
+	s, store := &g.start, g.runtime.store
 	if s.opened == nil {
-		ledger, err := g.runtime.store.open(ctx, g.encryptionKey)
+		ledger, err := store.open(ctx, g.encryptionKey)
 		if err != nil {
 			return err
 		}
 		if s.forget == nil && !s.over {
-			s.forget = backend.regained(g.tellAgain)
+			s.forget = store.regained(g.tellAgain)
 		}
 		if err := ledger.Declare(ctx, g.declared); err != nil {
 			return err
@@ -117,7 +117,7 @@ func (g *gateway) tell(ctx context.Context, down func() error) error {
 	if err := down(); err != nil {
 		return fmt.Errorf("telling the store of the config: %w: %w", scheduler.ErrUnavailable, err)
 	}
-	return g.runtime.store.ready(ctx)
+	return store.ready(ctx)
 }
 
 // giveUp is called when the config is no longer in force.

@@ -21,16 +21,16 @@ import (
 
 // farStorage is a store in Redis, but for its ledger.
 type farStorage struct {
-	redisStorage
+	*redisStorage
 	told *toldLedger
 }
 
 func (s farStorage) backend(logger *slog.Logger) backend {
-	return farBackend{s.redisStorage.backend(logger).(*redisBackend), s.told}
+	return farBackend{s.redisStorage.backend(logger), s.told}
 }
 
 type farBackend struct {
-	*redisBackend
+	backend
 	told *toldLedger
 }
 
@@ -94,7 +94,7 @@ func farGateway(t *testing.T, more string) far {
 	address := server.Addr()
 	server.Close()
 	f := far{server: server, told: &toldLedger{}, log: &log{}}
-	storage := farStorage{redisStorage{mustRedis(t, "redis://"+address+" {\ntimeout 200ms\n"+more+"\n}"), keeping{}}, f.told}
+	storage := farStorage{mustRedis(t, "redis://"+address+" {\ntimeout 200ms\n"+more+"\n}"), f.told}
 	rt := adoptRuntime(storage.key(), storage)
 	t.Cleanup(func() { rt.close() })
 	logger := slog.New(slog.NewTextHandler(f.log, nil))
@@ -143,11 +143,11 @@ func TestServingBeforeTheStoreIsBack(t *testing.T) {
 		t.Error("this node does not go by the config's credential")
 	}
 	began := time.Now()
-	if _, err := (tokenStore{&f.runtime.store}).Load(t.Context(), "main"); !errors.Is(err, scheduler.ErrUnavailable) || time.Since(began) > 100*time.Millisecond {
+	if _, err := (tokenStore{f.runtime.store}).Load(t.Context(), "main"); !errors.Is(err, scheduler.ErrUnavailable) || time.Since(began) > 100*time.Millisecond {
 		t.Errorf("a token: %v, after %v", err, time.Since(began))
 	}
 	f.restart(t)
-	soon(t, "the store is told", func() bool { return f.start.ready.Load() != nil && f.runtime.store.backend.down() == nil })
+	soon(t, "the store is told", func() bool { return f.start.ready.Load() != nil && f.runtime.store.down() == nil })
 	if !f.credentialInRedis() {
 		t.Error("the store was not told of the credential")
 	}
@@ -191,7 +191,7 @@ func TestConfigThatIsOverTellsTheStoreNothing(t *testing.T) {
 	}
 	f.start.giveUp()
 	f.restart(t)
-	soon(t, "Redis is back", func() bool { return f.runtime.store.backend.down() == nil })
+	soon(t, "Redis is back", func() bool { return f.runtime.store.down() == nil })
 	if f.start.ready.Load() != nil {
 		t.Error("the store was told of an old config")
 	}
@@ -203,17 +203,19 @@ func TestWrongKeyOfAStoreThatIsBack(t *testing.T) {
 	for mode, served := range map[string]bool{"serve": true, "refuse": false} {
 		t.Run(mode, func(t *testing.T) {
 			f := farGateway(t, "on_outage "+mode)
-			f.encryptionKey = keyOf(2)
+			f.encryptionKey = bytes.Repeat([]byte{2}, 32)
 			if _, err := f.ledger(t.Context()); (err == nil) != served {
 				t.Fatalf("before it is back: %v", err)
 			}
 			f.restart(t)
-			d, err := newRedisPlaceIn(t, "redis://"+f.server.Addr(), "sub2api").open(keyOf(1))
+			d, err := mustRedis(t, "redis://"+f.server.Addr()).backend(slog.New(slog.DiscardHandler)).documents(t.Context(), bytes.Repeat([]byte{1}, 32))
 			if err != nil {
 				t.Fatal(err)
 			}
-			mustSave(t, d, tokenDocuments, "main", "SECRET")
-			soon(t, "Redis is back", func() bool { return f.runtime.store.backend.down() == nil })
+			if err := d.save(t.Context(), tokenDocuments, "main", []byte("SECRET")); err != nil {
+				t.Fatal(err)
+			}
+			soon(t, "Redis is back", func() bool { return f.runtime.store.down() == nil })
 			for range 10 {
 				if _, err := f.ledger(t.Context()); (err == nil) != served || !served && !errors.Is(err, errWrongKey) {
 					t.Errorf("error %v", err)

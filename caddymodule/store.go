@@ -67,7 +67,8 @@ type backend interface {
 	close() error
 }
 
-// store is a runtime's ledger and documents, opened when they are first needed.
+// store is a store at work: scheduler's state, the ledger and the documents. The latter
+// two are opened when they are first needed.
 type store struct {
 	backend backend
 
@@ -80,6 +81,24 @@ type store struct {
 }
 
 var errNotOpen = errors.New("the store is not open")
+
+// newStore opens nothing.
+func newStore(config storage, logger *slog.Logger) *store {
+	return &store{backend: config.backend(logger)}
+}
+
+// state is the scheduler's, which needs not be open.
+func (s *store) state() scheduler.State { return s.backend.state() }
+
+// down is why the store is out of reach, as far as anybody knows; nil: it is not.
+func (s *store) down() error { return s.backend.down() }
+
+// regained has f called each time that the store answers again after an outage, until
+// forget is called. It is out of reach while f fails for want of it.
+func (s *store) regained(f func(context.Context) error) (forget func()) { return s.backend.regained(f) }
+
+// take takes over what a newer config may change.
+func (s *store) take(config storage) { s.backend.take(config) }
 
 // open returns the ledger, opened at the first call, with the documents. key
 // seals these; later calls must have the same one, or add one where there was
@@ -153,8 +172,12 @@ func (s *store) current() billing.Ledger {
 	return s.ledger
 }
 
-// close closes the ledger. The backend is closed by its owner.
+// close ends all of it, for good.
 func (s *store) close() error {
+	return errors.Join(s.state().Close(), s.closeLedger(), s.backend.close())
+}
+
+func (s *store) closeLedger() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = true

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
@@ -35,6 +36,13 @@ func (s embeddedStorage) checkKey(ctx context.Context, key sealer) error {
 	return nil
 }
 
+// keeping is how the sites of a store have it keep money, all of them alike.
+type keeping struct {
+	sync bool           // sync the disk for every record
+	zone *time.Location // where windows begin
+}
+
+// build resolves a store that was checked.
 // clash is the error of a word that is built into a store as it is open now.
 func clash(word string) error {
 	return fmt.Errorf("%s is another than that of the store as it is open now; every site of a store has the same, and Caddy must be restarted to change it", word)

@@ -17,14 +17,8 @@ import (
 	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
 )
 
-// redisStorage is a namespace in Redis, which other processes share.
-type redisStorage struct {
-	*redisSettings
-	keeping // sync is for records that wait in the spool
-}
-
-func (s redisStorage) checkKey(ctx context.Context, key sealer) error {
-	client := newRedisClient(s.redisSettings, func() *redisAccess { return &s.access })
+func (s *redisStorage) checkKey(ctx context.Context, key sealer) error {
+	client := newRedisClient(s, func() *redisAccess { return &s.access })
 	defer client.Close()
 	link := s.newLink(client, slog.New(slog.DiscardHandler))
 	defer link.Close()
@@ -37,8 +31,8 @@ func (s redisStorage) checkKey(ctx context.Context, key sealer) error {
 
 // clash: user name, password and certificates are taken over; what else a config
 // may say another time is built into what is open.
-func (s redisStorage) clash(open storage) error {
-	o := open.(redisStorage) // their keys are the same
+func (s *redisStorage) clash(open storage) error {
+	o := open.(*redisStorage) // their keys are the same
 	var word string
 	switch {
 	case o.refuse != s.refuse:
@@ -57,14 +51,14 @@ func (s redisStorage) clash(open storage) error {
 	return clash(word)
 }
 
-func (s redisStorage) outage() outage {
+func (s *redisStorage) outage() outage {
 	if s.refuse {
 		return outageRefuses
 	}
 	return outageServes
 }
 
-func (s redisStorage) newLink(client redis.UniversalClient, logger *slog.Logger) *redislink.Link {
+func (s *redisStorage) newLink(client redis.UniversalClient, logger *slog.Logger) *redislink.Link {
 	meanwhile := "requests are served with this node's share of the slots and the money last known, and records wait on disk"
 	if s.refuse {
 		meanwhile = "requests are refused until it answers"
@@ -72,10 +66,10 @@ func (s redisStorage) newLink(client redis.UniversalClient, logger *slog.Logger)
 	return redislink.New(client, redislink.Options{Namespace: s.namespace, Timeout: s.timeout, Meanwhile: meanwhile, Logger: logger})
 }
 
-func (s redisStorage) backend(logger *slog.Logger) backend {
+func (s *redisStorage) backend(logger *slog.Logger) backend {
 	b := &redisBackend{storage: s, logger: logger}
 	b.access.Store(&s.access)
-	b.client = newRedisClient(s.redisSettings, b.access.Load)
+	b.client = newRedisClient(s, b.access.Load)
 	b.link = s.newLink(b.client, logger)
 	options := redisstate.Options{Namespace: s.namespace, Logger: logger}
 	if !s.refuse {
@@ -88,7 +82,7 @@ func (s redisStorage) backend(logger *slog.Logger) backend {
 // redisBackend is a namespace in Redis at work. State, ledger and documents have
 // one link to it.
 type redisBackend struct {
-	storage redisStorage
+	storage *redisStorage
 	client  redis.UniversalClient
 	access  atomic.Pointer[redisAccess]
 	link    *redislink.Link
@@ -121,7 +115,7 @@ func (b *redisBackend) documents(ctx context.Context, key sealer) (documents, er
 }
 
 func (b *redisBackend) take(newest storage) {
-	if s, ok := newest.(redisStorage); ok {
+	if s, ok := newest.(*redisStorage); ok {
 		b.access.Store(&s.access)
 	}
 }

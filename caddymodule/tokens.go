@@ -17,7 +17,7 @@ import (
 // it must be open before they are used.
 func (rt *runtime) newTokens() *oauth.Tokens {
 	return oauth.New(oauth.Config{
-		Store:     tokenStore{&rt.store},
+		Store:     tokenStore{rt.store},
 		Locker:    rt.state,
 		Transport: rt.transports.For,
 		Accounts:  rt.accounts,

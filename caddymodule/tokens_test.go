@@ -1,13 +1,16 @@
 package caddymodule
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"net/http"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -53,28 +56,37 @@ func TestAccountsThatAreLookedAfter(t *testing.T) {
 }
 
 func TestNodesShareTokensAndIdentities(t *testing.T) {
-	everywhere(t, func(t *testing.T, p place) {
-		var identities []string
-		for range 2 { // a second node, or the next process
-			s := &store{backend: &embeddedBackend{}, docs: mustOpen(t, p, keyOf(1))}
-			var ids anthropic.Identities
-			ids.Keep(identityStore{s, slog.New(slog.DiscardHandler)})
-			identities = append(identities, ids.See("max", "", http.Header{"User-Agent": {"claude-cli/2"}}).ClientID)
-			tokens := tokenStore{s}
-			if len(identities) == 1 {
-				if err := tokens.Save(t.Context(), "max.1", []byte("fresh")); err != nil {
+	for name, named := range map[string]storage{
+		"embedded": embeddedStorage{dir: t.TempDir(), keeping: keeping{zone: time.UTC}},
+		"redis":    mustRedis(t, "redis://"+miniredis.RunT(t).Addr()+" {\nspool "+t.TempDir()+"\n}"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			var identities []string
+			for range 2 { // a second node, or the next process
+				s := newStore(named, slog.New(slog.DiscardHandler))
+				if _, err := s.open(t.Context(), bytes.Repeat([]byte{1}, 32)); err != nil {
 					t.Fatal(err)
 				}
-				continue
+				var ids anthropic.Identities
+				ids.Keep(identityStore{s, slog.New(slog.DiscardHandler)})
+				identities = append(identities, ids.See("max", "", http.Header{"User-Agent": {"claude-cli/2"}}).ClientID)
+				tokens := tokenStore{s}
+				if len(identities) == 1 {
+					if err := tokens.Save(t.Context(), "max.1", []byte("fresh")); err != nil {
+						t.Fatal(err)
+					}
+				} else if got, err := tokens.Load(t.Context(), "max.1"); string(got) != "fresh" || err != nil {
+					t.Errorf("the token is %q, %v", got, err)
+				}
+				if err := s.close(); err != nil {
+					t.Fatal(err)
+				}
 			}
-			if got, err := tokens.Load(t.Context(), "max.1"); string(got) != "fresh" || err != nil {
-				t.Errorf("the token is %q, %v", got, err)
+			if identities[0] != identities[1] {
+				t.Error("an account shows two clients")
 			}
-		}
-		if identities[0] != identities[1] {
-			t.Error("an account shows two clients")
-		}
-	})
+		})
+	}
 }
 
 func TestTokensOfAStoreThatIsNotOpen(t *testing.T) {
