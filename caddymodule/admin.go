@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -250,7 +251,7 @@ func storeRefusal(rt *runtime, err error) error {
 	case errors.Is(err, billing.ErrUserExists), errors.Is(err, billing.ErrKeyExists):
 		status = http.StatusConflict
 	case errors.Is(err, scheduler.ErrUnavailable), errors.Is(err, scheduler.ErrClosed), errors.Is(err, billing.ErrUnwritable), errors.Is(err, billing.ErrClosed),
-		rt.ctx.Err() != nil, rt.storage.outage() != outageFails:
+		rt.ctx.Err() != nil, rt.storage.Outage() != store.OutageFails:
 		status = http.StatusServiceUnavailable
 	}
 	return refuse(status, "store %s: %w", rt.storage, err)

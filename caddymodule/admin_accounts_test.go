@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
@@ -41,7 +42,7 @@ func accountConfig() *settings {
 
 func accountAPI(t *testing.T) (*adminAPI, *runtime) {
 	t.Helper()
-	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, newBookLedger(), accountConfig())
+	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), accountConfig())
 	return &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}, rt
 }
 
@@ -252,7 +253,7 @@ func TestAccountsOfSeveralSites(t *testing.T) {
 		Groups:   []scheduler.Group{{Name: "second", Accounts: []string{"main"}}, {Name: "pro", Accounts: []string{"main"}}},
 	}
 	second.accounts = second.scheduler.Accounts
-	other := adminRuntime(t, embeddedStorage{dir: "/other"}, newBookLedger(), second)
+	other := adminRuntime(t, store.Embedded{Dir: "/other"}, newBookLedger(), second)
 	g := other.gateways[0]
 	g.runtime = rt
 	rt.watch(g)

@@ -22,11 +22,12 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
 // exportAPI is the admin API over a ledger.
 func exportAPI(t *testing.T, ledger billing.Ledger) *adminAPI {
-	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
+	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
 	return &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 }
 

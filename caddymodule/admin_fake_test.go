@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 )
@@ -198,9 +199,9 @@ func (l *bookLedger) Usage(_ context.Context, filter billing.RecordFilter, by []
 }
 
 // adminRuntime is the runtime of a store whose config has started.
-func adminRuntime(t *testing.T, named storage, ledger billing.Ledger, config *settings) *runtime {
+func adminRuntime(t *testing.T, named store.Config, ledger billing.Ledger, config *settings) *runtime {
 	t.Helper()
-	rt := &runtime{key: named.key(), storage: named, state: memstate.New(), closed: make(chan struct{})}
+	rt := &runtime{key: named.Key(), storage: named, state: memstate.New(), closed: make(chan struct{})}
 	rt.changed.L = &rt.mu
 	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
 	t.Cleanup(func() { rt.cancel(nil) })

@@ -5,13 +5,15 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
 // The admin endpoint listens before the config's handlers are made, and these have
 // a store before it is open.
 func TestTheAdminAPIOfAConfigThatIsStarting(t *testing.T) {
-	started := adminRuntime(t, embeddedStorage{dir: "/store"}, newBookLedger(), adminConfig())
-	joining := adminRuntime(t, embeddedStorage{dir: "/other"}, newBookLedger(), adminConfig())
+	started := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), adminConfig())
+	joining := adminRuntime(t, store.Embedded{Dir: "/other"}, newBookLedger(), adminConfig())
 	joining.unwatch(joining.watched()[0])
 	running, stop := context.WithCancel(t.Context())
 	defer stop()

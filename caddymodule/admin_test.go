@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -59,7 +60,7 @@ func callAdmin(t *testing.T, api *adminAPI, method, target, body string) (int, s
 
 func TestAdminAPI(t *testing.T) {
 	ledger := newBookLedger()
-	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
+	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
 	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	// Somebody whom an older config declared.
 	if err := ledger.Declare(t.Context(), []billing.User{{Name: "gone", Balance: dollar}}); err != nil {
@@ -214,7 +215,7 @@ var adminSteps = []struct {
 
 func TestAKeyIsShownOnceAndKeptAsADigest(t *testing.T) {
 	ledger := newBookLedger()
-	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
+	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
 	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	status, body, header := callAdmin(t, api, "POST", "/sub2api/users/alice/keys",
 		`{"groups":["pro","default"],"models":["claude-haiku-*"],"expires_at":"2099-01-01","limits":{"daily":"5","monthly":50}}`)
@@ -287,10 +288,10 @@ func TestSeveralStoresAreNamed(t *testing.T) {
 	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 404 || !strings.Contains(body, "has no sub2api handler") {
 		t.Errorf("without a store: %d %s", status, body)
 	}
-	for _, named := range []storage{
-		embeddedStorage{dir: "/var/lib/x"}, embeddedStorage{dir: "/var/lib/xy"},
-		&redisStorage{addresses: []string{"h:6379"}, namespace: "n"},
-		&redisStorage{addresses: []string{"h:6379"}, namespace: "n", database: 1},
+	for _, named := range []store.Config{
+		store.Embedded{Dir: "/var/lib/x"}, store.Embedded{Dir: "/var/lib/xy"},
+		&store.Redis{Addresses: []string{"h:6379"}, Namespace: "n"},
+		&store.Redis{Addresses: []string{"h:6379"}, Namespace: "n", Database: 1},
 	} {
 		ledger := newBookLedger()
 		config := adminConfig()
@@ -328,15 +329,15 @@ func TestSeveralStoresAreNamed(t *testing.T) {
 
 func TestAStoreThatFails(t *testing.T) {
 	broken := errors.New("broken")
-	far := &redisStorage{addresses: []string{"h:6379"}, namespace: "n"}
+	far := &store.Redis{Addresses: []string{"h:6379"}, Namespace: "n"}
 	for _, test := range []struct {
-		named storage
+		named store.Config
 		err   error
 		want  int
 	}{
-		{embeddedStorage{dir: "/store"}, broken, 500},
-		{embeddedStorage{dir: "/store"}, fmt.Errorf("adding: %w", billing.ErrUnwritable), 503},
-		{embeddedStorage{dir: "/store"}, billing.ErrClosed, 503},
+		{store.Embedded{Dir: "/store"}, broken, 500},
+		{store.Embedded{Dir: "/store"}, fmt.Errorf("adding: %w", billing.ErrUnwritable), 503},
+		{store.Embedded{Dir: "/store"}, billing.ErrClosed, 503},
 		{far, broken, 503},
 	} {
 		ledger := newBookLedger()
@@ -351,7 +352,7 @@ func TestAStoreThatFails(t *testing.T) {
 		}
 	}
 	ledger := newBookLedger()
-	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
+	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
 	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	rt.refuse = true
 	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 503 || !strings.Contains(body, "is being closed") {
@@ -362,7 +363,7 @@ func TestAStoreThatFails(t *testing.T) {
 func TestAStoreThatLostItsUsersIsToldOfThem(t *testing.T) {
 	for _, path := range []string{"users", "users/alice"} {
 		ledger := newBookLedger()
-		rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
+		rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
 		api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 		clear(ledger.users)
 		if status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, ""); status != 200 || !strings.Contains(body, `"name":"alice"`) {

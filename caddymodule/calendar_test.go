@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
 // zoneDays are when a day begins in these zones, in UTC.
@@ -90,7 +92,7 @@ func TestEveryDateIsOfTheBillingZone(t *testing.T) {
 		config := adminConfig()
 		config.zone = s.zone
 		ledger := newBookLedger()
-		rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, config)
+		rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, config)
 		address := adminServer(t, &adminAPI{pool: func() []*runtime { return []*runtime{rt} }})
 		out, _, err := command(address, "usage", "--from", test.day, "--json")
 		var rows []struct {
@@ -123,7 +125,7 @@ func TestRecordsOfATimeOfSettling(t *testing.T) {
 	}
 	config := adminConfig()
 	config.zone = mustZone(t, "America/New_York")
-	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, config)
+	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, config)
 	address := adminServer(t, &adminAPI{pool: func() []*runtime { return []*runtime{rt} }})
 	for words, want := range map[string][]string{
 		"": {"r0", "r1", "r2", "r3"},

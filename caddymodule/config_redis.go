@@ -7,11 +7,13 @@ import (
 	"slices"
 	"strconv"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
 // settings resolves a store that was checked. It reads environment variables and
 // files. Errors show no password.
-func (r *RedisStore) settings(keeping keeping) (*redisStorage, error) {
+func (r *RedisStore) settings(keeping store.Keeping) (*store.Redis, error) {
 	resolved := *r
 	resolved.URL = slices.Clone(r.URL)
 	if r.ClientCertificate != nil {
@@ -38,25 +40,25 @@ func (r *RedisStore) settings(keeping keeping) (*redisStorage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("spool: making %s absolute: %w", resolved.Spool, err)
 	}
-	s := &redisStorage{
-		network: servers.network, addresses: servers.addresses, database: servers.database, namespace: r.Namespace,
-		sentinel: resolved.Sentinel, refuse: r.OnOutage == outageRefuse, timeout: time.Duration(*r.Timeout),
-		spool:  filepath.Join(spool, spoolName(r.Namespace, servers.database)),
-		access: redisAccess{username: servers.username, password: servers.password}, keeping: keeping,
+	s := &store.Redis{
+		Network: servers.network, Addresses: servers.addresses, Database: servers.database, Namespace: r.Namespace,
+		Sentinel: resolved.Sentinel, Refuse: r.OnOutage == outageRefuse, Timeout: time.Duration(*r.Timeout),
+		Spool:  filepath.Join(spool, store.SpoolName(r.Namespace, servers.database)),
+		Access: store.Access{Username: servers.username, Password: servers.password}, Keeping: keeping,
 	}
-	if s.sentinel != "" {
-		s.sentinelUsername, s.sentinelPassword = servers.username, servers.password
-		s.access = redisAccess{}
+	if s.Sentinel != "" {
+		s.SentinelUsername, s.SentinelPassword = servers.username, servers.password
+		s.Access = store.Access{}
 	}
 	if resolved.Password != "" {
-		s.access.username, s.access.password = resolved.Username, resolved.Password
+		s.Access.Username, s.Access.Password = resolved.Username, resolved.Password
 	}
 	if servers.tls {
 		var own ClientCertificate
 		if resolved.ClientCertificate != nil {
 			own = *resolved.ClientCertificate
 		}
-		if s.access.encryption, err = loadCertificates(servers.addresses, resolved.CA, own.Certificate, own.Key); err != nil {
+		if s.Access.Encryption, err = store.LoadEncryption(servers.addresses, resolved.CA, own.Certificate, own.Key); err != nil {
 			return nil, err
 		}
 	}

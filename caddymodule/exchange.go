@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/internal/modelname"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -148,7 +149,7 @@ func (x *exchange) internal(doing string, err error) {
 func (x *exchange) failStore(doing string, err error) {
 	x.logger.Error("a request failed for want of the store", "doing", doing, "request_id", x.id, "error", err)
 	x.fail(&apiError{
-		status: http.StatusServiceUnavailable, kind: serverError, retryAfter: openRetry,
+		status: http.StatusServiceUnavailable, kind: serverError, retryAfter: store.OpenRetry,
 		message: "the gateway's store can't be used at present; try again",
 	})
 }

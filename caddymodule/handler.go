@@ -59,7 +59,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := settings.storage.checkKey(ctx, settings.encryptionKey); err != nil {
+	if err := settings.storage.CheckKey(ctx, settings.encryptionKey); err != nil {
 		return fmt.Errorf("store %s: %w", settings.storage, err)
 	}
 	app, err := ctx.App("events")
@@ -67,7 +67,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("loading the events app: %w", err)
 	}
 	events := app.(*caddyevents.App)
-	if err := h.joinSites(ctx, events, settings.storage.key()); err != nil {
+	if err := h.joinSites(ctx, events, settings.storage.Key()); err != nil {
 		return fmt.Errorf("store %s: %w", settings.storage, err)
 	}
 	runtime, err := joinRuntime(settings.storage)
@@ -104,7 +104,7 @@ type starter struct{ gateway *gateway }
 // Handle implements caddyevents.Handler: the config has started.
 func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
 	s.gateway.runtime.logs.set(s.gateway.logger)
-	s.gateway.runtime.store.take(s.gateway.storage)
+	s.gateway.runtime.store.Take(s.gateway.storage)
 	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil && !errors.Is(err, scheduler.ErrUnavailable) {
 		s.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
 	}

@@ -22,10 +22,10 @@ type aheadLedger interface {
 // answered: then it is to be asked.
 type heldAhead = func() (payer billing.Payer, answered bool, err error)
 
-// open opens the ledger; false means that the request was answered. along is for the
+// Open opens the ledger; false means that the request was answered. along is for the
 // ask for the user's slot: where the ledger is in the same store, money is set aside
 // in that round trip.
-func (x *exchange) open() (along roundtrip.Batch, ok bool) {
+func (x *exchange) Open() (along roundtrip.Batch, ok bool) {
 	var err error
 	if x.ledger, err = x.gateway.ledger(x.ctx); err != nil {
 		if !x.gone() {

@@ -22,7 +22,7 @@ type purse struct {
 	order []string
 }
 
-func (p *purse) take(who string, amount int) error {
+func (p *purse) Take(who string, amount int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tried++
@@ -47,7 +47,7 @@ func TestMoneyIsGivenInTurn(t *testing.T) {
 		var all sync.WaitGroup
 		for i, amount := range []int{3, 1, 1} { // the first needs most, and is not passed
 			all.Go(func() {
-				if err := line.wait(t.Context(), "alice", time.Minute, func() error { return p.take(fmt.Sprint(i), amount) }); err != nil {
+				if err := line.wait(t.Context(), "alice", time.Minute, func() error { return p.Take(fmt.Sprint(i), amount) }); err != nil {
 					t.Errorf("request %d: %v", i, err)
 				}
 			})
@@ -87,13 +87,13 @@ func TestWaitingForMoney(t *testing.T) {
 	}{
 		"another process gives some back": {
 			func(p *purse, _ func()) { time.Sleep(1100 * time.Millisecond); p.put(1) },
-			func(p *purse) error { return p.take("", 1) }, 1500 * time.Millisecond, nil, 4,
+			func(p *purse) error { return p.Take("", 1) }, 1500 * time.Millisecond, nil, 4,
 		},
-		"nobody does":           {nil, func(p *purse) error { return p.take("", 1) }, 30 * time.Second, context.DeadlineExceeded, 61},
+		"nobody does":           {nil, func(p *purse) error { return p.Take("", 1) }, 30 * time.Second, context.DeadlineExceeded, 61},
 		"it is a plain refusal": {nil, func(*purse) error { return refused }, 0, refused, 0},
 		"the client leaves": {
 			func(_ *purse, leave func()) { time.Sleep(time.Second); leave() },
-			func(p *purse) error { return p.take("", 1) }, time.Second, context.Canceled, 3,
+			func(p *purse) error { return p.Take("", 1) }, time.Second, context.Canceled, 3,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -144,7 +144,7 @@ func (l *aheadTold) ahead() (billing.Payer, bool, error) {
 }
 
 func (l *aheadTold) Hold(_ context.Context, c *billing.Claim) (billing.Payer, error) {
-	if err := l.take(c.ID, 1); err != nil {
+	if err := l.Take(c.ID, 1); err != nil {
 		return billing.Payer{}, err
 	}
 	return billing.Payer{Billing: billing.PaidFromBalance}, nil

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
 func TestNames(t *testing.T) {
@@ -129,7 +130,7 @@ func TestOddNamesAreRefused(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	}
-	rt := adminRuntime(t, embeddedStorage{dir: "/store"}, newBookLedger(), adminConfig())
+	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), adminConfig())
 	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 	status, body, _ := callAdmin(t, api, "POST", "/sub2api/users", "{\"name\":\"bob\u200b\"}")
 	if status != http.StatusBadRequest || !strings.Contains(body, `name: "bob\u200b" can't be used: it holds U+200B`) {
@@ -141,7 +142,7 @@ func TestOddNamesAreRefused(t *testing.T) {
 func TestUsersWithOddNamesCanBeSeenAndRemoved(t *testing.T) {
 	for _, name := range []string{"zoe\u0301", "\u00e9\u0301", "al\u200bice", "\uff41lice", "x\u0301\u0e34"} {
 		ledger := newBookLedger()
-		rt := adminRuntime(t, embeddedStorage{dir: "/store"}, ledger, adminConfig())
+		rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
 		api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
 		if err := ledger.AddUser(t.Context(), billing.User{Name: name}); err != nil {
 			t.Fatal(err)

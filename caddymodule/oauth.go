@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
@@ -15,7 +16,7 @@ func (h *Handler) checkEncryptionKey(top spot) error {
 	}
 	found, err := placeholders(h.EncryptionKey)
 	if err == nil && !found {
-		_, err = parseEncryptionKey(h.EncryptionKey)
+		_, err = store.ParseEncryptionKey(h.EncryptionKey)
 	}
 	if err != nil {
 		return top.errorf("encryption_key", "%w", err)
@@ -31,7 +32,7 @@ func (h *Handler) resolveEncryptionKey() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return parseEncryptionKey(text)
+	return store.ParseEncryptionKey(text)
 }
 
 // check checks the block. What only a refresh needs stands with a refresh token.

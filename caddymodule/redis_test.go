@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
 // redisConfig is a config with that store, and the defaults.
@@ -15,12 +17,12 @@ func redisConfig(t *testing.T, store string) *Handler {
 	return configured(t, "store redis "+store+minimal)
 }
 
-func mustRedis(t *testing.T, store string) *redisStorage {
+func mustRedis(t *testing.T, block string) *store.Redis {
 	t.Helper()
-	return mustSettings(t, redisConfig(t, store)).storage.(*redisStorage)
+	return mustSettings(t, redisConfig(t, block)).storage.(*store.Redis)
 }
 
-var compareRedis = cmp.Options{cmp.AllowUnexported(redisStorage{}, redisAccess{}), cmpopts.IgnoreFields(redisStorage{}, "keeping")}
+var compareRedis = cmpopts.IgnoreFields(store.Redis{}, "Keeping")
 
 func TestRedisSettings(t *testing.T) {
 	t.Setenv("XDG_DATA_HOME", "/data")
@@ -29,37 +31,37 @@ func TestRedisSettings(t *testing.T) {
 	t.Setenv("MASTER", "mymaster")
 	for _, test := range []struct {
 		name, store string
-		want        redisStorage
+		want        store.Redis
 	}{
-		{"one server", "redis://h", redisStorage{network: "tcp", addresses: []string{"h:6379"}}},
-		{"user, password, port and database", "redis://me:s%40y@[::1]:7/2", redisStorage{
-			network: "tcp", addresses: []string{"[::1]:7"}, database: 2, access: redisAccess{username: "me", password: "s@y"},
+		{"one server", "redis://h", store.Redis{Network: "tcp", Addresses: []string{"h:6379"}}},
+		{"user, password, port and database", "redis://me:s%40y@[::1]:7/2", store.Redis{
+			Network: "tcp", Addresses: []string{"[::1]:7"}, Database: 2, Access: store.Access{Username: "me", Password: "s@y"},
 		}},
-		{"a URL of the environment", "{env.REDIS_URL}", redisStorage{
-			network: "tcp", addresses: []string{"example.com:6379"}, database: 4, access: redisAccess{password: "of-url"},
+		{"a URL of the environment", "{env.REDIS_URL}", store.Redis{
+			Network: "tcp", Addresses: []string{"example.com:6379"}, Database: 4, Access: store.Access{Password: "of-url"},
 		}},
-		{"a password of its own", "redis://h {\nusername me\npassword {env.REDIS_PASSWORD}\n}", redisStorage{
-			network: "tcp", addresses: []string{"h:6379"}, access: redisAccess{username: "me", password: "p@ss wörd"},
+		{"a password of its own", "redis://h {\nusername me\npassword {env.REDIS_PASSWORD}\n}", store.Redis{
+			Network: "tcp", Addresses: []string{"h:6379"}, Access: store.Access{Username: "me", Password: "p@ss wörd"},
 		}},
-		{"a socket", "unix://:secret@/run/redis.sock?db=3", redisStorage{
-			network: "unix", addresses: []string{"/run/redis.sock"}, database: 3, access: redisAccess{password: "secret"},
+		{"a socket", "unix://:secret@/run/redis.sock?db=3", store.Redis{
+			Network: "unix", Addresses: []string{"/run/redis.sock"}, Database: 3, Access: store.Access{Password: "secret"},
 		}},
-		{"a Cluster", "redis://a:1 redis://me:pw@b:2 redis://c:3", redisStorage{
-			network: "tcp", addresses: []string{"a:1", "b:2", "c:3"}, access: redisAccess{username: "me", password: "pw"},
+		{"a Cluster", "redis://a:1 redis://me:pw@b:2 redis://c:3", store.Redis{
+			Network: "tcp", Addresses: []string{"a:1", "b:2", "c:3"}, Access: store.Access{Username: "me", Password: "pw"},
 		}},
-		{"Sentinels", "redis://:of-sentinels@a/1 redis://b:5/1 {\nsentinel {env.MASTER}\npassword of-redis\n}", redisStorage{
-			network: "tcp", addresses: []string{"a:26379", "b:5"}, database: 1, sentinel: "mymaster", sentinelPassword: "of-sentinels",
-			access: redisAccess{password: "of-redis"},
+		{"Sentinels", "redis://:of-sentinels@a/1 redis://b:5/1 {\nsentinel {env.MASTER}\npassword of-redis\n}", store.Redis{
+			Network: "tcp", Addresses: []string{"a:26379", "b:5"}, Database: 1, Sentinel: "mymaster", SentinelPassword: "of-sentinels",
+			Access: store.Access{Password: "of-redis"},
 		}},
-		{"options", "redis://h/1 {\nnamespace a:B\ntimeout 2s\non_outage refuse\nspool /spool\n}", redisStorage{
-			network: "tcp", addresses: []string{"h:6379"}, database: 1, namespace: "a:B", timeout: 2 * time.Second, refuse: true, spool: "/spool/a%3a%42.1",
+		{"options", "redis://h/1 {\nnamespace a:B\ntimeout 2s\non_outage refuse\nspool /spool\n}", store.Redis{
+			Network: "tcp", Addresses: []string{"h:6379"}, Database: 1, Namespace: "a:B", Timeout: 2 * time.Second, Refuse: true, Spool: "/spool/a%3a%42.1",
 		}},
 	} {
-		if test.want.namespace == "" {
-			test.want.namespace, test.want.timeout = "sub2api", time.Second
+		if test.want.Namespace == "" {
+			test.want.Namespace, test.want.Timeout = "sub2api", time.Second
 		}
-		if test.want.spool == "" {
-			test.want.spool = "/data/caddy/sub2api/spool/" + spoolName(test.want.namespace, test.want.database)
+		if test.want.Spool == "" {
+			test.want.Spool = "/data/caddy/sub2api/spool/" + store.SpoolName(test.want.Namespace, test.want.Database)
 		}
 		if diff := cmp.Diff(&test.want, mustRedis(t, test.store), compareRedis); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", test.name, diff)
@@ -97,10 +99,10 @@ func TestRedisStoresAreOneByServerAndNamespace(t *testing.T) {
 		"redis://a redis://b {\nsentinel m\n}":  false,
 	} {
 		other := mustRedis(t, store)
-		if (other.key() == first.key()) != same {
+		if (other.Key() == first.Key()) != same {
 			t.Errorf("%s: one store with the first: %t", store, !same)
 		}
-		if strings.Contains(other.String()+other.key(), "pw") {
+		if strings.Contains(other.String()+other.Key(), "pw") {
 			t.Errorf("%s: its name shows the password", other)
 		}
 	}
@@ -116,14 +118,14 @@ func TestWhatAReloadCanChangeOfAnOpenStore(t *testing.T) {
 		"redis://a {\nspool /x\n}":         "spool",
 		"rediss://a":                       "rediss",
 	} {
-		err := mustRedis(t, store).clash(open)
+		err := mustRedis(t, store).Clash(open)
 		if (err == nil) != (want == "") || err != nil && !strings.HasPrefix(err.Error(), want+" is another than that of the store") {
 			t.Errorf("%s: %v", store, err)
 		}
 	}
 	synced := *open
-	synced.sync = true
-	if err := synced.clash(open); err == nil || !strings.Contains(err.Error(), "durability") {
+	synced.Sync = true
+	if err := synced.Clash(open); err == nil || !strings.Contains(err.Error(), "durability") {
 		t.Errorf("another durability: %v", err)
 	}
 }

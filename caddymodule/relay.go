@@ -21,7 +21,7 @@ func (x *exchange) messages() {
 	if x.call.Stream {
 		x.out.keepAlive(x.keepalive, x.keepaliveAfter)
 	}
-	along, ok := x.open()
+	along, ok := x.Open()
 	if !ok {
 		return
 	}

@@ -41,7 +41,7 @@ func eachHour(ctx context.Context, now func() time.Time, f func(ctx context.Cont
 
 // prune deletes the oldest day of records, if it had ended long enough before a time.
 func (rt *runtime) prune(ctx context.Context, now time.Time) {
-	ledger, keep := rt.store.current(), rt.retention()
+	ledger, keep := rt.store.Current(), rt.retention()
 	if ledger == nil || keep == 0 {
 		return
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
@@ -28,8 +29,8 @@ const (
 // keep it from closing.
 type runtime struct {
 	key        string
-	storage    storage // as the config had it that made the runtime
-	store      *store
+	storage    store.Config // as the config had it that made the runtime
+	store      *store.Store
 	state      scheduler.State
 	tokens     *oauth.Tokens
 	transports upstream.Transports
@@ -73,14 +74,14 @@ var (
 
 // joinRuntime takes a reference to the runtime of a store, and makes it if
 // there is none. It opens nothing.
-func joinRuntime(named storage) (*runtime, error) {
-	key := named.key()
+func joinRuntime(named store.Config) (*runtime, error) {
+	key := named.Key()
 	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) { return adoptRuntime(key, named), nil })
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", named, err)
 	}
 	rt := value.(*runtime)
-	if err := named.clash(rt.storage); err != nil {
+	if err := named.Clash(rt.storage); err != nil {
 		return nil, errors.Join(fmt.Errorf("store %s: %w", named, err), leaveRuntime(key))
 	}
 	return rt, nil
@@ -93,7 +94,7 @@ func leaveRuntime(key string) error {
 
 // adoptRuntime takes back a runtime that was dropped and has not closed yet, or
 // makes a new one.
-func adoptRuntime(key string, named storage) *runtime {
+func adoptRuntime(key string, named store.Config) *runtime {
 	for {
 		droppedMu.Lock()
 		rt := dropped[key]
@@ -111,8 +112,8 @@ func adoptRuntime(key string, named storage) *runtime {
 	rt.questions.rt = rt
 	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
 	logger := slog.New(&rt.logs)
-	rt.store = newStore(named, logger)
-	rt.state = rt.store.state()
+	rt.store = store.New(named, logger)
+	rt.state = rt.store.State()
 	rt.leases = scheduler.NewLeases(rt.state, logger)
 	rt.tokens = rt.newTokens()
 	rt.identities.Keep(identityStore{rt.store, logger})
@@ -171,7 +172,7 @@ func (rt *runtime) closeWhenIdle(drop int) {
 	}
 	rt.refuse = true
 	rt.mu.Unlock()
-	if err := rt.close(); err != nil {
+	if err := rt.Close(); err != nil {
 		slog.Error("closing the store", "store", rt.storage, "error", err)
 	}
 }
@@ -194,15 +195,15 @@ func (rt *runtime) cutShort() error {
 		rt.changed.Wait()
 	}
 	rt.mu.Unlock()
-	return rt.close()
+	return rt.Close()
 }
 
-func (rt *runtime) close() error {
+func (rt *runtime) Close() error {
 	rt.cancel(errShutdown)
 	<-rt.renewed
 	rt.background.Wait()
 	rt.tokens.Close()
-	err := rt.store.close()
+	err := rt.store.Close()
 	rt.transports.Close()
 	droppedMu.Lock()
 	delete(dropped, rt.key)

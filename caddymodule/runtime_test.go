@@ -9,6 +9,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -19,7 +20,7 @@ func TestOneStoreHasOneRuntime(t *testing.T) {
 	}
 	join := func(dir string) *runtime {
 		t.Helper()
-		rt, err := joinRuntime(embeddedStorage{dir: dir})
+		rt, err := joinRuntime(store.Embedded{Dir: dir})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,14 +40,14 @@ func TestOneStoreHasOneRuntime(t *testing.T) {
 	if join(filepath.Join(base, "other")) == first {
 		t.Error("two stores share a runtime")
 	}
-	if _, err := joinRuntime(embeddedStorage{dir: filepath.Join(base, "new", "store"), keeping: keeping{sync: true}}); err == nil || !strings.Contains(err.Error(), "durability") {
+	if _, err := joinRuntime(store.Embedded{Dir: filepath.Join(base, "new", "store"), Keeping: store.Keeping{Sync: true}}); err == nil || !strings.Contains(err.Error(), "durability") {
 		t.Errorf("another durability: %v", err)
 	}
 }
 
 func TestDroppedRuntimeIsAdopted(t *testing.T) {
 	dir := t.TempDir()
-	first, err := joinRuntime(embeddedStorage{dir: dir})
+	first, err := joinRuntime(store.Embedded{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 		t.Fatal("a new runtime refuses requests")
 	}
 	leaveRuntime(first.key) // a request is still in flight
-	second, err := joinRuntime(embeddedStorage{dir: dir})
+	second, err := joinRuntime(store.Embedded{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -68,7 +69,7 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 	first.leave()
 	leaveRuntime(second.key)
 	<-first.closed
-	third, err := joinRuntime(embeddedStorage{dir: dir})
+	third, err := joinRuntime(store.Embedded{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +81,7 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 
 func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
 	server := miniredis.RunT(t)
-	named := func(more string) *redisStorage { return mustRedis(t, "redis://"+server.Addr()+more) }
+	named := func(more string) *store.Redis { return mustRedis(t, "redis://"+server.Addr()+more) }
 	first, err := joinRuntime(named(""))
 	if err != nil {
 		t.Fatal(err)

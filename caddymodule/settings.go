@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
@@ -62,10 +63,10 @@ const (
 // read, names replaced by what they name. It never changes.
 type settings struct {
 	simple  bool
-	storage storage
+	storage store.Config
 	zone    *time.Location // where days begin
 	// encryptionKey seals the secrets in the store; nil = none.
-	encryptionKey sealer
+	encryptionKey store.EncryptionKey
 
 	accounts  []*upstream.Account
 	scheduler scheduler.Settings
@@ -148,7 +149,7 @@ func (h *Handler) settings() (*settings, error) {
 	if err != nil {
 		return nil, err // it was checked
 	}
-	storage, err := h.Store.build(keeping{sync: h.Billing.Durability == durabilityPower, zone: zone})
+	storage, err := h.Store.build(store.Keeping{Sync: h.Billing.Durability == durabilityPower, Zone: zone})
 	if err != nil {
 		return nil, err
 	}
@@ -224,7 +225,8 @@ func (h *Handler) settings() (*settings, error) {
 	return s, nil
 }
 
-func (s *Store) build(keeping keeping) (storage, error) {
+// build resolves a store that was checked.
+func (s *Store) build(keeping store.Keeping) (store.Config, error) {
 	if s.Redis != nil {
 		redis, err := s.Redis.settings(keeping)
 		if err != nil {
@@ -240,7 +242,7 @@ func (s *Store) build(keeping keeping) (storage, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: making %s absolute: %w", dir, err)
 	}
-	return embeddedStorage{dir, keeping}, nil
+	return store.Embedded{Dir: dir, Keeping: keeping}, nil
 }
 
 // build resolves an account that was checked. Days begin in zone.

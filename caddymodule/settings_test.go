@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
@@ -62,7 +63,7 @@ func mustURL(t *testing.T, text string) *url.URL {
 }
 
 var compareSettings = cmp.Options{
-	cmp.AllowUnexported(settings{}, group{}, user{}, key{}, embeddedStorage{}, keeping{}),
+	cmp.AllowUnexported(settings{}, group{}, user{}, key{}, store.Embedded{}, store.Keeping{}),
 	cmp.Comparer(func(a, b *billing.Prices) bool { return a == b }),
 	cmp.Comparer(func(a, b *time.Location) bool { return a.String() == b.String() }),
 }
@@ -83,7 +84,7 @@ func TestSettingsHaveTheDefaults(t *testing.T) {
 	}
 	alice := &user{name: "alice", concurrency: 5}
 	want := &settings{
-		storage:  embeddedStorage{dir: "/data/caddy/sub2api"},
+		storage:  store.Embedded{Dir: "/data/caddy/sub2api"},
 		accounts: []*upstream.Account{account},
 		scheduler: scheduler.Settings{
 			Accounts: []*upstream.Account{account}, StickyTTL: time.Hour, StickyMaxWaiting: 3, StickyWaitTimeout: 45 * time.Second,
@@ -223,7 +224,7 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 	want := &settings{
 		simple:   true,
 		zone:     mustZone(t, "Asia/Shanghai"),
-		storage:  embeddedStorage{dir: filepath.Join(dir, "store"), keeping: keeping{true, mustZone(t, "Asia/Shanghai")}},
+		storage:  store.Embedded{Dir: filepath.Join(dir, "store"), Keeping: store.Keeping{Sync: true, Zone: mustZone(t, "Asia/Shanghai")}},
 		accounts: accounts,
 		scheduler: scheduler.Settings{
 			Accounts: accounts,
@@ -289,7 +290,7 @@ func TestRelativeStoreDirBecomesAbsolute(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	s := mustSettings(t, configured(t, "store embedded data\n"+minimal))
-	if want := filepath.Join(dir, "data"); s.storage.(embeddedStorage).dir != want {
+	if want := filepath.Join(dir, "data"); s.storage.(store.Embedded).Dir != want {
 		t.Errorf("store %s, want %s", s.storage, want)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -50,12 +51,12 @@ func (g *gateway) ledger(ctx context.Context) (billing.Ledger, error) {
 	if ready := s.ready.Load(); ready != nil {
 		return *ready, nil
 	}
-	down := g.runtime.store.down()
-	tryNow := s.failed == nil || g.storage.outage() == outageFails || down == nil && time.Since(s.tried) >= startRetry
-	if tryNow && g.try(ctx, func() error { return g.runtime.store.down() }) == nil {
+	down := g.runtime.store.Down()
+	tryNow := s.failed == nil || g.storage.Outage() == store.OutageFails || down == nil && time.Since(s.tried) >= startRetry
+	if tryNow && g.try(ctx, func() error { return g.runtime.store.Down() }) == nil {
 		return s.opened, nil
 	}
-	if s.opened != nil && g.storage.outage() == outageServes {
+	if s.opened != nil && g.storage.Outage() == store.OutageServes {
 		return s.opened, nil
 	}
 	return nil, s.failed
@@ -85,7 +86,7 @@ func (g *gateway) try(ctx context.Context, down func() error) error {
 	switch {
 	case err == nil:
 		s.ready.Store(&s.opened)
-	case g.storage.outage() == outageFails || errors.Is(err, scheduler.ErrUnavailable): // it is told elsewhere
+	case g.storage.Outage() == store.OutageFails || errors.Is(err, scheduler.ErrUnavailable): // it is told elsewhere
 	case before == nil || before.Error() != err.Error() || time.Since(s.logged) >= startReminder:
 		s.logged = s.tried
 		g.logger.Error("the store could not be told of the config; the next requests try again", "store", g.storage.String(), "error", err)
@@ -98,12 +99,12 @@ func (g *gateway) try(ctx context.Context, down func() error) error {
 func (g *gateway) tell(ctx context.Context, down func() error) error {
 	s, store := &g.start, g.runtime.store
 	if s.opened == nil {
-		ledger, err := store.open(ctx, g.encryptionKey)
+		ledger, err := store.Open(ctx, g.encryptionKey)
 		if err != nil {
 			return err
 		}
 		if s.forget == nil && !s.over {
-			s.forget = store.regained(g.tellAgain)
+			s.forget = store.Regained(g.tellAgain)
 		}
 		if err := ledger.Declare(ctx, g.declared); err != nil {
 			return err
@@ -117,7 +118,7 @@ func (g *gateway) tell(ctx context.Context, down func() error) error {
 	if err := down(); err != nil {
 		return fmt.Errorf("telling the store of the config: %w: %w", scheduler.ErrUnavailable, err)
 	}
-	return store.ready(ctx)
+	return store.Ready(ctx)
 }
 
 // giveUp is called when the config is no longer in force.
@@ -133,7 +134,7 @@ func (s *start) giveUp() {
 // storeFailed answers a request that could not do something for the store's sake. A
 // store that others share may be at fault in ways of its own, which pass.
 func (x *exchange) storeFailed(doing string, err error) {
-	if x.storage.outage() != outageFails || errors.Is(err, scheduler.ErrUnavailable) || errors.Is(err, billing.ErrUnwritable) {
+	if x.storage.Outage() != store.OutageFails || errors.Is(err, scheduler.ErrUnavailable) || errors.Is(err, billing.ErrUnwritable) {
 		x.failStore(doing, err)
 		return
 	}

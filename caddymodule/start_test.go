@@ -15,27 +15,28 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
 // farStorage is a store in Redis, but for its ledger.
 type farStorage struct {
-	*redisStorage
+	*store.Redis
 	told *toldLedger
 }
 
-func (s farStorage) backend(logger *slog.Logger) backend {
-	return farBackend{s.redisStorage.backend(logger), s.told}
+func (s farStorage) Backend(logger *slog.Logger) store.Backend {
+	return farBackend{s.Redis.Backend(logger), s.told}
 }
 
 type farBackend struct {
-	backend
+	store.Backend
 	told *toldLedger
 }
 
-func (b farBackend) open(ctx context.Context, key sealer) (billing.Ledger, documents, error) {
-	d, err := b.documents(ctx, key)
+func (b farBackend) Open(ctx context.Context, key store.EncryptionKey) (billing.Ledger, store.Documents, error) {
+	d, err := b.Documents(ctx, key)
 	return b.told, d, err
 }
 
@@ -95,8 +96,8 @@ func farGateway(t *testing.T, more string) far {
 	server.Close()
 	f := far{server: server, told: &toldLedger{}, log: &log{}}
 	storage := farStorage{mustRedis(t, "redis://"+address+" {\ntimeout 200ms\n"+more+"\n}"), f.told}
-	rt := adoptRuntime(storage.key(), storage)
-	t.Cleanup(func() { rt.close() })
+	rt := adoptRuntime(storage.Key(), storage)
+	t.Cleanup(func() { rt.Close() })
 	logger := slog.New(slog.NewTextHandler(f.log, nil))
 	rt.logs.set(logger)
 	account := &upstream.Account{Name: "main", Platform: upstream.Anthropic}
@@ -147,7 +148,7 @@ func TestServingBeforeTheStoreIsBack(t *testing.T) {
 		t.Errorf("a token: %v, after %v", err, time.Since(began))
 	}
 	f.restart(t)
-	soon(t, "the store is told", func() bool { return f.start.ready.Load() != nil && f.runtime.store.down() == nil })
+	soon(t, "the store is told", func() bool { return f.start.ready.Load() != nil && f.runtime.store.Down() == nil })
 	if !f.credentialInRedis() {
 		t.Error("the store was not told of the credential")
 	}
@@ -191,7 +192,7 @@ func TestConfigThatIsOverTellsTheStoreNothing(t *testing.T) {
 	}
 	f.start.giveUp()
 	f.restart(t)
-	soon(t, "Redis is back", func() bool { return f.runtime.store.down() == nil })
+	soon(t, "Redis is back", func() bool { return f.runtime.store.Down() == nil })
 	if f.start.ready.Load() != nil {
 		t.Error("the store was told of an old config")
 	}
@@ -208,20 +209,20 @@ func TestWrongKeyOfAStoreThatIsBack(t *testing.T) {
 				t.Fatalf("before it is back: %v", err)
 			}
 			f.restart(t)
-			d, err := mustRedis(t, "redis://"+f.server.Addr()).backend(slog.New(slog.DiscardHandler)).documents(t.Context(), bytes.Repeat([]byte{1}, 32))
+			d, err := mustRedis(t, "redis://"+f.server.Addr()).Backend(slog.New(slog.DiscardHandler)).Documents(t.Context(), bytes.Repeat([]byte{1}, 32))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := d.save(t.Context(), tokenDocuments, "main", []byte("SECRET")); err != nil {
+			if err := d.Save(t.Context(), store.TokenDocuments, "main", []byte("SECRET")); err != nil {
 				t.Fatal(err)
 			}
-			soon(t, "Redis is back", func() bool { return f.runtime.store.down() == nil })
+			soon(t, "Redis is back", func() bool { return f.runtime.store.Down() == nil })
 			for range 10 {
-				if _, err := f.ledger(t.Context()); (err == nil) != served || !served && !errors.Is(err, errWrongKey) {
+				if _, err := f.ledger(t.Context()); (err == nil) != served || !served && !errors.Is(err, store.ErrWrongKey) {
 					t.Errorf("error %v", err)
 				}
 			}
-			if n := f.log.count(errWrongKey.Error()); n != 1 {
+			if n := f.log.count(store.ErrWrongKey.Error()); n != 1 {
 				t.Errorf("%d lines say so:\n%s", n, &f.log.text)
 			}
 			f.server.Del("{sub2api}:documents:key") // the operator has put it right

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
@@ -277,7 +278,7 @@ func (s *stream) finish(err error) {
 	var failure *upstream.Failure
 	var late *timeout
 	// The status is for a stream of which nothing has gone out.
-	ours := &apiError{status: http.StatusServiceUnavailable, retryAfter: openRetry, kind: serverError, message: "the upstream service broke off its answer"}
+	ours := &apiError{status: http.StatusServiceUnavailable, retryAfter: store.OpenRetry, kind: serverError, message: "the upstream service broke off its answer"}
 	switch {
 	case err == nil:
 		return

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/oauth"
@@ -96,12 +97,12 @@ func (rt *runtime) refused(account *upstream.Account, reason string) {
 var errTokenStore = errors.New("the store of access tokens failed")
 
 // tokenStore keeps tokens as documents of the store.
-type tokenStore struct{ *store }
+type tokenStore struct{ *store.Store }
 
 // Load implements oauth.Store.
 func (s tokenStore) Load(ctx context.Context, name string) (document []byte, err error) {
-	err = s.use(func(d documents) (err error) {
-		document, err = d.load(ctx, tokenDocuments, name)
+	err = s.Use(func(d store.Documents) (err error) {
+		document, err = d.Load(ctx, store.TokenDocuments, name)
 		return err
 	})
 	if err != nil {
@@ -112,7 +113,7 @@ func (s tokenStore) Load(ctx context.Context, name string) (document []byte, err
 
 // Save implements oauth.Store.
 func (s tokenStore) Save(ctx context.Context, name string, document []byte) error {
-	err := s.use(func(d documents) error { return d.save(ctx, tokenDocuments, name, document) })
+	err := s.Use(func(d store.Documents) error { return d.Save(ctx, store.TokenDocuments, name, document) })
 	if err != nil {
 		err = fmt.Errorf("%w: %w", errTokenStore, err)
 	}
@@ -121,23 +122,23 @@ func (s tokenStore) Save(ctx context.Context, name string, document []byte) erro
 
 // identityStore keeps the accounts' identities as documents of the store.
 type identityStore struct {
-	*store
+	*store.Store
 	logger *slog.Logger
 }
 
 // Change implements anthropic.IdentityStore. It logs what fails.
 func (s identityStore) Change(ctx context.Context, account string, f func([]byte) []byte) error {
 	var where string
-	err := s.use(func(d documents) error {
-		where = d.where(identityDocuments, account)
-		return d.change(ctx, identityDocuments, account, func(old []byte) []byte {
+	err := s.Use(func(d store.Documents) error {
+		where = d.Where(store.IdentityDocuments, account)
+		return d.Change(ctx, store.IdentityDocuments, account, func(old []byte) []byte {
 			if old != nil && !json.Valid(old) {
 				s.logger.Error("an account's identity can't be read; it gets another", "document", where)
 			}
 			return f(old)
 		})
 	})
-	if err != nil && !errors.Is(err, errNotOpen) {
+	if err != nil && !errors.Is(err, store.ErrNotOpen) {
 		s.logger.Error("an account's identity could not be stored; it is tried again", "document", where, "error", err)
 	}
 	return err

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -56,15 +58,15 @@ func TestAccountsThatAreLookedAfter(t *testing.T) {
 }
 
 func TestNodesShareTokensAndIdentities(t *testing.T) {
-	for name, named := range map[string]storage{
-		"embedded": embeddedStorage{dir: t.TempDir(), keeping: keeping{zone: time.UTC}},
+	for name, named := range map[string]store.Config{
+		"embedded": store.Embedded{Dir: t.TempDir(), Keeping: store.Keeping{Zone: time.UTC}},
 		"redis":    mustRedis(t, "redis://"+miniredis.RunT(t).Addr()+" {\nspool "+t.TempDir()+"\n}"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var identities []string
 			for range 2 { // a second node, or the next process
-				s := newStore(named, slog.New(slog.DiscardHandler))
-				if _, err := s.open(t.Context(), bytes.Repeat([]byte{1}, 32)); err != nil {
+				s := store.New(named, slog.New(slog.DiscardHandler))
+				if _, err := s.Open(t.Context(), bytes.Repeat([]byte{1}, 32)); err != nil {
 					t.Fatal(err)
 				}
 				var ids anthropic.Identities
@@ -78,7 +80,7 @@ func TestNodesShareTokensAndIdentities(t *testing.T) {
 				} else if got, err := tokens.Load(t.Context(), "max.1"); string(got) != "fresh" || err != nil {
 					t.Errorf("the token is %q, %v", got, err)
 				}
-				if err := s.close(); err != nil {
+				if err := s.Close(); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -90,8 +92,8 @@ func TestNodesShareTokensAndIdentities(t *testing.T) {
 }
 
 func TestTokensOfAStoreThatIsNotOpen(t *testing.T) {
-	tokens := tokenStore{&store{}}
-	if _, err := tokens.Load(t.Context(), "max.1"); !errors.Is(err, errTokenStore) || !errors.Is(err, errNotOpen) {
+	tokens := tokenStore{&store.Store{}}
+	if _, err := tokens.Load(t.Context(), "max.1"); !errors.Is(err, errTokenStore) || !errors.Is(err, store.ErrNotOpen) {
 		t.Errorf("load: %v", err)
 	}
 	if err := tokens.Save(t.Context(), "max.1", nil); !errors.Is(err, errTokenStore) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -29,7 +30,7 @@ func (x *exchange) usage() {
 		x.storeFailed("opening the store", err)
 		return
 	}
-	if x.storage.outage() == outageRefuses {
+	if x.storage.Outage() == store.OutageRefuses {
 		// The ledger would tell what it knew last; the state knows whether that is
 		// long ago.
 		if _, err := x.runtime.state.Load(x.ctx, scheduler.UserPlace(x.key.user.name)); err != nil {

@@ -274,7 +274,7 @@ func (h *Handler) checkUsers() error {
 			return err
 		}
 		for j := range u.Keys {
-			if err := h.checkKey(u, j, at, owners); err != nil {
+			if err := h.CheckKey(u, j, at, owners); err != nil {
 				return err
 			}
 		}
@@ -283,9 +283,9 @@ func (h *Handler) checkUsers() error {
 	return nil
 }
 
-// checkKey checks the user's j-th key; owners maps the keys seen so far to
+// CheckKey checks the user's j-th key; owners maps the keys seen so far to
 // their users.
-func (h *Handler) checkKey(u *User, j int, at spot, owners map[string]string) error {
+func (h *Handler) CheckKey(u *User, j int, at spot, owners map[string]string) error {
 	word, key := fmt.Sprintf("key[%d]", j), &u.Keys[j]
 	id, err := keyIdentity(key.Key)
 	if err != nil {

@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"context"
@@ -22,13 +22,13 @@ import (
 )
 
 func TestRedisClientOptions(t *testing.T) {
-	client := func(s *redisStorage) redis.UniversalClient {
-		c := newRedisClient(s, func() *redisAccess { return &s.access })
+	client := func(s *Redis) redis.UniversalClient {
+		c := newRedisClient(s, func() *Access { return &s.Access })
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
 	const timeout = 300 * time.Millisecond
-	one, ok := client(&redisStorage{network: "tcp", addresses: []string{"h:1"}, database: 2, timeout: timeout}).(*redis.Client)
+	one, ok := client(&Redis{Network: "tcp", Addresses: []string{"h:1"}, Database: 2, Timeout: timeout}).(*redis.Client)
 	if !ok {
 		t.Fatal("one server is not one client")
 	}
@@ -44,17 +44,17 @@ func TestRedisClientOptions(t *testing.T) {
 	if o.PoolSize != 64 || o.MaxRetries != 1 || o.DialerRetries != 1 {
 		t.Errorf("pool of %d, %d retries, %d dials", o.PoolSize, o.MaxRetries, o.DialerRetries)
 	}
-	if o := client(&redisStorage{network: "unix", addresses: []string{"/s"}}).(*redis.Client).Options(); o.Network != "unix" || o.Addr != "/s" {
+	if o := client(&Redis{Network: "unix", Addresses: []string{"/s"}}).(*redis.Client).Options(); o.Network != "unix" || o.Addr != "/s" {
 		t.Errorf("a socket is dialled at %s %s", o.Network, o.Addr)
 	}
-	cluster, ok := client(&redisStorage{network: "tcp", addresses: []string{"a", "b"}, timeout: time.Second}).(*redis.ClusterClient)
+	cluster, ok := client(&Redis{Network: "tcp", Addresses: []string{"a", "b"}, Timeout: time.Second}).(*redis.ClusterClient)
 	if !ok {
 		t.Fatal("two servers are not a Cluster")
 	}
 	if o := cluster.Options(); o.ReadOnly || o.RouteByLatency || o.RouteRandomly || o.PoolSize != 64 || o.ReadTimeout != time.Second || len(o.Addrs) != 2 {
 		t.Errorf("Cluster options %+v", o)
 	}
-	if c, ok := client(&redisStorage{network: "tcp", addresses: []string{"a", "b"}, sentinel: "m"}).(*redis.Client); !ok || c.Options().Addr != "FailoverClient" {
+	if c, ok := client(&Redis{Network: "tcp", Addresses: []string{"a", "b"}, Sentinel: "m"}).(*redis.Client); !ok || c.Options().Addr != "FailoverClient" {
 		t.Errorf("Sentinels make a %T", c)
 	}
 }
@@ -62,15 +62,15 @@ func TestRedisClientOptions(t *testing.T) {
 func TestRedisTakesTheNewestPassword(t *testing.T) {
 	server := miniredis.RunT(t)
 	server.RequireUserAuth("me", "new")
-	at := func(password string) *redisStorage {
-		return &redisStorage{network: "tcp", addresses: []string{server.Addr()}, timeout: time.Second, access: redisAccess{username: "me", password: password}}
+	at := func(password string) *Redis {
+		return &Redis{Network: "tcp", Addresses: []string{server.Addr()}, Timeout: time.Second, Access: Access{Username: "me", Password: password}}
 	}
-	b := at("old").backend(nil).(*redisBackend)
-	defer b.close()
+	b := at("old").Backend(nil).(*redisBackend)
+	defer b.Close()
 	if err := b.client.Ping(t.Context()).Err(); err == nil || strings.Contains(err.Error(), "old") {
 		t.Errorf("with the old password: %v", err)
 	}
-	b.take(at("new"))
+	b.Take(at("new"))
 	if err := b.client.Ping(t.Context()).Err(); err != nil {
 		t.Errorf("with the new password: %v", err)
 	}
@@ -157,11 +157,11 @@ func TestRedisOverTLS(t *testing.T) {
 			if test.own != "" {
 				own = test.own + ".pem"
 			}
-			s := &redisStorage{network: "tcp", addresses: []string{net.JoinHostPort(test.host, server.Port())}, timeout: time.Second}
-			if s.access.encryption, err = loadCertificates(s.addresses, test.ca, own, test.own+".key"); err != nil {
+			s := &Redis{Network: "tcp", Addresses: []string{net.JoinHostPort(test.host, server.Port())}, Timeout: time.Second}
+			if s.Access.Encryption, err = LoadEncryption(s.Addresses, test.ca, own, test.own+".key"); err != nil {
 				t.Fatal(err)
 			}
-			client := newRedisClient(s, func() *redisAccess { return &s.access })
+			client := newRedisClient(s, func() *Access { return &s.Access })
 			defer client.Close()
 			err = client.Ping(context.Background()).Err()
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
@@ -178,7 +178,7 @@ func TestRedisNodeMayShowTheCertificateOfTheURL(t *testing.T) {
 	leaf, _ := a.issue(t, "by-name", &x509.Certificate{DNSNames: []string{"cluster.example"}})
 	roots := x509.NewCertPool()
 	roots.AddCert(a.certificate)
-	e := &redisEncryption{roots: roots, hosts: []string{"other.example", "cluster.example"}}
+	e := &Encryption{roots: roots, hosts: []string{"other.example", "cluster.example"}}
 	state := tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf}}
 	if err := e.config("10.0.0.7").VerifyConnection(state); err != nil {
 		t.Error(err)

@@ -1,6 +1,6 @@
 //go:build unix
 
-package caddymodule
+package store
 
 import (
 	"fmt"
@@ -18,14 +18,14 @@ func TestDocumentsArePrivate(t *testing.T) {
 			t.Run(fmt.Sprintf("umask %03o, left %v", umask, left), func(t *testing.T) {
 				p := filePlace(t.TempDir())
 				if left { // by an operator who put a backup in place
-					mustSave(t, mustOpen(t, p, nil), tokenDocuments, "before", "SECRET")
-					if err := os.Chmod(p.path(tokenDocuments, "before"), 0o644); err != nil {
+					mustSave(t, mustOpen(t, p, nil), TokenDocuments, "before", "SECRET")
+					if err := os.Chmod(p.path(TokenDocuments, "before"), 0o644); err != nil {
 						t.Fatal(err)
 					}
 				}
 				func() {
 					defer syscall.Umask(syscall.Umask(umask))
-					mustSave(t, mustOpen(t, p, keyOf(1)), tokenDocuments, "main", "SECRET")
+					mustSave(t, mustOpen(t, p, keyOf(1)), TokenDocuments, "main", "SECRET")
 				}()
 				files := 0
 				err := filepath.WalkDir(string(p), func(path string, entry fs.DirEntry, err error) error {

@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"bytes"
@@ -27,13 +27,13 @@ import (
 
 // place is where the documents of a test are kept.
 type place interface {
-	// open opens them the way that a starting process does.
-	open(key sealer) (documents, error)
+	// Open opens them the way that a starting process does.
+	Open(key EncryptionKey) (Documents, error)
 	// stored is all that is there.
 	stored(t *testing.T) []byte
 	// put writes what is stored of a document, and got reads it.
-	put(t *testing.T, k kind, name, stored string)
-	got(t *testing.T, k kind, name string) string
+	put(t *testing.T, k Kind, name, stored string)
+	got(t *testing.T, k Kind, name string) string
 }
 
 // everywhere runs a test with every sort of documents.
@@ -51,7 +51,7 @@ func everywhere(t *testing.T, test func(t *testing.T, p place)) {
 
 type filePlace string
 
-func (p filePlace) open(key sealer) (documents, error) {
+func (p filePlace) Open(key EncryptionKey) (Documents, error) {
 	d, err := openFiles(context.Background(), string(p), key)
 	if err != nil {
 		return nil, err
@@ -59,18 +59,18 @@ func (p filePlace) open(key sealer) (documents, error) {
 	return d, nil
 }
 
-func (p filePlace) path(k kind, name string) string {
-	return (&fileDocuments{dir: filepath.Join(string(p), "documents")}).where(k, name)
+func (p filePlace) path(k Kind, name string) string {
+	return (&fileDocuments{dir: filepath.Join(string(p), "documents")}).Where(k, name)
 }
 
-func (p filePlace) put(t *testing.T, k kind, name, stored string) {
+func (p filePlace) put(t *testing.T, k Kind, name, stored string) {
 	t.Helper()
 	if err := os.WriteFile(p.path(k, name), []byte(stored), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (p filePlace) got(t *testing.T, k kind, name string) string {
+func (p filePlace) got(t *testing.T, k Kind, name string) string {
 	t.Helper()
 	stored, err := os.ReadFile(p.path(k, name))
 	if err != nil {
@@ -124,7 +124,7 @@ func newRedisPlaceIn(t *testing.T, url, namespace string) redisPlace {
 	return redisPlace{client, link, namespace}
 }
 
-func (p redisPlace) open(key sealer) (documents, error) {
+func (p redisPlace) Open(key EncryptionKey) (Documents, error) {
 	d, err := openRedisDocuments(context.Background(), p.link, p.namespace, key)
 	if err != nil {
 		return nil, err
@@ -132,16 +132,16 @@ func (p redisPlace) open(key sealer) (documents, error) {
 	return d, nil
 }
 
-func (p redisPlace) hash(k kind) string { return "{" + p.namespace + "}:documents:" + k.name }
+func (p redisPlace) hash(k Kind) string { return "{" + p.namespace + "}:documents:" + k.name }
 
-func (p redisPlace) put(t *testing.T, k kind, name, stored string) {
+func (p redisPlace) put(t *testing.T, k Kind, name, stored string) {
 	t.Helper()
 	if err := p.client.HSet(t.Context(), p.hash(k), name, stored).Err(); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func (p redisPlace) got(t *testing.T, k kind, name string) string {
+func (p redisPlace) got(t *testing.T, k Kind, name string) string {
 	t.Helper()
 	stored, err := p.client.HGet(t.Context(), p.hash(k), name).Result()
 	if err != nil {
@@ -153,7 +153,7 @@ func (p redisPlace) got(t *testing.T, k kind, name string) string {
 func (p redisPlace) stored(t *testing.T) []byte {
 	t.Helper()
 	var all strings.Builder
-	for _, k := range []kind{tokenDocuments, identityDocuments, checkDocuments} {
+	for _, k := range []Kind{TokenDocuments, IdentityDocuments, checkDocuments} {
 		fields, err := p.client.HGetAll(t.Context(), p.hash(k)).Result()
 		if err != nil {
 			t.Fatal(err)
@@ -165,49 +165,49 @@ func (p redisPlace) stored(t *testing.T) []byte {
 	return []byte(all.String())
 }
 
-func mustOpen(t *testing.T, p place, key sealer) documents {
+func mustOpen(t *testing.T, p place, key EncryptionKey) Documents {
 	t.Helper()
-	d, err := p.open(key)
+	d, err := p.Open(key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return d
 }
 
-func mustSave(t *testing.T, d documents, k kind, name, content string) {
+func mustSave(t *testing.T, d Documents, k Kind, name, content string) {
 	t.Helper()
-	if err := d.save(t.Context(), k, name, []byte(content)); err != nil {
+	if err := d.Save(t.Context(), k, name, []byte(content)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func wantDocument(t *testing.T, d documents, k kind, name, want string) {
+func wantDocument(t *testing.T, d Documents, k Kind, name, want string) {
 	t.Helper()
-	got, err := d.load(t.Context(), k, name)
+	got, err := d.Load(t.Context(), k, name)
 	if err != nil || string(got) != want {
 		t.Errorf("document %s: %q, %v; want %q", name, got, err, want)
 	}
 }
 
-func keyOf(b byte) sealer { return bytes.Repeat([]byte{b}, encryptionBytes) }
+func keyOf(b byte) EncryptionKey { return bytes.Repeat([]byte{b}, encryptionBytes) }
 
 func TestDocumentsAreKept(t *testing.T) {
-	for sort, key := range map[string]sealer{"in clear": nil, "sealed": keyOf(1)} {
+	for sort, key := range map[string]EncryptionKey{"in clear": nil, "sealed": keyOf(1)} {
 		everywhere(t, func(t *testing.T, p place) {
 			d := mustOpen(t, p, key)
-			wantDocument(t, d, tokenDocuments, "main", "")
+			wantDocument(t, d, TokenDocuments, "main", "")
 			names := []string{"main", "Main", "a.b", "..", ".tmp-x", "a/b", "a%2fb", "bob@example.com", "Ω", strings.Repeat("A", 64)}
 			for _, name := range names {
-				mustSave(t, d, tokenDocuments, name, "old")
-				mustSave(t, d, tokenDocuments, name, `{"of":"`+name+`","token":"SECRET"}`)
+				mustSave(t, d, TokenDocuments, name, "old")
+				mustSave(t, d, TokenDocuments, name, `{"of":"`+name+`","token":"SECRET"}`)
 			}
-			mustSave(t, d, identityDocuments, "main", "another")
+			mustSave(t, d, IdentityDocuments, "main", "another")
 			d = mustOpen(t, p, key)
 			for _, name := range names {
-				wantDocument(t, d, tokenDocuments, name, `{"of":"`+name+`","token":"SECRET"}`)
+				wantDocument(t, d, TokenDocuments, name, `{"of":"`+name+`","token":"SECRET"}`)
 			}
-			wantDocument(t, d, identityDocuments, "main", "another")
-			got, err := d.names(t.Context(), tokenDocuments)
+			wantDocument(t, d, IdentityDocuments, "main", "another")
+			got, err := d.names(t.Context(), TokenDocuments)
 			slices.Sort(got)
 			slices.Sort(names)
 			if err != nil || !slices.Equal(got, names) {
@@ -246,14 +246,14 @@ func TestDocumentsChangeInOneStep(t *testing.T) {
 			running.Go(func() {
 				for round := range rounds {
 					word := fmt.Sprintf("%d.%d ", worker, round)
-					if err := mine.change(t.Context(), identityDocuments, "x", func(old []byte) []byte { return append(slices.Clone(old), word...) }); err != nil {
+					if err := mine.Change(t.Context(), IdentityDocuments, "x", func(old []byte) []byte { return append(slices.Clone(old), word...) }); err != nil {
 						t.Error(err)
 					}
 				}
 			})
 		}
 		running.Wait()
-		got, err := d.load(t.Context(), identityDocuments, "x")
+		got, err := d.Load(t.Context(), IdentityDocuments, "x")
 		if words := strings.Fields(string(got)); err != nil || len(words) != workers*rounds {
 			t.Errorf("%d words are there, want %d: %v", len(words), workers*rounds, err)
 		}
@@ -264,15 +264,15 @@ func TestChangeThatChangesNothingWritesNothing(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		d := mustOpen(t, p, keyOf(1))
 		keep := func(old []byte) []byte { return old }
-		if err := d.change(t.Context(), tokenDocuments, "x", keep); err != nil {
+		if err := d.Change(t.Context(), TokenDocuments, "x", keep); err != nil {
 			t.Fatal(err)
 		}
-		if names, err := d.names(t.Context(), tokenDocuments); len(names) != 0 || err != nil {
+		if names, err := d.names(t.Context(), TokenDocuments); len(names) != 0 || err != nil {
 			t.Errorf("a document was made of nothing: %q, %v", names, err)
 		}
-		mustSave(t, d, tokenDocuments, "x", "SECRET")
-		before := p.got(t, tokenDocuments, "x")
-		if err := d.change(t.Context(), tokenDocuments, "x", keep); err != nil || p.got(t, tokenDocuments, "x") != before {
+		mustSave(t, d, TokenDocuments, "x", "SECRET")
+		before := p.got(t, TokenDocuments, "x")
+		if err := d.Change(t.Context(), TokenDocuments, "x", keep); err != nil || p.got(t, TokenDocuments, "x") != before {
 			t.Errorf("it was written again: %v", err)
 		}
 	})
@@ -280,45 +280,45 @@ func TestChangeThatChangesNothingWritesNothing(t *testing.T) {
 
 func TestSealedDocumentsNeedTheirKey(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
-		mustSave(t, mustOpen(t, p, keyOf(1)), tokenDocuments, "main", "SECRET")
+		mustSave(t, mustOpen(t, p, keyOf(1)), TokenDocuments, "main", "SECRET")
 		for name, test := range map[string]struct {
-			key  sealer
+			key  EncryptionKey
 			want string
 		}{
 			"another key": {keyOf(2), "encryption_key is not the one that the secrets in this store were sealed with"},
 			"no key":      {nil, "secrets in this store are sealed, and there is no encryption_key"},
 		} {
-			_, err := p.open(test.key)
+			_, err := p.Open(test.key)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%s: error %v", name, err)
 			}
 		}
-		wantDocument(t, mustOpen(t, p, keyOf(1)), tokenDocuments, "main", "SECRET")
+		wantDocument(t, mustOpen(t, p, keyOf(1)), TokenDocuments, "main", "SECRET")
 	})
 }
 
 func TestAKeySealsWhatWasThereBefore(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
-		mustSave(t, mustOpen(t, p, nil), tokenDocuments, "main", "SECRET")
+		mustSave(t, mustOpen(t, p, nil), TokenDocuments, "main", "SECRET")
 		d := mustOpen(t, p, keyOf(1))
 		if bytes.Contains(p.stored(t), []byte("SECRET")) {
 			t.Error("a secret from before the key is in clear")
 		}
-		wantDocument(t, d, tokenDocuments, "main", "SECRET")
+		wantDocument(t, d, TokenDocuments, "main", "SECRET")
 	})
 }
 
 func TestSealedDocumentsCantBeAlteredOrSwapped(t *testing.T) {
 	everywhere(t, func(t *testing.T, p place) {
 		d := mustOpen(t, p, keyOf(1))
-		mustSave(t, d, tokenDocuments, "a", "of a")
-		content := []byte(p.got(t, tokenDocuments, "a"))
-		p.put(t, tokenDocuments, "b", string(content))
+		mustSave(t, d, TokenDocuments, "a", "of a")
+		content := []byte(p.got(t, TokenDocuments, "a"))
+		p.put(t, TokenDocuments, "b", string(content))
 		content[len(content)-1] ^= 1
-		p.put(t, tokenDocuments, "a", string(content))
-		p.put(t, tokenDocuments, "c", sealedPrefix)
+		p.put(t, TokenDocuments, "a", string(content))
+		p.put(t, TokenDocuments, "c", sealedPrefix)
 		for _, name := range []string{"a", "b", "c"} {
-			if got, err := d.load(t.Context(), tokenDocuments, name); err == nil || !strings.Contains(err.Error(), "damaged") {
+			if got, err := d.Load(t.Context(), TokenDocuments, name); err == nil || !strings.Contains(err.Error(), "damaged") {
 				t.Errorf("%s: %q, %v", name, got, err)
 			}
 		}
@@ -329,25 +329,25 @@ func TestSealedDocumentsCantBeAlteredOrSwapped(t *testing.T) {
 func TestKeyIsCheckedWhenRedisIsBack(t *testing.T) {
 	server := miniredis.RunT(t)
 	p := newRedisPlace(t, "redis://"+server.Addr())
-	mustSave(t, mustOpen(t, p, keyOf(1)), tokenDocuments, "main", "SECRET")
+	mustSave(t, mustOpen(t, p, keyOf(1)), TokenDocuments, "main", "SECRET")
 	server.SetError("LOADING")
 	right, wrong := mustOpen(t, p, keyOf(1)), mustOpen(t, p, keyOf(2))
-	if err := right.ready(t.Context()); err == nil {
+	if err := right.Ready(t.Context()); err == nil {
 		t.Error("a key counts as right that nobody could look at")
 	}
 	server.SetError("")
-	if err := right.ready(t.Context()); err != nil {
+	if err := right.Ready(t.Context()); err != nil {
 		t.Errorf("the right key: %v", err)
 	}
 	for what, err := range map[string]error{
-		"ready": wrong.ready(t.Context()),
-		"save":  wrong.save(t.Context(), tokenDocuments, "main", []byte("other")),
+		"ready": wrong.Ready(t.Context()),
+		"save":  wrong.Save(t.Context(), TokenDocuments, "main", []byte("other")),
 	} {
-		if !errors.Is(err, errWrongKey) {
+		if !errors.Is(err, ErrWrongKey) {
 			t.Errorf("%s with the wrong key: %v", what, err)
 		}
 	}
-	wantDocument(t, right, tokenDocuments, "main", "SECRET")
+	wantDocument(t, right, TokenDocuments, "main", "SECRET")
 }
 
 func TestFirstKeyOfAStoreIsOne(t *testing.T) {
@@ -355,14 +355,14 @@ func TestFirstKeyOfAStoreIsOne(t *testing.T) {
 	var running sync.WaitGroup
 	opened := make([]error, 8)
 	for i := range opened {
-		running.Go(func() { _, opened[i] = p.open(keyOf(byte(i))) })
+		running.Go(func() { _, opened[i] = p.Open(keyOf(byte(i))) })
 	}
 	running.Wait()
 	right := 0
 	for _, err := range opened {
 		if err == nil {
 			right++
-		} else if !errors.Is(err, errWrongKey) {
+		} else if !errors.Is(err, ErrWrongKey) {
 			t.Error(err)
 		}
 	}
@@ -378,12 +378,12 @@ func TestEncryptionKeyForms(t *testing.T) {
 		base64.StdEncoding.EncodeToString(raw), base64.RawStdEncoding.EncodeToString(raw),
 		base64.URLEncoding.EncodeToString(raw), base64.RawURLEncoding.EncodeToString(raw),
 	} {
-		if key, err := parseEncryptionKey(text); err != nil || !bytes.Equal(key, raw) {
+		if key, err := ParseEncryptionKey(text); err != nil || !bytes.Equal(key, raw) {
 			t.Errorf("%s: %x, %v", text, key, err)
 		}
 	}
 	for _, text := range []string{"", "DO-NOT-SHOW", hex.EncodeToString(raw[1:]), base64.StdEncoding.EncodeToString(append(raw, 1)), strings.Repeat("g", 64)} {
-		if key, err := parseEncryptionKey(text); err == nil || strings.Contains(err.Error(), "DO-NOT-SHOW") {
+		if key, err := ParseEncryptionKey(text); err == nil || strings.Contains(err.Error(), "DO-NOT-SHOW") {
 			t.Errorf("%q: %x, %v", text, key, err)
 		}
 	}
@@ -405,40 +405,40 @@ func TestStandingsAreDocuments(t *testing.T) {
 
 func TestKeysOfAnOpenStore(t *testing.T) {
 	p := filePlace(t.TempDir())
-	s := &store{backend: &embeddedBackend{dir: string(p)}, docs: mustOpen(t, p, nil)}
-	mustSave(t, s.docs, tokenDocuments, "main", "SECRET")
+	s := &Store{backend: &embeddedBackend{dir: string(p)}, docs: mustOpen(t, p, nil)}
+	mustSave(t, s.docs, TokenDocuments, "main", "SECRET")
 	for _, step := range []struct {
-		key sealer
+		key EncryptionKey
 		ok  bool
 	}{{nil, true}, {keyOf(1), true}, {keyOf(1), true}, {keyOf(2), false}, {nil, false}} {
 		if err := s.rekey(t.Context(), step.key); (err == nil) != step.ok {
 			t.Errorf("key %x: error %v", step.key, err)
 		}
-		wantDocument(t, s.docs, tokenDocuments, "main", "SECRET")
+		wantDocument(t, s.docs, TokenDocuments, "main", "SECRET")
 	}
 }
 
 func TestWrongKeyIsAnErrorWhereRedisCanBeReached(t *testing.T) {
 	server := miniredis.RunT(t)
-	named := &redisStorage{network: "tcp", addresses: []string{server.Addr()}, namespace: "sub2api", timeout: 100 * time.Millisecond}
-	b := named.backend(nil)
-	defer b.close()
-	d, err := b.documents(t.Context(), keyOf(1))
+	named := &Redis{Network: "tcp", Addresses: []string{server.Addr()}, Namespace: "sub2api", Timeout: 100 * time.Millisecond}
+	b := named.Backend(nil)
+	defer b.Close()
+	d, err := b.Documents(t.Context(), keyOf(1))
 	if err != nil {
 		t.Fatal(err)
 	}
-	mustSave(t, d, tokenDocuments, "main", "SECRET")
+	mustSave(t, d, TokenDocuments, "main", "SECRET")
 	for _, step := range []struct {
-		key sealer
+		key EncryptionKey
 		ok  bool
 	}{{keyOf(1), true}, {keyOf(2), false}, {nil, false}} {
-		if err := named.checkKey(t.Context(), step.key); (err == nil) != step.ok {
+		if err := named.CheckKey(t.Context(), step.key); (err == nil) != step.ok {
 			t.Errorf("key %x: error %v", step.key, err)
 		}
 	}
 	server.Close()
 	began := time.Now()
-	if err := named.checkKey(t.Context(), keyOf(2)); err != nil || time.Since(began) > time.Second {
+	if err := named.CheckKey(t.Context(), keyOf(2)); err != nil || time.Since(began) > time.Second {
 		t.Errorf("without Redis: error %v after %s", err, time.Since(began))
 	}
 }

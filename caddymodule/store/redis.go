@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"context"
@@ -17,62 +17,62 @@ import (
 	"github.com/sub2api/caddy-sub2api/scheduler/redisstate"
 )
 
-func (s *redisStorage) checkKey(ctx context.Context, key sealer) error {
-	client := newRedisClient(s, func() *redisAccess { return &s.access })
+func (s *Redis) CheckKey(ctx context.Context, key EncryptionKey) error {
+	client := newRedisClient(s, func() *Access { return &s.Access })
 	defer client.Close()
 	link := s.newLink(client, slog.New(slog.DiscardHandler))
 	defer link.Close()
-	d := &redisDocuments{link: link, namespace: s.namespace, sealer: key}
-	if _, err := d.load(ctx, checkDocuments, checkName); isKeyError(err) {
+	d := &redisDocuments{link: link, namespace: s.Namespace, sealer: key}
+	if _, err := d.Load(ctx, checkDocuments, checkName); isKeyError(err) {
 		return err
 	}
 	return nil
 }
 
-// clash: user name, password and certificates are taken over; what else a config
+// Clash: user name, password and certificates are taken over; what else a config
 // may say another time is built into what is open.
-func (s *redisStorage) clash(open storage) error {
-	o := open.(*redisStorage) // their keys are the same
+func (s *Redis) Clash(open Config) error {
+	o := open.(*Redis) // their keys are the same
 	var word string
 	switch {
-	case o.refuse != s.refuse:
+	case o.Refuse != s.Refuse:
 		word = "on_outage"
-	case o.timeout != s.timeout:
+	case o.Timeout != s.Timeout:
 		word = "timeout"
-	case o.spool != s.spool:
+	case o.Spool != s.Spool:
 		word = "spool"
-	case o.sentinelUsername != s.sentinelUsername || o.sentinelPassword != s.sentinelPassword:
+	case o.SentinelUsername != s.SentinelUsername || o.SentinelPassword != s.SentinelPassword:
 		word = "the Sentinels' user name or password"
-	case (o.access.encryption == nil) != (s.access.encryption == nil):
+	case (o.Access.Encryption == nil) != (s.Access.Encryption == nil):
 		word = "rediss"
 	default:
-		return s.keeping.clash(o.keeping)
+		return s.Keeping.Clash(o.Keeping)
 	}
 	return clash(word)
 }
 
-func (s *redisStorage) outage() outage {
-	if s.refuse {
-		return outageRefuses
+func (s *Redis) Outage() Outage {
+	if s.Refuse {
+		return OutageRefuses
 	}
-	return outageServes
+	return OutageServes
 }
 
-func (s *redisStorage) newLink(client redis.UniversalClient, logger *slog.Logger) *redislink.Link {
+func (s *Redis) newLink(client redis.UniversalClient, logger *slog.Logger) *redislink.Link {
 	meanwhile := "requests are served with this node's share of the slots and the money last known, and records wait on disk"
-	if s.refuse {
+	if s.Refuse {
 		meanwhile = "requests are refused until it answers"
 	}
-	return redislink.New(client, redislink.Options{Namespace: s.namespace, Timeout: s.timeout, Meanwhile: meanwhile, Logger: logger})
+	return redislink.New(client, redislink.Options{Namespace: s.Namespace, Timeout: s.Timeout, Meanwhile: meanwhile, Logger: logger})
 }
 
-func (s *redisStorage) backend(logger *slog.Logger) backend {
+func (s *Redis) Backend(logger *slog.Logger) Backend {
 	b := &redisBackend{storage: s, logger: logger}
-	b.access.Store(&s.access)
+	b.access.Store(&s.Access)
 	b.client = newRedisClient(s, b.access.Load)
 	b.link = s.newLink(b.client, logger)
-	options := redisstate.Options{Namespace: s.namespace, Logger: logger}
-	if !s.refuse {
+	options := redisstate.Options{Namespace: s.Namespace, Logger: logger}
+	if !s.Refuse {
 		options.Fallback = func(now func() time.Time) scheduler.State { return memstate.NewAt(now) }
 	}
 	b.slots = redisstate.New(b.link, options)
@@ -82,18 +82,18 @@ func (s *redisStorage) backend(logger *slog.Logger) backend {
 // redisBackend is a namespace in Redis at work. State, ledger and documents have
 // one link to it.
 type redisBackend struct {
-	storage *redisStorage
+	storage *Redis
 	client  redis.UniversalClient
-	access  atomic.Pointer[redisAccess]
+	access  atomic.Pointer[Access]
 	link    *redislink.Link
 	slots   *redisstate.State
 	logger  *slog.Logger
 }
 
-func (b *redisBackend) state() scheduler.State { return b.slots }
+func (b *redisBackend) State() scheduler.State { return b.slots }
 
-func (b *redisBackend) open(ctx context.Context, key sealer) (billing.Ledger, documents, error) {
-	d, err := b.documents(ctx, key)
+func (b *redisBackend) Open(ctx context.Context, key EncryptionKey) (billing.Ledger, Documents, error) {
+	d, err := b.Documents(ctx, key)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -102,27 +102,27 @@ func (b *redisBackend) open(ctx context.Context, key sealer) (billing.Ledger, do
 
 func (b *redisBackend) newLedger() billing.Ledger {
 	return redisledger.New(b.link, redisledger.Options{
-		Namespace: b.storage.namespace, Spool: b.storage.spool, Sync: b.storage.sync, Location: b.storage.zone, Logger: b.logger,
+		Namespace: b.storage.Namespace, Spool: b.storage.Spool, Sync: b.storage.Sync, Location: b.storage.Zone, Logger: b.logger,
 	})
 }
 
-func (b *redisBackend) documents(ctx context.Context, key sealer) (documents, error) {
-	d, err := openRedisDocuments(ctx, b.link, b.storage.namespace, key)
+func (b *redisBackend) Documents(ctx context.Context, key EncryptionKey) (Documents, error) {
+	d, err := openRedisDocuments(ctx, b.link, b.storage.Namespace, key)
 	if err != nil {
 		return nil, err
 	}
 	return d, nil
 }
 
-func (b *redisBackend) take(newest storage) {
-	if s, ok := newest.(*redisStorage); ok {
-		b.access.Store(&s.access)
+func (b *redisBackend) Take(newest Config) {
+	if s, ok := newest.(*Redis); ok {
+		b.access.Store(&s.Access)
 	}
 }
 
-func (b *redisBackend) down() error { return b.link.Down() }
+func (b *redisBackend) Down() error { return b.link.Down() }
 
-func (b *redisBackend) regained(f func(context.Context) error) (forget func()) {
+func (b *redisBackend) Regained(f func(context.Context) error) (forget func()) {
 	m := &afterOutage{f}
 	b.link.Join(m)
 	return func() { b.link.Leave(m) }
@@ -144,7 +144,7 @@ func (a *afterOutage) Regain(ctx context.Context) error {
 	return nil
 }
 
-func (b *redisBackend) close() error {
+func (b *redisBackend) Close() error {
 	b.link.Close()
 	return b.client.Close()
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"crypto/tls"
@@ -8,17 +8,17 @@ import (
 	"os"
 )
 
-// redisEncryption is how the servers of a store are spoken to over TLS.
-type redisEncryption struct {
+// Encryption is how the servers of a store are spoken to over TLS.
+type Encryption struct {
 	roots        *x509.CertPool    // nil = the system's
 	certificates []tls.Certificate // the client's own; nil = none
 	hosts        []string          // of the URLs
 }
 
-// loadCertificates reads the files of the authority and of the client's own certificate,
+// LoadEncryption reads the files of the authority and of the client's own certificate,
 // "" where there is none, for servers at addresses.
-func loadCertificates(addresses []string, ca, certificate, key string) (*redisEncryption, error) {
-	e := &redisEncryption{}
+func LoadEncryption(addresses []string, ca, certificate, key string) (*Encryption, error) {
+	e := &Encryption{}
 	for _, address := range addresses {
 		host, _, _ := net.SplitHostPort(address)
 		e.hosts = append(e.hosts, host)
@@ -46,7 +46,7 @@ func loadCertificates(addresses []string, ca, certificate, key string) (*redisEn
 // config is for a connection to one server. It accepts certificates of the host
 // that is dialled, and of those in the URLs: Clusters and Sentinels tell of
 // servers by IP address, where certificates are made for names.
-func (e *redisEncryption) config(host string) *tls.Config {
+func (e *Encryption) config(host string) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS12,
 		ServerName:         host,

@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"context"
@@ -33,35 +33,35 @@ const (
 
 // newRedisClient makes a client of a store, which dials when it is used. access
 // is asked for every new connection.
-func newRedisClient(s *redisStorage, access func() *redisAccess) redis.UniversalClient {
+func newRedisClient(s *Redis, access func() *Access) redis.UniversalClient {
 	credentials := func(context.Context) (string, string, error) {
 		now := access()
-		return now.username, now.password, nil
+		return now.Username, now.Password, nil
 	}
 	options := &redis.UniversalOptions{
-		Addrs:      slices.Clone(s.addresses), // Sentinels are shuffled
-		DB:         s.database,
+		Addrs:      slices.Clone(s.Addresses), // Sentinels are shuffled
+		DB:         s.Database,
 		ClientName: "sub2api",
 		Protocol:   redisProtocol,
 
 		CredentialsProviderContext: credentials,
-		SentinelUsername:           s.sentinelUsername,
-		SentinelPassword:           s.sentinelPassword,
-		MasterName:                 s.sentinel,
+		SentinelUsername:           s.SentinelUsername,
+		SentinelPassword:           s.SentinelPassword,
+		MasterName:                 s.Sentinel,
 
 		Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
-			return dialRedis(ctx, network, address, s.timeout, access().encryption)
+			return dialRedis(ctx, network, address, s.Timeout, access().Encryption)
 		},
-		DialTimeout:   s.timeout,
+		DialTimeout:   s.Timeout,
 		DialerRetries: 1,
-		ReadTimeout:   s.timeout,
-		WriteTimeout:  s.timeout,
+		ReadTimeout:   s.Timeout,
+		WriteTimeout:  s.Timeout,
 		MaxRetries:    redisRetries,
 
 		ContextTimeoutEnabled: true,
 
 		PoolSize:         redisPool,
-		PoolTimeout:      s.timeout,
+		PoolTimeout:      s.Timeout,
 		ConnMaxIdleTime:  redisIdle,
 		PipelinePoolSize: -1, // pipelines use the same connections
 
@@ -69,20 +69,20 @@ func newRedisClient(s *redisStorage, access func() *redisAccess) redis.Universal
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	}
 	switch {
-	case s.sentinel != "":
+	case s.Sentinel != "":
 		return redis.NewFailoverClient(options.Failover())
-	case len(s.addresses) > 1:
+	case len(s.Addresses) > 1:
 		cluster := options.Cluster()
 		cluster.ClusterStateReloadInterval = redisLayout
 		return redis.NewClusterClient(cluster)
 	}
 	simple := options.Simple()
-	simple.Network = s.network
+	simple.Network = s.Network
 	return redis.NewClient(simple)
 }
 
 // dialRedis connects to a server. Where encryption is nil, it is in clear.
-func dialRedis(ctx context.Context, network, address string, timeout time.Duration, encryption *redisEncryption) (net.Conn, error) {
+func dialRedis(ctx context.Context, network, address string, timeout time.Duration, encryption *Encryption) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	plain, err := new(net.Dialer).DialContext(ctx, network, address)

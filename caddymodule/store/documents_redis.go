@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"context"
@@ -17,7 +17,7 @@ import (
 type redisDocuments struct {
 	link      *redislink.Link
 	namespace string
-	sealer    sealer
+	sealer    EncryptionKey
 
 	mu     sync.Mutex
 	proven bool // the key is the store's
@@ -25,10 +25,10 @@ type redisDocuments struct {
 
 // openRedisDocuments opens the documents of a store. Redis may be out of reach;
 // then the key is looked at when it is back, by ready.
-func openRedisDocuments(ctx context.Context, link *redislink.Link, namespace string, key sealer) (*redisDocuments, error) {
+func openRedisDocuments(ctx context.Context, link *redislink.Link, namespace string, key EncryptionKey) (*redisDocuments, error) {
 	d := &redisDocuments{link: link, namespace: namespace, sealer: key}
 	if link.Down() == nil {
-		if err := d.ready(ctx); isKeyError(err) {
+		if err := d.Ready(ctx); isKeyError(err) {
 			return nil, err
 		}
 	}
@@ -52,9 +52,9 @@ func unavailable(err error) error {
 	return fmt.Errorf("%w: %w", scheduler.ErrUnavailable, err)
 }
 
-func (d *redisDocuments) sealedWith() sealer { return d.sealer }
+func (d *redisDocuments) sealedWith() EncryptionKey { return d.sealer }
 
-func (d *redisDocuments) ready(ctx context.Context) error {
+func (d *redisDocuments) Ready(ctx context.Context) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.proven {
@@ -67,15 +67,15 @@ func (d *redisDocuments) ready(ctx context.Context) error {
 	return nil
 }
 
-func (d *redisDocuments) load(ctx context.Context, k kind, name string) ([]byte, error) {
+func (d *redisDocuments) Load(ctx context.Context, k Kind, name string) ([]byte, error) {
 	stored, err := d.read(ctx, k, name)
 	if err != nil || stored == nil {
 		return nil, err
 	}
-	return d.sealer.open(k, name, stored, d.where(k, name))
+	return d.sealer.Open(k, name, stored, d.Where(k, name))
 }
 
-func (d *redisDocuments) read(ctx context.Context, k kind, name string) ([]byte, error) {
+func (d *redisDocuments) read(ctx context.Context, k Kind, name string) ([]byte, error) {
 	var stored *redis.StringCmd
 	err := d.exec(ctx, func(pipe redis.Pipeliner) redis.Cmder {
 		stored = pipe.HGet(ctx, d.hash(k), name)
@@ -87,8 +87,8 @@ func (d *redisDocuments) read(ctx context.Context, k kind, name string) ([]byte,
 	return stored.Bytes()
 }
 
-func (d *redisDocuments) save(ctx context.Context, k kind, name string, content []byte) error {
-	if err := d.ready(ctx); err != nil { // a wrong key must not seal anything
+func (d *redisDocuments) Save(ctx context.Context, k Kind, name string, content []byte) error {
+	if err := d.Ready(ctx); err != nil { // a wrong key must not seal anything
 		return err
 	}
 	stored, err := d.sealer.seal(k, name, content)
@@ -113,13 +113,13 @@ return 1
 // else got on.
 const changeTries = 100
 
-func (d *redisDocuments) change(ctx context.Context, k kind, name string, f func([]byte) []byte) error {
+func (d *redisDocuments) Change(ctx context.Context, k Kind, name string, f func([]byte) []byte) error {
 	for range changeTries {
 		stored, err := d.read(ctx, k, name)
 		if err != nil {
 			return err
 		}
-		old, err := openStored(d.sealer, k, name, stored, d.where(k, name))
+		old, err := openStored(d.sealer, k, name, stored, d.Where(k, name))
 		if err != nil {
 			return err
 		}
@@ -136,15 +136,15 @@ func (d *redisDocuments) change(ctx context.Context, k kind, name string, f func
 			return err
 		}
 	}
-	return fmt.Errorf("the document %s changes all the time", d.where(k, name))
+	return fmt.Errorf("the document %s changes all the time", d.Where(k, name))
 }
 
-func (d *redisDocuments) replace(ctx context.Context, k kind, name string, old, next []byte) (bool, error) {
+func (d *redisDocuments) replace(ctx context.Context, k Kind, name string, old, next []byte) (bool, error) {
 	done, err := d.link.Run(ctx, replaceDocument, []string{d.hash(k)}, name, old, next)
 	return done == int64(1), unavailable(err)
 }
 
-func (d *redisDocuments) names(ctx context.Context, k kind) ([]string, error) {
+func (d *redisDocuments) names(ctx context.Context, k Kind) ([]string, error) {
 	var names *redis.StringSliceCmd
 	err := d.exec(ctx, func(pipe redis.Pipeliner) redis.Cmder {
 		names = pipe.HKeys(ctx, d.hash(k))
@@ -153,8 +153,8 @@ func (d *redisDocuments) names(ctx context.Context, k kind) ([]string, error) {
 	return names.Val(), err
 }
 
-func (d *redisDocuments) hash(k kind) string { return "{" + d.namespace + "}:documents:" + k.name }
+func (d *redisDocuments) hash(k Kind) string { return "{" + d.namespace + "}:documents:" + k.name }
 
-func (d *redisDocuments) where(k kind, name string) string {
+func (d *redisDocuments) Where(k Kind, name string) string {
 	return "field " + name + " of " + d.hash(k)
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"context"
@@ -8,9 +8,9 @@ import (
 )
 
 // heedfulBackend opens unless the context has ended.
-type heedfulBackend struct{ backend }
+type heedfulBackend struct{ Backend }
 
-func (heedfulBackend) open(ctx context.Context, _ sealer) (billing.Ledger, documents, error) {
+func (heedfulBackend) Open(ctx context.Context, _ EncryptionKey) (billing.Ledger, Documents, error) {
 	return nil, nil, ctx.Err()
 }
 
@@ -19,8 +19,8 @@ func (heedfulBackend) open(ctx context.Context, _ sealer) (billing.Ledger, docum
 func TestStoreOpensThoughTheFirstToAskLeaves(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
-	s := &store{backend: heedfulBackend{}}
-	if _, err := s.open(ctx, nil); err != nil {
+	s := &Store{backend: heedfulBackend{}}
+	if _, err := s.Open(ctx, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"context"
@@ -15,58 +15,57 @@ import (
 	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 )
 
-// embeddedStorage is a directory of this machine: state in memory, ledger and
+// Embedded is a directory of this machine: state in memory, ledger and
 // documents on disk.
-type embeddedStorage struct {
-	dir string // absolute
-	keeping
+type Embedded struct {
+	Dir string // absolute
+	Keeping
 }
 
 // String implements fmt.Stringer.
-func (s embeddedStorage) String() string { return "embedded " + s.dir }
+func (s Embedded) String() string { return "embedded " + s.Dir }
 
-// key: two spellings of one directory are one store.
-func (s embeddedStorage) key() string { return "embedded:" + realPath(s.dir) }
+// Key: two spellings of one directory are one store.
+func (s Embedded) Key() string { return "embedded:" + realPath(s.Dir) }
 
-func (s embeddedStorage) checkKey(ctx context.Context, key sealer) error {
-	d := &fileDocuments{dir: filepath.Join(s.dir, "documents"), sealer: key}
-	if _, err := d.load(ctx, checkDocuments, checkName); isKeyError(err) {
+func (s Embedded) CheckKey(ctx context.Context, key EncryptionKey) error {
+	d := &fileDocuments{dir: filepath.Join(s.Dir, "documents"), sealer: key}
+	if _, err := d.Load(ctx, checkDocuments, checkName); isKeyError(err) {
 		return err
 	}
 	return nil
 }
 
-// keeping is how the sites of a store have it keep money, all of them alike.
-type keeping struct {
-	sync bool           // sync the disk for every record
-	zone *time.Location // where windows begin
+// Keeping is how the sites of a store have it keep money, all of them alike.
+type Keeping struct {
+	Sync bool           // sync the disk for every record
+	Zone *time.Location // where windows begin
 }
 
-// build resolves a store that was checked.
 // clash is the error of a word that is built into a store as it is open now.
 func clash(word string) error {
 	return fmt.Errorf("%s is another than that of the store as it is open now; every site of a store has the same, and Caddy must be restarted to change it", word)
 }
 
-func (k keeping) clash(open keeping) error {
+func (k Keeping) Clash(open Keeping) error {
 	switch {
-	case k.sync != open.sync:
+	case k.Sync != open.Sync:
 		return clash("billing: durability")
-	case k.zone.String() != open.zone.String():
+	case k.Zone.String() != open.Zone.String():
 		return clash("billing: timezone")
 	}
 	return nil
 }
 
-func (s embeddedStorage) clash(open storage) error {
-	return s.keeping.clash(open.(embeddedStorage).keeping) // their keys are the same
+func (s Embedded) Clash(open Config) error {
+	return s.Keeping.Clash(open.(Embedded).Keeping) // their keys are the same
 }
 
-func (s embeddedStorage) outage() outage { return outageFails }
+func (s Embedded) Outage() Outage { return OutageFails }
 
-func (s embeddedStorage) backend(logger *slog.Logger) backend {
+func (s Embedded) Backend(logger *slog.Logger) Backend {
 	return &embeddedBackend{
-		dir: realPath(s.dir), options: sqliteledger.Options{Logger: logger, Sync: s.sync, Location: s.zone}, memory: memstate.New(), logger: logger,
+		dir: realPath(s.Dir), options: sqliteledger.Options{Logger: logger, Sync: s.Sync, Location: s.Zone}, memory: memstate.New(), logger: logger,
 	}
 }
 
@@ -92,9 +91,9 @@ type embeddedBackend struct {
 	logger  *slog.Logger
 }
 
-func (b *embeddedBackend) state() scheduler.State { return b.memory }
+func (b *embeddedBackend) State() scheduler.State { return b.memory }
 
-func (b *embeddedBackend) open(ctx context.Context, key sealer) (billing.Ledger, documents, error) {
+func (b *embeddedBackend) Open(ctx context.Context, key EncryptionKey) (billing.Ledger, Documents, error) {
 	ledger, err := sqliteledger.Open(ctx, b.dir, b.options)
 	if err != nil {
 		return nil, nil, err
@@ -113,7 +112,7 @@ func (b *embeddedBackend) open(ctx context.Context, key sealer) (billing.Ledger,
 	return ledger, d, nil
 }
 
-func (b *embeddedBackend) documents(ctx context.Context, key sealer) (documents, error) {
+func (b *embeddedBackend) Documents(ctx context.Context, key EncryptionKey) (Documents, error) {
 	d, err := openFiles(ctx, b.dir, key)
 	if err != nil {
 		return nil, err
@@ -121,37 +120,37 @@ func (b *embeddedBackend) documents(ctx context.Context, key sealer) (documents,
 	return d, nil
 }
 
-func (b *embeddedBackend) take(storage) {} // it can't be changed
+func (b *embeddedBackend) Take(Config) {} // it can't be changed
 
-func (b *embeddedBackend) down() error { return nil }
+func (b *embeddedBackend) Down() error { return nil }
 
-func (b *embeddedBackend) regained(func(context.Context) error) (forget func()) { return func() {} }
+func (b *embeddedBackend) Regained(func(context.Context) error) (forget func()) { return func() {} }
 
-func (b *embeddedBackend) close() error { return nil }
+func (b *embeddedBackend) Close() error { return nil }
 
 // standingKeeper keeps account standings as documents of the store.
 type standingKeeper struct {
-	*fileDocuments
-	logger *slog.Logger
+	documents *fileDocuments
+	logger    *slog.Logger
 }
 
 // Load implements memstate.Keeper. A document that can't be read is an account
 // of which nothing is known.
 func (k standingKeeper) Load() (map[string]scheduler.Standing, error) {
 	ctx := context.Background()
-	names, err := k.names(ctx, standingDocuments)
+	names, err := k.documents.names(ctx, standingDocuments)
 	if err != nil {
 		return nil, err
 	}
 	all := make(map[string]scheduler.Standing, len(names))
 	for _, name := range names {
 		var standing scheduler.Standing
-		content, err := k.load(ctx, standingDocuments, name)
+		content, err := k.documents.Load(ctx, standingDocuments, name)
 		if err == nil {
 			err = json.Unmarshal(content, &standing)
 		}
 		if err != nil {
-			k.logger.Error("an account's state can't be read; it begins anew", "file", k.where(standingDocuments, name), "error", err)
+			k.logger.Error("an account's state can't be read; it begins anew", "file", k.documents.Where(standingDocuments, name), "error", err)
 			continue
 		}
 		all[name] = standing
@@ -163,10 +162,10 @@ func (k standingKeeper) Load() (map[string]scheduler.Standing, error) {
 func (k standingKeeper) Save(place string, standing scheduler.Standing) {
 	content, err := json.Marshal(standing)
 	if err == nil {
-		err = k.save(context.Background(), standingDocuments, place, content)
+		err = k.documents.Save(context.Background(), standingDocuments, place, content)
 	}
 	if err != nil {
 		k.logger.Error("an account's state could not be stored; it is lost if the process ends before its next change",
-			"file", k.where(standingDocuments, place), "error", err)
+			"file", k.documents.Where(standingDocuments, place), "error", err)
 	}
 }

@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"bytes"
@@ -19,13 +19,13 @@ const (
 
 var errNoKey = errors.New("secrets in this store are sealed, and there is no encryption_key; write the one that they were sealed with")
 
-var errWrongKey = errors.New("encryption_key is not the one that the secrets in this store were sealed with")
+var ErrWrongKey = errors.New("encryption_key is not the one that the secrets in this store were sealed with")
 
-// sealer seals documents of kinds that hold secrets with AES-256-GCM, each under
+// EncryptionKey seals documents of kinds that hold secrets with AES-256-GCM, each under
 // its own name, so that one can't take another's place. nil seals nothing.
-type sealer []byte
+type EncryptionKey []byte
 
-func (s sealer) aead() (cipher.AEAD, error) {
+func (s EncryptionKey) aead() (cipher.AEAD, error) {
 	block, err := aes.NewCipher(s)
 	if err != nil {
 		return nil, err
@@ -34,7 +34,7 @@ func (s sealer) aead() (cipher.AEAD, error) {
 }
 
 // seal returns what to store of a document.
-func (s sealer) seal(k kind, name string, content []byte) ([]byte, error) {
+func (s EncryptionKey) seal(k Kind, name string, content []byte) ([]byte, error) {
 	if !k.secret || s == nil {
 		return content, nil
 	}
@@ -45,9 +45,9 @@ func (s sealer) seal(k kind, name string, content []byte) ([]byte, error) {
 	return aead.Seal([]byte(sealedPrefix), nil, content, []byte(k.name+"/"+name)), nil
 }
 
-// open returns a document of what was stored, sealed or not. where is its place,
+// Open returns a document of what was stored, sealed or not. where is its place,
 // for errors.
-func (s sealer) open(k kind, name string, stored []byte, where string) ([]byte, error) {
+func (s EncryptionKey) Open(k Kind, name string, stored []byte, where string) ([]byte, error) {
 	sealed, ok := bytes.CutPrefix(stored, []byte(sealedPrefix))
 	if !ok {
 		return stored, nil
@@ -61,10 +61,10 @@ func (s sealer) open(k kind, name string, stored []byte, where string) ([]byte, 
 	}
 	content, err := aead.Open(nil, nil, sealed, []byte(k.name+"/"+name))
 	if err != nil && k == checkDocuments {
-		return nil, errWrongKey
+		return nil, ErrWrongKey
 	}
 	if err != nil {
-		return nil, fmt.Errorf("the sealed document %s is damaged, or %w", where, errWrongKey)
+		return nil, fmt.Errorf("the sealed document %s is damaged, or %w", where, ErrWrongKey)
 	}
 	return content, nil
 }
@@ -73,10 +73,10 @@ func (s sealer) open(k kind, name string, stored []byte, where string) ([]byte, 
 func isSealed(stored []byte) bool { return bytes.HasPrefix(stored, []byte(sealedPrefix)) }
 
 // isKeyError tells whether the key is to blame, and not the store.
-func isKeyError(err error) bool { return errors.Is(err, errWrongKey) || errors.Is(err, errNoKey) }
+func isKeyError(err error) bool { return errors.Is(err, ErrWrongKey) || errors.Is(err, errNoKey) }
 
-// parseEncryptionKey reads a resolved encryption_key. The errors do not show it.
-func parseEncryptionKey(text string) ([]byte, error) {
+// ParseEncryptionKey reads a resolved encryption_key. The errors do not show it.
+func ParseEncryptionKey(text string) ([]byte, error) {
 	if len(text) == hex.EncodedLen(encryptionBytes) {
 		if key, err := hex.DecodeString(text); err == nil {
 			return key, nil

@@ -1,4 +1,4 @@
-package caddymodule
+package store
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 // holds: a file for each, mode 0600, that survives power failures.
 type fileDocuments struct {
 	dir    string
-	sealer sealer
+	sealer EncryptionKey
 	// changing is held by change.
 	changing sync.Mutex
 }
@@ -30,7 +30,7 @@ const temporaryPrefix = ".tmp-"
 
 // openFiles opens the documents of a store. Where a key was given, what lies
 // there in clear is sealed.
-func openFiles(ctx context.Context, store string, key sealer) (*fileDocuments, error) {
+func openFiles(ctx context.Context, store string, key EncryptionKey) (*fileDocuments, error) {
 	d := &fileDocuments{dir: filepath.Join(store, "documents"), sealer: key}
 	err := d.prepare()
 	if err == nil {
@@ -43,7 +43,7 @@ func openFiles(ctx context.Context, store string, key sealer) (*fileDocuments, e
 }
 
 func (d *fileDocuments) prepare() error {
-	for _, k := range []kind{checkDocuments, tokenDocuments, standingDocuments, identityDocuments} {
+	for _, k := range []Kind{checkDocuments, TokenDocuments, standingDocuments, IdentityDocuments} {
 		dir := filepath.Join(d.dir, k.name)
 		if err := private.MkdirAll(dir); err != nil {
 			return err
@@ -65,43 +65,43 @@ func (d *fileDocuments) prepare() error {
 	return errors.Join(syncDir(filepath.Dir(d.dir)), syncDir(d.dir))
 }
 
-func (d *fileDocuments) ready(context.Context) error { return nil } // openFiles did it
+func (d *fileDocuments) Ready(context.Context) error { return nil } // openFiles did it
 
-func (d *fileDocuments) sealedWith() sealer { return d.sealer }
+func (d *fileDocuments) sealedWith() EncryptionKey { return d.sealer }
 
-func (d *fileDocuments) load(_ context.Context, k kind, name string) ([]byte, error) {
+func (d *fileDocuments) Load(_ context.Context, k Kind, name string) ([]byte, error) {
 	stored, err := d.read(k, name)
 	if err != nil || stored == nil {
 		return nil, err
 	}
-	return d.sealer.open(k, name, stored, d.where(k, name))
+	return d.sealer.Open(k, name, stored, d.Where(k, name))
 }
 
 // read returns what is on disk; nil, nil if there is nothing.
-func (d *fileDocuments) read(k kind, name string) ([]byte, error) {
-	stored, err := os.ReadFile(d.where(k, name))
+func (d *fileDocuments) read(k Kind, name string) ([]byte, error) {
+	stored, err := os.ReadFile(d.Where(k, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	return stored, err
 }
 
-func (d *fileDocuments) save(_ context.Context, k kind, name string, content []byte) error {
+func (d *fileDocuments) Save(_ context.Context, k Kind, name string, content []byte) error {
 	stored, err := d.sealer.seal(k, name, content)
 	if err != nil {
 		return err
 	}
-	return replaceFile(d.where(k, name), stored)
+	return replaceFile(d.Where(k, name), stored)
 }
 
-func (d *fileDocuments) change(ctx context.Context, k kind, name string, f func([]byte) []byte) error {
+func (d *fileDocuments) Change(ctx context.Context, k Kind, name string, f func([]byte) []byte) error {
 	d.changing.Lock()
 	defer d.changing.Unlock()
 	stored, err := d.read(k, name)
 	if err != nil {
 		return err
 	}
-	old, err := openStored(d.sealer, k, name, stored, d.where(k, name))
+	old, err := openStored(d.sealer, k, name, stored, d.Where(k, name))
 	if err != nil {
 		return err
 	}
@@ -109,10 +109,10 @@ func (d *fileDocuments) change(ctx context.Context, k kind, name string, f func(
 	if upToDate(d.sealer, k, stored, old, next) {
 		return nil
 	}
-	return d.save(ctx, k, name, next)
+	return d.Save(ctx, k, name, next)
 }
 
-func (d *fileDocuments) names(_ context.Context, k kind) ([]string, error) {
+func (d *fileDocuments) names(_ context.Context, k Kind) ([]string, error) {
 	entries, err := os.ReadDir(filepath.Join(d.dir, k.name))
 	if err != nil {
 		return nil, err
@@ -129,7 +129,7 @@ func (d *fileDocuments) names(_ context.Context, k kind) ([]string, error) {
 
 const documentSuffix = ".json"
 
-func (d *fileDocuments) where(k kind, name string) string {
+func (d *fileDocuments) Where(k Kind, name string) string {
 	return filepath.Join(d.dir, k.name, escapeName(name)+documentSuffix)
 }
 
