@@ -46,7 +46,7 @@ func accountAPI(t *testing.T) (*adminAPI, *runtime) {
 	return &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}, rt
 }
 
-func (rt *runtime) stand(t *testing.T, account string, f func(*scheduler.Standing)) {
+func stand(t *testing.T, rt *runtime, account string, f func(*scheduler.Standing)) {
 	t.Helper()
 	if _, err := rt.state.Change(t.Context(), scheduler.AccountPlace(account), f); err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestAccountsSayHowTheyStand(t *testing.T) {
 	zone := time.FixedZone("", 8*3600)
 	until := time.Now().Add(time.Hour).Truncate(time.Second).In(zone)
 	utc := func(d time.Duration) *time.Time { return new(until.Add(d).UTC()) }
-	rt.stand(t, "main", func(st *scheduler.Standing) {
+	stand(t, rt, "main", func(st *scheduler.Standing) {
 		st.Limits = []scheduler.Limit{
 			{Claim: "5h", Until: until, Reason: "window used up"},
 			{Claim: "7d_opus", Family: "opus", Until: until.Add(time.Minute), Reason: "opus used up"},
@@ -105,14 +105,14 @@ func TestAccountsSayHowTheyStand(t *testing.T) {
 			{Name: "7d", Status: "allowed", Utilization: -1},
 		}
 	})
-	rt.stand(t, "max", func(st *scheduler.Standing) {
+	stand(t, rt, "max", func(st *scheduler.Standing) {
 		st.Error, st.ErrorNext = "401", until
 		st.Demotions = []scheduler.Demotion{{Until: until, Reason: "refused"}}
 	})
-	rt.stand(t, "gem", func(st *scheduler.Standing) {
+	stand(t, rt, "gem", func(st *scheduler.Standing) {
 		st.Demotions = []scheduler.Demotion{{Until: until, Reason: "connection refused"}}
 	})
-	rt.stand(t, "team", func(st *scheduler.Standing) { st.Error, st.ErrorNext = "402", until })
+	stand(t, rt, "team", func(st *scheduler.Standing) { st.Error, st.ErrorNext = "402", until })
 	candidates := &scheduler.Candidates{Places: []scheduler.Place{{Name: "account/max", Limit: 1}}}
 	for _, lease := range []string{"1", "2"} {
 		if _, err := rt.state.Acquire(t.Context(), &scheduler.Ask{Lease: lease, TTL: time.Minute, Candidates: candidates, Question: true, MaxWaiting: 9}); err != nil {
@@ -169,8 +169,8 @@ func TestPausingResumingAndResettingAccounts(t *testing.T) {
 		st.Error, st.Limits = "401", []scheduler.Limit{{Claim: "5h", Until: until, Reason: "used up"}}
 		st.Demotions = []scheduler.Demotion{{Model: "m", Until: until}}
 	}
-	rt.stand(t, "main", limit)
-	rt.stand(t, "max", limit)
+	stand(t, rt, "main", limit)
+	stand(t, rt, "max", limit)
 	for _, step := range []struct {
 		method, path, body string
 		status             int
@@ -222,7 +222,7 @@ func TestPausingResumingAndResettingAccounts(t *testing.T) {
 func TestTheFirstPauseCounts(t *testing.T) {
 	api, rt := accountAPI(t)
 	began := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
-	rt.stand(t, "main", func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann", At: began} })
+	stand(t, rt, "main", func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann", At: began} })
 	callAdmin(t, api, "POST", "/sub2api/accounts/main/pause", "")
 	if v := listed(t, api)["main"]; *v.Reason != "paused by ann at 2026-11-25T12:00:00Z" {
 		t.Errorf("reason %q", *v.Reason)
@@ -253,10 +253,7 @@ func TestAccountsOfSeveralSites(t *testing.T) {
 		Groups:   []scheduler.Group{{Name: "second", Accounts: []string{"main"}}, {Name: "pro", Accounts: []string{"main"}}},
 	}
 	second.accounts = second.scheduler.Accounts
-	other := adminRuntime(t, store.Embedded{Dir: "/other"}, newBookLedger(), second)
-	g := other.gateways[0]
-	g.runtime = rt
-	rt.watch(g)
+	joined(t, rt, second).begin(t.Context())
 	got := listed(t, api)
 	if len(got) != 5 || got["main"].Priority != 99 {
 		t.Errorf("%d accounts, main is %+v", len(got), got["main"])

@@ -11,8 +11,6 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
-	"github.com/sub2api/caddy-sub2api/scheduler"
-	"github.com/sub2api/caddy-sub2api/scheduler/memstate"
 )
 
 // bookLedger is a billing.Ledger in memory, as far as the admin API needs one. It
@@ -198,23 +196,51 @@ func (l *bookLedger) Usage(_ context.Context, filter billing.RecordFilter, by []
 	return l.fail
 }
 
+// fakeStore is a store, but for its ledger. Its documents are in dir.
+type fakeStore struct {
+	store.Config
+	ledger billing.Ledger
+	dir    string
+}
+
+func (s fakeStore) Backend(logger *slog.Logger) store.Backend {
+	return fakeBackend{store.Embedded{Dir: s.dir}.Backend(logger), s.ledger}
+}
+
+type fakeBackend struct {
+	store.Backend
+	ledger billing.Ledger
+}
+
+func (b fakeBackend) Open(ctx context.Context, key store.EncryptionKey) (billing.Ledger, store.Documents, error) {
+	d, err := b.Documents(ctx, key)
+	return b.ledger, d, err
+}
+
+func (l *bookLedger) Close() error { return nil }
+
 // adminRuntime is the runtime of a store whose config has started.
 func adminRuntime(t *testing.T, named store.Config, ledger billing.Ledger, config *settings) *runtime {
 	t.Helper()
-	rt := &runtime{key: named.Key(), storage: named, state: memstate.New(), closed: make(chan struct{})}
-	rt.changed.L = &rt.mu
-	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
-	t.Cleanup(func() { rt.cancel(nil) })
-	logger := slog.New(slog.DiscardHandler)
-	sched, err := scheduler.New(config.scheduler, scheduler.NewLeases(rt.state, logger), logger)
+	rt, g := adminGateway(t, named, ledger, config)
+	g.begin(t.Context())
+	return rt
+}
+
+// adminGateway has not started.
+func adminGateway(t *testing.T, named store.Config, ledger billing.Ledger, config *settings) (*runtime, *gateway) {
+	t.Helper()
+	rt := adoptRuntime(t.Name()+named.Key(), fakeStore{named, ledger, t.TempDir()}, hooks{exiting: func() bool { return true }})
+	t.Cleanup(func() { _ = rt.Destruct() })
+	return rt, joined(t, rt, config)
+}
+
+// joined is another config's gateway over a runtime.
+func joined(t *testing.T, rt *runtime, config *settings) *gateway {
+	t.Helper()
+	g, err := newGateway(config, rt, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &gateway{settings: config, runtime: rt, scheduler: sched, logger: logger}
-	g.start.ready.Store(&ledger)
-	rt.watch(g)
-	if err := ledger.Declare(t.Context(), config.declared); err != nil {
-		t.Fatal(err)
-	}
-	return rt
+	return g
 }

@@ -52,7 +52,7 @@ func creditUser(c *adminCall) error {
 	if err != nil {
 		return err
 	}
-	c.store.money.freed(profile.Name)
+	c.store.freed(profile.Name)
 	return c.answer(creditView{c.store.balanceText(profile.Name, balance), credited})
 }
 

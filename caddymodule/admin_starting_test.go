@@ -13,8 +13,7 @@ import (
 // a store before it is open.
 func TestTheAdminAPIOfAConfigThatIsStarting(t *testing.T) {
 	started := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), adminConfig())
-	joining := adminRuntime(t, store.Embedded{Dir: "/other"}, newBookLedger(), adminConfig())
-	joining.unwatch(joining.watched()[0])
+	joining, _ := adminGateway(t, store.Embedded{Dir: "/other"}, newBookLedger(), adminConfig())
 	running, stop := context.WithCancel(t.Context())
 	defer stop()
 	failed, fail := context.WithCancel(t.Context())

@@ -354,7 +354,9 @@ func TestAStoreThatFails(t *testing.T) {
 	ledger := newBookLedger()
 	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
 	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
-	rt.refuse = true
+	if err := rt.Destruct(); err != nil {
+		t.Fatal(err)
+	}
 	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 503 || !strings.Contains(body, "is being closed") {
 		t.Errorf("while it closes: %d %s", status, body)
 	}

@@ -39,7 +39,7 @@ func (x *exchange) login(digest [sha256.Size]byte) bool {
 		x.storeFailed("opening the store", err)
 		return false
 	}
-	from, now := visitorAddress(x.r), time.Now()
+	from, now := visitorAddress(x.runtime.hooks.clientAddress(x.r)), time.Now()
 	if wait := x.runtime.visitors.mustWait(digest, from, x.wrongKeyLimit, now); wait > 0 {
 		x.fail(&apiError{
 			status: http.StatusTooManyRequests, kind: rateLimitError, retryAfter: wait,

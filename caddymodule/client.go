@@ -43,25 +43,25 @@ func (c *client) keepAlive(interval, after time.Duration) {
 	c.beat = time.AfterFunc(after, c.onBeat)
 }
 
-// answering has the first comment go out soon, if none has: an account has begun
+// answering has the first comment go out within a time, if none has: an account has begun
 // to answer, and nothing is wrong but that it says nothing yet.
-func (c *client) answering() {
+func (c *client) answering(within time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.beat == nil || c.started || c.ended {
 		return
 	}
 	now := c.clock.now()
-	if left := c.after - (now - c.last); left > answeringAfter {
-		c.last = now + answeringAfter - c.after
-		c.beat.Reset(answeringAfter)
+	if left := c.after - (now - c.last); left > within {
+		c.last = now + within - c.after
+		c.beat.Reset(within)
 	}
 }
 
 // answeringAfter is how long, at most, a client hears nothing of an account that
 // has begun to answer: proxies on the way, and clients, give up after 30 s and
-// more. A variable for tests alone.
-var answeringAfter = 15 * time.Second
+// more.
+const answeringAfter = 15 * time.Second
 
 // onBeat runs when the client may have heard nothing for long enough. Writes
 // don't touch the timer: it looks back at the last one.

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -167,7 +166,7 @@ func (x *exchange) readCall() bool {
 	}
 	body, err := x.readBody()
 	if err != nil {
-		if tooLarge(err) {
+		if x.tooLarge(err) {
 			x.fail(&apiError{
 				status: http.StatusRequestEntityTooLarge, kind: requestTooLarge, final: true,
 				message: fmt.Sprintf("the request body is larger than %d bytes", x.maxBody),
@@ -223,12 +222,11 @@ func (x *exchange) readBody() ([]byte, error) {
 	}
 }
 
-// tooLarge tells whether reading a body failed for its size, by our limit or by
-// that of request_body in front of us.
-func tooLarge(err error) bool {
+// tooLarge reports whether reading a body failed for its size, by our limit or by
+// one of the server in front of us.
+func (x *exchange) tooLarge(err error) bool {
 	var limit *http.MaxBytesError
-	var handler caddyhttp.HandlerError
-	return errors.As(err, &limit) || errors.As(err, &handler) && handler.StatusCode == http.StatusRequestEntityTooLarge
+	return errors.As(err, &limit) || x.runtime.hooks.isTooLarge(err)
 }
 
 // demand is what the request needs of an account.

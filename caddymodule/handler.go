@@ -4,18 +4,12 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-
-	"github.com/sub2api/caddy-sub2api/scheduler"
-	"github.com/sub2api/caddy-sub2api/upstream"
-	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
 
 func init() { caddy.RegisterModule(Handler{}) }
@@ -38,17 +32,6 @@ type live struct {
 	// for; nil before it is one of them.
 	site   *site
 	events *caddyevents.App
-}
-
-// gateway is one config at work. It never changes; requests in flight keep the
-// one that they began with.
-type gateway struct {
-	*settings
-	scheduler *scheduler.Scheduler
-	runtime   *runtime
-	start     start
-	allow     anthropic.HeaderList
-	logger    *slog.Logger
 }
 
 // Provision reads the config and joins the runtime of its store. The store
@@ -78,19 +61,8 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
-	logger := ctx.Slogger()
-	sched, err := scheduler.New(settings.scheduler, runtime.leases, logger)
-	if err != nil {
-		return fmt.Errorf("scheduling: %w", err)
-	}
-	h.gateway = &gateway{
-		settings:  settings,
-		scheduler: sched,
-		runtime:   runtime,
-		logger:    logger,
-	}
-	for _, name := range settings.allowHeader {
-		h.gateway.allow = append(h.gateway.allow, http.CanonicalHeaderKey(name))
+	if h.gateway, err = newGateway(settings, runtime, ctx.Slogger()); err != nil {
+		return err
 	}
 	// Until the config runs, it may still be rolled back.
 	return events.On("started", starter{h.gateway})
@@ -103,13 +75,7 @@ type starter struct{ gateway *gateway }
 
 // Handle implements caddyevents.Handler: the config has started.
 func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
-	s.gateway.runtime.logs.set(s.gateway.logger)
-	s.gateway.runtime.store.Take(s.gateway.storage)
-	if _, err := s.gateway.ledger(context.WithoutCancel(ctx)); err != nil && !errors.Is(err, scheduler.ErrUnavailable) {
-		s.gateway.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
-	}
-	s.gateway.runtime.watch(s.gateway)
-	s.gateway.runtime.workInBackground()
+	s.gateway.begin(context.WithoutCancel(ctx))
 	return nil
 }
 
@@ -123,8 +89,7 @@ func (h *Handler) Cleanup() error {
 		return nil
 	}
 	if h.gateway != nil {
-		h.gateway.runtime.unwatch(h.gateway)
-		h.gateway.start.giveUp()
+		h.gateway.giveUp()
 	}
 	return leaveRuntime(h.pooled)
 }
@@ -132,44 +97,10 @@ func (h *Handler) Cleanup() error {
 // ServeHTTP answers the requests whose paths are the gateway's, and hands all
 // others on.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	path := cleanPath(r.URL.Path)
-	apiPath, force := splitForce(path)
-	found := findEndpoint(r.Method, apiPath)
-	switch {
-	case found != nil:
-		h.serve(w, r, found, apiPath, force)
-		return nil
-	case isAPIPath(path) && !h.gateway.passUnserved:
-		answerUnserved(w, r, path)
+	if h.gateway.serve(w, r) {
 		return nil
 	}
 	return next.ServeHTTP(w, r)
-}
-
-// serve answers a request to an endpoint. path is without forcePrefix, and force
-// is what that forces.
-func (h *Handler) serve(w http.ResponseWriter, r *http.Request, e *endpoint, path string, force upstream.Platform) {
-	if !h.gateway.runtime.enter() {
-		(&apiError{
-			status: http.StatusServiceUnavailable, kind: overloadedError, retryAfter: shutdownRetryAfter,
-			message: "the gateway is shutting down; try again",
-		}).write(w, newRequestID())
-		return
-	}
-	defer h.gateway.runtime.leave()
-	x := newExchange(h.gateway, w, r, path, force)
-	defer x.end()
-	if r.Method != e.method {
-		x.fail(&apiError{
-			status: http.StatusMethodNotAllowed, kind: invalidRequestError, final: true,
-			message: "method not allowed; use " + e.method,
-			header:  http.Header{"Allow": {e.method}},
-		})
-		return
-	}
-	if x.authenticate() {
-		e.serve(x)
-	}
 }
 
 // Interface guards

@@ -181,8 +181,8 @@ func (x *exchange) send(account *upstream.Account) *upstream.Failure {
 
 // mayBePaid is how long upstream may have worked on an answer that is not
 // streamed before the request is not sent again when it breaks off: the account
-// may have to pay for it. A variable for tests alone.
-var mayBePaid = 30 * time.Second
+// may have to pay for it.
+const mayBePaid = 30 * time.Second
 
 func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.Failure {
 	if !x.slot.Held() || !x.lease.Held() {
@@ -223,7 +223,7 @@ func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.
 		return x.mayHavePaid(a.brokenOff(errors.New("the answer is " + response.Header.Get("Content-Type") + ", which was not asked for")))
 	case x.call.Stream:
 		a.endTrial()
-		x.out.answering()
+		x.out.answering(x.runtime.hooks.answeringAfter)
 		return a.stream()
 	}
 	a.endTrial()
@@ -246,7 +246,7 @@ func (x *exchange) mayHavePaid(f *upstream.Failure) *upstream.Failure {
 		return f
 	}
 	noAnswer := f.Err != nil || f.Type == "" && isGatewayError(f.Status)
-	f.Paid = f.Late || noAnswer && time.Since(x.sent) > mayBePaid
+	f.Paid = f.Late || noAnswer && time.Since(x.sent) > x.runtime.hooks.paidAfter
 	return f
 }
 

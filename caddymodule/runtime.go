@@ -2,14 +2,12 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-
+	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -24,12 +22,29 @@ const (
 	shutdownRetryAfter = time.Second
 )
 
+// hooks are what a gateway asks of the server that it is part of.
+type hooks struct {
+	// clientAddress is where a request comes from, "" if that is not known.
+	clientAddress func(*http.Request) string
+	// isTooLarge reports whether reading a body failed for a limit of the server's own.
+	isTooLarge func(error) bool
+	// exiting reports whether the process is shutting down.
+	exiting func() bool
+
+	// ledger, if it is not nil, makes what is used in place of a store's ledger.
+	ledger func(billing.Ledger) billing.Ledger
+	// paidAfter and answeringAfter, if they are not 0, stand in place of mayBePaid and of
+	// the constant.
+	paidAfter, answeringAfter time.Duration
+}
+
 // runtime is what outlives a config: slots, bindings, connections and the
 // ledger of one store. Handlers share it by reference count; requests in flight
 // keep it from closing.
 type runtime struct {
 	key        string
 	storage    store.Config // as the config had it that made the runtime
+	hooks      hooks
 	store      *store.Store
 	state      scheduler.State
 	tokens     *oauth.Tokens
@@ -64,7 +79,6 @@ type runtime struct {
 }
 
 var (
-	runtimes = caddy.NewUsagePool()
 	// dropped holds the runtimes that no handler refers to and that still serve
 	// requests. A config that names the same store adopts them: two of them on
 	// one store would be two ledgers.
@@ -72,29 +86,9 @@ var (
 	droppedMu sync.Mutex
 )
 
-// joinRuntime takes a reference to the runtime of a store, and makes it if
-// there is none. It opens nothing.
-func joinRuntime(named store.Config) (*runtime, error) {
-	key := named.Key()
-	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) { return adoptRuntime(key, named), nil })
-	if err != nil {
-		return nil, fmt.Errorf("store %s: %w", named, err)
-	}
-	rt := value.(*runtime)
-	if err := named.Clash(rt.storage); err != nil {
-		return nil, errors.Join(fmt.Errorf("store %s: %w", named, err), leaveRuntime(key))
-	}
-	return rt, nil
-}
-
-func leaveRuntime(key string) error {
-	_, err := runtimes.Delete(key)
-	return err
-}
-
 // adoptRuntime takes back a runtime that was dropped and has not closed yet, or
 // makes a new one.
-func adoptRuntime(key string, named store.Config) *runtime {
+func adoptRuntime(key string, named store.Config, hooks hooks) *runtime {
 	for {
 		droppedMu.Lock()
 		rt := dropped[key]
@@ -107,7 +101,13 @@ func adoptRuntime(key string, named store.Config) *runtime {
 		}
 		<-rt.closed
 	}
-	rt := &runtime{key: key, storage: named, closed: make(chan struct{})}
+	if hooks.paidAfter == 0 {
+		hooks.paidAfter = mayBePaid
+	}
+	if hooks.answeringAfter == 0 {
+		hooks.answeringAfter = answeringAfter
+	}
+	rt := &runtime{key: key, storage: named, hooks: hooks, closed: make(chan struct{})}
 	rt.changed.L = &rt.mu
 	rt.questions.rt = rt
 	rt.ctx, rt.cancel = context.WithCancelCause(context.Background())
@@ -140,8 +140,8 @@ func (rt *runtime) adopt() bool {
 	return true
 }
 
-// Destruct implements caddy.Destructor: no handler refers to the runtime any
-// more. In a reload it returns at once, and the store is closed after the last
+// Destruct is called when no handler refers to the runtime any more, as a
+// caddy.Destructor. In a reload it returns at once, and the store is closed after the last
 // request; at exit what is left is cut short, settled and closed.
 func (rt *runtime) Destruct() error {
 	droppedMu.Lock()
@@ -152,7 +152,7 @@ func (rt *runtime) Destruct() error {
 	dropped[rt.key] = rt
 	rt.mu.Unlock()
 	droppedMu.Unlock()
-	if caddy.Exiting() {
+	if rt.hooks.exiting() {
 		return rt.cutShort()
 	}
 	go rt.closeWhenIdle(drop)
@@ -231,3 +231,9 @@ func (rt *runtime) leave() {
 		rt.changed.Broadcast()
 	}
 }
+
+// freed is called when a user may have more money than before.
+func (rt *runtime) freed(user string) { rt.money.freed(user) }
+
+// isClosed is closed when all of the runtime is.
+func (rt *runtime) isClosed() <-chan struct{} { return rt.closed }

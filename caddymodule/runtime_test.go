@@ -68,7 +68,7 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 	}
 	first.leave()
 	leaveRuntime(second.key)
-	<-first.closed
+	<-first.isClosed()
 	third, err := joinRuntime(store.Embedded{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -106,7 +106,7 @@ func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
 	}
 	leaveRuntime(other.key)
 	leaveRuntime(first.key)
-	<-first.closed
+	<-first.isClosed()
 	for end := time.Now().Add(5 * time.Second); server.CurrentConnectionCount() > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d connections are open after the runtime was closed", server.CurrentConnectionCount())

@@ -25,117 +25,9 @@ const (
 	durabilityProcess = "process"
 	durabilityPower   = "power"
 
-	holdOff      = "off"
-	holdEstimate = "estimate"
-	holdMax      = "max"
-
 	unserved404  = "404"
 	unservedNext = "next"
 )
-
-// contentSession says what tells the session of a request that names none.
-type contentSession string
-
-const (
-	sessionByConversation contentSession = "conversation"
-	sessionByCacheable    contentSession = "cacheable"
-)
-
-// injectSystem says which requests without a system prompt get one.
-type injectSystem string
-
-const (
-	injectSystemOff   injectSystem = "off"
-	injectSystemOAuth injectSystem = "oauth"
-	injectSystemAll   injectSystem = "all"
-)
-
-// thinkingBlocks says what happens to thinking blocks of earlier turns.
-type thinkingBlocks string
-
-const (
-	thinkingKeep  thinkingBlocks = "keep"
-	thinkingStrip thinkingBlocks = "strip"
-	thinkingRetry thinkingBlocks = "retry"
-)
-
-// settings is a config with everything resolved: defaults filled in, secrets
-// read, names replaced by what they name. It never changes.
-type settings struct {
-	simple  bool
-	storage store.Config
-	zone    *time.Location // where days begin
-	// encryptionKey seals the secrets in the store; nil = none.
-	encryptionKey store.EncryptionKey
-
-	accounts  []*upstream.Account
-	scheduler scheduler.Settings
-	groups    map[string]*group
-	users     map[string]*user
-	declared  []billing.User // the users, for Ledger.Declare
-	keys      map[[sha256.Size]byte]*key
-
-	contentSession contentSession
-	attempts       int // at the same account again
-	delay          time.Duration
-	maxSwitches    int
-	failoverOn400  bool
-
-	maxBody        int64 // bytes
-	injectSystem   injectSystem
-	thinkingBlocks thinkingBlocks
-	injectBeta     bool
-	identity       bool
-	logErrors      int64    // bytes of an upstream error's body
-	allowHeader    []string // lower case; a trailing * matches a prefix
-	wrongKeyLimit  int      // per minute and address; 0 = no limit
-	passUnserved   bool     // API paths that are not served go to the next handler
-
-	headerTimeout     time.Duration // of a stream
-	answerTimeout     time.Duration // for all of an answer that is not streamed
-	streamTimeout     time.Duration // for all of a stream; 0 = no limit
-	firstEventTimeout time.Duration
-	idleTimeout       time.Duration
-	drain             time.Duration // after a client has left; 0 = cancel
-	keepalive         time.Duration // between comments; 0 = never
-	keepaliveAfter    time.Duration // silence before the first one
-
-	prices      *billing.Prices
-	defaultRate billing.Rate  // for keys without a group
-	hold        string        // what is set aside
-	holdWait    time.Duration // for money that others have set aside
-	retention   time.Duration // of records; 0 = for ever
-}
-
-// group ties keys to accounts and to a price.
-type group struct {
-	name     string
-	platform upstream.Platform
-	rate     billing.Rate // what a user pays per upstream dollar; of a subscription 0, whose users pay nothing
-	// subscription: the group has limits, and serves its subscribers alone.
-	subscription bool
-	limits       billing.Limits
-}
-
-// user is someone who may use the gateway.
-type user struct {
-	name        string
-	concurrency int // 0 = no limit
-	// unlimited: the config declares no balance, so that nobody pays where no
-	// subscription does.
-	unlimited bool
-	// subscriptions are those of the config, by group; the zero time is no end.
-	subscriptions map[string]time.Time
-}
-
-// key is a gateway key. The key itself is not kept.
-type key struct {
-	id     string // the first 12 hexadecimal digits of the digest
-	user   *user
-	groups []*group // in order of preference; empty = every account
-	// models that it may ask for; a trailing * matches a prefix; empty = all.
-	models []string
-}
 
 // settings fills in the defaults, checks the config and resolves it. It reads
 // environment variables and files. Errors name the item and the placeholder,
@@ -218,7 +110,7 @@ func (h *Handler) settings() (*settings, error) {
 		}
 		s.groups[g.Name] = made
 	}
-	if err := s.addUsers(h.Users); err != nil {
+	if err := addDeclaredUsers(s, h.Users); err != nil {
 		return nil, err
 	}
 	s.scheduler = h.schedulerSettings(s.accounts)
@@ -302,8 +194,8 @@ func (a *Account) build(zone *time.Location) (*upstream.Account, error) {
 	return account, nil
 }
 
-// addUsers comes when the groups are known.
-func (s *settings) addUsers(users []User) error {
+// addDeclaredUsers comes when the groups are known.
+func addDeclaredUsers(s *settings, users []User) error {
 	for _, u := range users {
 		declared := billing.User{Name: u.Name, Unlimited: u.Balance == unlimited}
 		if !declared.Unlimited {
@@ -322,7 +214,7 @@ func (s *settings) addUsers(users []User) error {
 		}
 		s.users[u.Name] = owner
 		for _, k := range u.Keys {
-			if err := s.addKey(owner, k); err != nil {
+			if err := addDeclaredKey(s, owner, k); err != nil {
 				return fmt.Errorf("user %s: key: %w", u.Name, err)
 			}
 		}
@@ -330,7 +222,7 @@ func (s *settings) addUsers(users []User) error {
 	return nil
 }
 
-func (s *settings) addKey(owner *user, k Key) error {
+func addDeclaredKey(s *settings, owner *user, k Key) error {
 	text, err := resolve(k.Key)
 	if err != nil {
 		return err

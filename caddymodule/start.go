@@ -103,6 +103,9 @@ func (g *gateway) tell(ctx context.Context, down func() error) error {
 		if err != nil {
 			return err
 		}
+		if wrap := g.runtime.hooks.ledger; wrap != nil {
+			ledger = wrap(ledger)
+		}
 		if s.forget == nil && !s.over {
 			s.forget = store.Regained(g.tellAgain)
 		}

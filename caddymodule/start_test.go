@@ -89,14 +89,23 @@ type far struct {
 	log    *log
 }
 
-func farGateway(t *testing.T, more string) far {
+// redisAt is the config of a store at an address.
+func redisAt(t *testing.T, address string) *store.Redis {
+	return &store.Redis{
+		Network: "tcp", Addresses: []string{address}, Namespace: "sub2api", Timeout: time.Second, Spool: t.TempDir(),
+		Keeping: store.Keeping{Zone: time.UTC},
+	}
+}
+
+func farGateway(t *testing.T, refuse bool) far {
 	t.Helper()
 	server := miniredis.RunT(t)
 	address := server.Addr()
 	server.Close()
 	f := far{server: server, told: &toldLedger{}, log: &log{}}
-	storage := farStorage{mustRedis(t, "redis://"+address+" {\ntimeout 200ms\n"+more+"\n}"), f.told}
-	rt := adoptRuntime(storage.Key(), storage)
+	storage := farStorage{redisAt(t, address), f.told}
+	storage.Timeout, storage.Refuse = 200*time.Millisecond, refuse
+	rt := adoptRuntime(storage.Key(), storage, hooks{})
 	t.Cleanup(func() { rt.Close() })
 	logger := slog.New(slog.NewTextHandler(f.log, nil))
 	rt.logs.set(logger)
@@ -134,7 +143,7 @@ func (f far) credentialInRedis() bool {
 }
 
 func TestServingBeforeTheStoreIsBack(t *testing.T) {
-	f := farGateway(t, "")
+	f := farGateway(t, false)
 	for range 10 {
 		if ledger, err := f.ledger(t.Context()); err != nil || ledger != f.told {
 			t.Fatalf("ledger %v, error %v", ledger, err)
@@ -163,7 +172,7 @@ func TestServingBeforeTheStoreIsBack(t *testing.T) {
 }
 
 func TestRefusingUntilTheStoreIsBack(t *testing.T) {
-	f := farGateway(t, "on_outage refuse")
+	f := farGateway(t, true)
 	began := time.Now()
 	for range 100 {
 		if _, err := f.ledger(t.Context()); !errors.Is(err, scheduler.ErrUnavailable) || !strings.Contains(err.Error(), "refused") {
@@ -186,7 +195,7 @@ func TestRefusingUntilTheStoreIsBack(t *testing.T) {
 }
 
 func TestConfigThatIsOverTellsTheStoreNothing(t *testing.T) {
-	f := farGateway(t, "")
+	f := farGateway(t, false)
 	if _, err := f.ledger(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -203,13 +212,13 @@ func TestConfigThatIsOverTellsTheStoreNothing(t *testing.T) {
 func TestWrongKeyOfAStoreThatIsBack(t *testing.T) {
 	for mode, served := range map[string]bool{"serve": true, "refuse": false} {
 		t.Run(mode, func(t *testing.T) {
-			f := farGateway(t, "on_outage "+mode)
+			f := farGateway(t, mode == "refuse")
 			f.encryptionKey = bytes.Repeat([]byte{2}, 32)
 			if _, err := f.ledger(t.Context()); (err == nil) != served {
 				t.Fatalf("before it is back: %v", err)
 			}
 			f.restart(t)
-			d, err := mustRedis(t, "redis://"+f.server.Addr()).Backend(slog.New(slog.DiscardHandler)).Documents(t.Context(), bytes.Repeat([]byte{1}, 32))
+			d, err := redisAt(t, f.server.Addr()).Backend(slog.New(slog.DiscardHandler)).Documents(t.Context(), bytes.Repeat([]byte{1}, 32))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -237,7 +246,7 @@ func TestWrongKeyOfAStoreThatIsBack(t *testing.T) {
 
 // TestAStoreThatRefusesTheConfig is tried again by requests, and not by each.
 func TestAStoreThatRefusesTheConfig(t *testing.T) {
-	f := farGateway(t, "")
+	f := farGateway(t, false)
 	f.told.refuse = errors.New("a newer program wrote it")
 	for range 10 {
 		if _, err := f.ledger(t.Context()); !errors.Is(err, f.told.refuse) {
@@ -253,7 +262,7 @@ func TestAStoreThatRefusesTheConfig(t *testing.T) {
 }
 
 func TestAnswerWhileTheStoreIsOutOfReach(t *testing.T) {
-	f := farGateway(t, "on_outage refuse")
+	f := farGateway(t, true)
 	w := httptest.NewRecorder()
 	x := newExchange(f.gateway, w, httptest.NewRequest(http.MethodGet, "/v1/usage", nil), "/v1/usage", "")
 	defer x.end()

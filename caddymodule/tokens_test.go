@@ -60,7 +60,7 @@ func TestAccountsThatAreLookedAfter(t *testing.T) {
 func TestNodesShareTokensAndIdentities(t *testing.T) {
 	for name, named := range map[string]store.Config{
 		"embedded": store.Embedded{Dir: t.TempDir(), Keeping: store.Keeping{Zone: time.UTC}},
-		"redis":    mustRedis(t, "redis://"+miniredis.RunT(t).Addr()+" {\nspool "+t.TempDir()+"\n}"),
+		"redis":    redisAt(t, miniredis.RunT(t).Addr()),
 	} {
 		t.Run(name, func(t *testing.T) {
 			var identities []string

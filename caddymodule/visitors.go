@@ -2,12 +2,9 @@ package caddymodule
 
 import (
 	"crypto/sha256"
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
-
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 const (
@@ -74,10 +71,9 @@ func (v *visitors) right(digest [sha256.Size]byte) {
 	v.known[digest] = struct{}{}
 }
 
-// visitorAddress is where a request comes from, as Caddy's trusted_proxies has it.
-// One customer's IPv6 addresses, a /64, are one.
-func visitorAddress(r *http.Request) netip.Prefix {
-	text, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+// visitorAddress is what counts as one address: of one customer's IPv6 addresses, a
+// /64, all.
+func visitorAddress(text string) netip.Prefix {
 	address, err := netip.ParseAddr(text)
 	if err != nil {
 		return netip.Prefix{}

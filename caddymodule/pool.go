@@ -1,0 +1,48 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
+)
+
+// runtimes are those of the stores that handlers refer to, by Config.Key.
+var runtimes = caddy.NewUsagePool()
+
+// joinRuntime takes a reference to the runtime of a store, and makes it if
+// there is none. It opens nothing.
+func joinRuntime(named store.Config) (*runtime, error) {
+	key := named.Key()
+	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) { return adoptRuntime(key, named, caddyHooks), nil })
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", named, err)
+	}
+	rt := value.(*runtime)
+	if err := named.Clash(rt.storage); err != nil {
+		return nil, errors.Join(fmt.Errorf("store %s: %w", named, err), leaveRuntime(key))
+	}
+	return rt, nil
+}
+
+func leaveRuntime(key string) error {
+	_, err := runtimes.Delete(key)
+	return err
+}
+
+// caddyHooks are what the gateway asks of Caddy.
+var caddyHooks = hooks{
+	clientAddress: func(r *http.Request) string {
+		address, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+		return address
+	},
+	isTooLarge: func(err error) bool {
+		var limit caddyhttp.HandlerError // of request_body
+		return errors.As(err, &limit) && limit.StatusCode == http.StatusRequestEntityTooLarge
+	},
+	exiting: caddy.Exiting,
+}
