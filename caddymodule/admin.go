@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
@@ -34,7 +35,7 @@ const (
 // accounts, users, keys and money. It works on the stores of the configs in force.
 type adminAPI struct {
 	// pool finds the runtimes; nil = those of this process.
-	pool func() []*runtime
+	pool func() []*gateway.Runtime
 	// config is that of the config that the endpoint belongs to; nil = a started one.
 	config context.Context
 }
@@ -138,13 +139,13 @@ func (a *adminAPI) carryOut(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if !rt.enter() {
-		return refuse(http.StatusServiceUnavailable, "store %s: it is being closed", rt.storage)
+	if !rt.Enter() {
+		return refuse(http.StatusServiceUnavailable, "store %s: it is being closed", rt.Storage)
 	}
-	defer rt.leave()
+	defer rt.Leave()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	defer context.AfterFunc(rt.ctx, cancel)()
+	defer context.AfterFunc(rt.Context, cancel)()
 	store, err := openAdminStore(ctx, rt)
 	if err != nil {
 		return storeRefusal(rt, err)
@@ -237,7 +238,7 @@ func refuse(status int, format string, args ...any) error {
 }
 
 // storeRefusal makes the answer of what a store said.
-func storeRefusal(rt *runtime, err error) error {
+func storeRefusal(rt *gateway.Runtime, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -251,10 +252,10 @@ func storeRefusal(rt *runtime, err error) error {
 	case errors.Is(err, billing.ErrUserExists), errors.Is(err, billing.ErrKeyExists):
 		status = http.StatusConflict
 	case errors.Is(err, scheduler.ErrUnavailable), errors.Is(err, scheduler.ErrClosed), errors.Is(err, billing.ErrUnwritable), errors.Is(err, billing.ErrClosed),
-		rt.ctx.Err() != nil, rt.storage.Outage() != store.OutageFails:
+		rt.Context.Err() != nil, rt.Storage.Outage() != store.OutageFails:
 		status = http.StatusServiceUnavailable
 	}
-	return refuse(status, "store %s: %w", rt.storage, err)
+	return refuse(status, "store %s: %w", rt.Storage, err)
 }
 
 // Interface guards

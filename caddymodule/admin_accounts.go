@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
@@ -59,7 +60,7 @@ type accountWindowView struct {
 // declaredAccount is an account of the config, and a config that has it.
 type declaredAccount struct {
 	*upstream.Account
-	config *gateway
+	config *gateway.Gateway
 	groups []string
 }
 
@@ -68,8 +69,8 @@ type declaredAccount struct {
 func (s *adminStore) accounts() (all []declaredAccount) {
 	at := map[string]int{}
 	for _, config := range s.configs {
-		groups := config.scheduler.Groups()
-		for _, account := range config.accounts {
+		groups := config.Scheduler.Groups()
+		for _, account := range config.Accounts {
 			i, known := at[account.Name]
 			if !known {
 				i = len(all)
@@ -93,14 +94,14 @@ func (s *adminStore) viewAccounts(ctx context.Context, accounts ...declaredAccou
 	for i, account := range accounts {
 		places[i] = scheduler.AccountPlace(account.Name)
 	}
-	loads, err := s.state.Loads(ctx, places)
+	loads, err := s.State.Loads(ctx, places)
 	if err != nil {
 		return nil, err
 	}
-	now := s.state.Now() // by which the states are
+	now := s.State.Now() // by which the states are
 	views := make([]accountView, len(accounts))
 	for i, account := range accounts {
-		standing := s.state.Standing(places[i])
+		standing := s.State.Standing(places[i])
 		views[i] = viewOfAccount(account, &standing, loads[i], now)
 	}
 	return views, nil
@@ -181,21 +182,21 @@ func actOnAccount(act func(c *adminCall, a declaredAccount) error) func(*adminCa
 
 // pauseAccount keeps new requests from an account, until resumeAccount.
 func pauseAccount(c *adminCall, a declaredAccount) error {
-	return a.config.scheduler.Pause(c.ctx, a.Name, c.caller())
+	return a.config.Scheduler.Pause(c.ctx, a.Name, c.caller())
 }
 
 // resumeAccount ends a pause.
 func resumeAccount(c *adminCall, a declaredAccount) error {
-	standing := c.store.state.Standing(scheduler.AccountPlace(a.Name))
+	standing := c.store.State.Standing(scheduler.AccountPlace(a.Name))
 	if a.Disabled && standing.Pause == nil {
 		return refuse(http.StatusConflict, "account %s is %s; change the config and reload it", a.Name, disabledInConfig)
 	}
-	return a.config.scheduler.Resume(c.ctx, a.Name)
+	return a.config.Scheduler.Resume(c.ctx, a.Name)
 }
 
 // resetAccount ends what keeps an account out or puts it last, but for a pause.
 func resetAccount(c *adminCall, a declaredAccount) error {
-	return a.config.scheduler.Reset(c.ctx, a.Name)
+	return a.config.Scheduler.Reset(c.ctx, a.Name)
 }
 
 // caller is who calls, as far as that is known: the admin endpoint has no logins.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -19,10 +20,10 @@ import (
 const hidden = "HIDDEN" // is in every secret of accountConfig
 
 // accountConfig has an account of each type, with secrets wherever one can be.
-func accountConfig() *settings {
+func accountConfig() *gateway.Config {
 	config := adminConfig()
 	proxy := &url.URL{Scheme: "socks5", Host: "proxy:1080", User: url.UserPassword("u", hidden)}
-	config.accounts = []*upstream.Account{
+	config.Accounts = []*upstream.Account{
 		{
 			Name: "main", Platform: upstream.Anthropic, Secret: hidden, Priority: 10, Concurrency: 2, Proxy: proxy,
 			BaseURL: &url.URL{Scheme: "https", Host: "main.example"}, Header: []upstream.HeaderField{{Name: "X", Value: hidden}},
@@ -33,22 +34,22 @@ func accountConfig() *settings {
 		{Name: "team", Platform: upstream.Anthropic, Kind: upstream.SetupToken, Secret: hidden, Disabled: true},
 		{Name: "gem", Platform: upstream.Gemini, Secret: hidden},
 	}
-	config.scheduler = scheduler.Settings{
-		Accounts: config.accounts,
+	config.Scheduler = scheduler.Settings{
+		Accounts: config.Accounts,
 		Groups:   []scheduler.Group{{Name: "pro", Accounts: []string{"main", "team"}}, {Name: "default"}},
 	}
 	return config
 }
 
-func accountAPI(t *testing.T) (*adminAPI, *runtime) {
+func accountAPI(t *testing.T) (*adminAPI, *gateway.Runtime) {
 	t.Helper()
 	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), accountConfig())
-	return &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}, rt
+	return &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}, rt
 }
 
-func stand(t *testing.T, rt *runtime, account string, f func(*scheduler.Standing)) {
+func stand(t *testing.T, rt *gateway.Runtime, account string, f func(*scheduler.Standing)) {
 	t.Helper()
-	if _, err := rt.state.Change(t.Context(), scheduler.AccountPlace(account), f); err != nil {
+	if _, err := rt.State.Change(t.Context(), scheduler.AccountPlace(account), f); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -115,7 +116,7 @@ func TestAccountsSayHowTheyStand(t *testing.T) {
 	stand(t, rt, "team", func(st *scheduler.Standing) { st.Error, st.ErrorNext = "402", until })
 	candidates := &scheduler.Candidates{Places: []scheduler.Place{{Name: "account/max", Limit: 1}}}
 	for _, lease := range []string{"1", "2"} {
-		if _, err := rt.state.Acquire(t.Context(), &scheduler.Ask{Lease: lease, TTL: time.Minute, Candidates: candidates, Question: true, MaxWaiting: 9}); err != nil {
+		if _, err := rt.State.Acquire(t.Context(), &scheduler.Ask{Lease: lease, TTL: time.Minute, Candidates: candidates, Question: true, MaxWaiting: 9}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -246,14 +247,14 @@ func TestAccountsOfSeveralSites(t *testing.T) {
 	api, rt := accountAPI(t)
 	// Another site of the store, whose config came later.
 	second := accountConfig()
-	second.accounts = second.accounts[:1]
-	second.accounts[0].Priority = 99
-	second.scheduler = scheduler.Settings{
-		Accounts: append(second.accounts, &upstream.Account{Name: "more", Platform: upstream.Anthropic}),
+	second.Accounts = second.Accounts[:1]
+	second.Accounts[0].Priority = 99
+	second.Scheduler = scheduler.Settings{
+		Accounts: append(second.Accounts, &upstream.Account{Name: "more", Platform: upstream.Anthropic}),
 		Groups:   []scheduler.Group{{Name: "second", Accounts: []string{"main"}}, {Name: "pro", Accounts: []string{"main"}}},
 	}
-	second.accounts = second.scheduler.Accounts
-	joined(t, rt, second).begin(t.Context())
+	second.Accounts = second.Scheduler.Accounts
+	joined(t, rt, second).Begin(t.Context())
 	got := listed(t, api)
 	if len(got) != 5 || got["main"].Priority != 99 {
 		t.Errorf("%d accounts, main is %+v", len(got), got["main"])
@@ -265,7 +266,7 @@ func TestAccountsOfSeveralSites(t *testing.T) {
 
 func TestAccountsOfAStateThatIsClosed(t *testing.T) {
 	api, rt := accountAPI(t)
-	rt.state.Close()
+	rt.State.Close()
 	for _, act := range []string{"pause", "resume", "reset"} {
 		if status, body, _ := callAdmin(t, api, "POST", "/sub2api/accounts/main/"+act, ""); status != 503 || !strings.Contains(body, `changing the state of account "main"`) {
 			t.Errorf("%s: %d %s", act, status, body)

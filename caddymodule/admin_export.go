@@ -150,7 +150,7 @@ func (e *export[T]) end(c *adminCall, err error) error {
 			return err
 		}
 		if c.r.Context().Err() == nil {
-			slog.New(&c.store.logs).Error("an answer of the admin API was cut short", "path", c.r.URL.Path, "rows", e.rows, "error", err)
+			slog.New(&c.store.Logs).Error("an answer of the admin API was cut short", "path", c.r.URL.Path, "rows", e.rows, "error", err)
 		}
 		panic(http.ErrAbortHandler)
 	}

@@ -22,13 +22,14 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
 // exportAPI is the admin API over a ledger.
 func exportAPI(t *testing.T, ledger billing.Ledger) *adminAPI {
 	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-	return &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
+	return &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 }
 
 // newestFirst makes records of one minute each, the newest now.
@@ -238,7 +239,7 @@ func TestAnExportThatFails(t *testing.T) {
 	var log bytes.Buffer
 	ledger := &endless{bookLedger: newBookLedger(), rows: 10_000}
 	api := exportAPI(t, ledger)
-	api.pool()[0].logs.set(slog.New(slog.NewTextHandler(&log, nil)))
+	api.pool()[0].Logs.Set(slog.New(slog.NewTextHandler(&log, nil)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := api.serve(w, r); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
@@ -220,25 +221,25 @@ func (b fakeBackend) Open(ctx context.Context, key store.EncryptionKey) (billing
 func (l *bookLedger) Close() error { return nil }
 
 // adminRuntime is the runtime of a store whose config has started.
-func adminRuntime(t *testing.T, named store.Config, ledger billing.Ledger, config *settings) *runtime {
+func adminRuntime(t *testing.T, named store.Config, ledger billing.Ledger, config *gateway.Config) *gateway.Runtime {
 	t.Helper()
 	rt, g := adminGateway(t, named, ledger, config)
-	g.begin(t.Context())
+	g.Begin(t.Context())
 	return rt
 }
 
 // adminGateway has not started.
-func adminGateway(t *testing.T, named store.Config, ledger billing.Ledger, config *settings) (*runtime, *gateway) {
+func adminGateway(t *testing.T, named store.Config, ledger billing.Ledger, config *gateway.Config) (*gateway.Runtime, *gateway.Gateway) {
 	t.Helper()
-	rt := adoptRuntime(t.Name()+named.Key(), fakeStore{named, ledger, t.TempDir()}, hooks{exiting: func() bool { return true }})
+	rt := gateway.AdoptRuntime(t.Name()+named.Key(), fakeStore{named, ledger, t.TempDir()}, gateway.Hooks{Exiting: func() bool { return true }})
 	t.Cleanup(func() { _ = rt.Destruct() })
 	return rt, joined(t, rt, config)
 }
 
 // joined is another config's gateway over a runtime.
-func joined(t *testing.T, rt *runtime, config *settings) *gateway {
+func joined(t *testing.T, rt *gateway.Runtime, config *gateway.Config) *gateway.Gateway {
 	t.Helper()
-	g, err := newGateway(config, rt, slog.New(slog.DiscardHandler))
+	g, err := gateway.New(config, rt, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
 const (
@@ -59,10 +60,10 @@ func viewOfKey(k billing.Key) keyView {
 	}
 }
 
-func viewOfDeclaredKey(k *key) keyView {
-	v := keyView{ID: k.id, User: k.user.name, Source: billing.SourceConfig, Groups: []string{}, Models: orEmpty(k.models)}
-	for _, g := range k.groups {
-		v.Groups = append(v.Groups, g.name)
+func viewOfDeclaredKey(k *gateway.Key) keyView {
+	v := keyView{ID: k.ID, User: k.User.Name, Source: billing.SourceConfig, Groups: []string{}, Models: orEmpty(k.Models)}
+	for _, g := range k.Groups {
+		v.Groups = append(v.Groups, g.Name)
 	}
 	return v
 }
@@ -91,7 +92,7 @@ func listKeys(c *adminCall) error {
 	views := make([]keyView, 0, len(kept))
 	declared := map[string]bool{}
 	for _, k := range c.store.declaredKeys(user) {
-		declared[k.id] = true
+		declared[k.ID] = true
 		views = append(views, viewOfDeclaredKey(k))
 	}
 	for _, k := range kept {
@@ -165,7 +166,7 @@ func (s *adminStore) checkKeyGroups(names []string) error {
 	for i, name := range names {
 		switch {
 		case s.group(name) == nil:
-			return refuse(http.StatusBadRequest, "groups: %.80q is no group of the config; there are: %s", name, s.groupList(func(*group) bool { return true }))
+			return refuse(http.StatusBadRequest, "groups: %.80q is no group of the config; there are: %s", name, s.groupList(func(*gateway.Group) bool { return true }))
 		case slices.Contains(names[:i], name):
 			return refuse(http.StatusBadRequest, "groups: holds %s twice; keep one", name)
 		}
@@ -190,7 +191,7 @@ func checkKeyModels(patterns []string) error {
 // revokeKey answers DELETE keys/{id}.
 func revokeKey(c *adminCall) error {
 	id := c.names[0]
-	if slices.ContainsFunc(c.store.declaredKeys(""), func(k *key) bool { return k.id == id }) {
+	if slices.ContainsFunc(c.store.declaredKeys(""), func(k *gateway.Key) bool { return k.ID == id }) {
 		return refuse(http.StatusConflict, "key %s is the config's; change the config and reload it", id)
 	}
 	if err := c.store.ledger.RevokeKey(c.ctx, id); errors.Is(err, billing.ErrUnknownKey) {

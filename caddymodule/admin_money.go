@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
 // Longest texts of a credit, in bytes.
@@ -52,7 +53,7 @@ func creditUser(c *adminCall) error {
 	if err != nil {
 		return err
 	}
-	c.store.freed(profile.Name)
+	c.store.Freed(profile.Name)
 	return c.answer(creditView{c.store.balanceText(profile.Name, balance), credited})
 }
 
@@ -72,7 +73,7 @@ func subscribe(c *adminCall) error {
 		return err
 	}
 	name := c.names[1]
-	limited := func(g *group) bool { return g.subscription }
+	limited := func(g *gateway.Group) bool { return g.Subscription }
 	switch g := c.store.group(name); {
 	case g == nil:
 		return refuse(http.StatusBadRequest, "%.80q is no group of the config; those with limits are: %s", name, c.store.groupList(limited))

@@ -10,19 +10,20 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
 // adminStore is a store and the configs in force that use it.
 type adminStore struct {
-	*runtime
+	*gateway.Runtime
 	ledger  billing.Ledger
-	configs []*gateway // the newest first; never empty
+	configs []*gateway.Gateway // the newest first; never empty
 }
 
 // pooledRuntimes are those of the configs in force, and of one that is starting.
-func pooledRuntimes() (all []*runtime) {
+func pooledRuntimes() (all []*gateway.Runtime) {
 	runtimes.Range(func(_, value any) bool {
-		all = append(all, value.(*runtime))
+		all = append(all, value.(*gateway.Runtime))
 		return true
 	})
 	return all
@@ -30,24 +31,24 @@ func pooledRuntimes() (all []*runtime) {
 
 // choose finds the store that a call names, by its text or a part of it, or the
 // only one.
-func (a *adminAPI) choose(named string) (*runtime, error) {
+func (a *adminAPI) choose(named string) (*gateway.Runtime, error) {
 	find := pooledRuntimes
 	if a.pool != nil {
 		find = a.pool
 	}
 	all := find()
 	pooled := len(all)
-	all = slices.DeleteFunc(all, func(rt *runtime) bool { return len(rt.watched()) == 0 })
+	all = slices.DeleteFunc(all, func(rt *gateway.Runtime) bool { return len(rt.Watched()) == 0 })
 	begins := pooled > len(all) || a.starting()
 	shared := map[string]int{}
 	for _, rt := range all {
-		shared[rt.storage.String()]++
+		shared[rt.Storage.String()]++
 	}
-	byText := map[string]*runtime{}
+	byText := map[string]*gateway.Runtime{}
 	for _, rt := range all {
-		text := rt.storage.String()
+		text := rt.Storage.String()
 		if shared[text] > 1 { // databases of one server
-			text += " " + rt.key
+			text += " " + rt.Key
 		}
 		byText[text] = rt
 	}
@@ -75,13 +76,13 @@ func (a *adminAPI) choose(named string) (*runtime, error) {
 	return nil, refuse(http.StatusBadRequest, "store: %.80q is several of the config's; write more of one: %s", named, stores)
 }
 
-func openAdminStore(ctx context.Context, rt *runtime) (*adminStore, error) {
-	configs := rt.watched()
+func openAdminStore(ctx context.Context, rt *gateway.Runtime) (*adminStore, error) {
+	configs := rt.Watched()
 	if len(configs) == 0 {
-		return nil, refuse(http.StatusNotFound, "store %s: the config that runs has it no longer", rt.storage)
+		return nil, refuse(http.StatusNotFound, "store %s: the config that runs has it no longer", rt.Storage)
 	}
 	slices.Reverse(configs)
-	ledger, err := configs[0].ledger(ctx)
+	ledger, err := configs[0].Ledger(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -89,9 +90,9 @@ func openAdminStore(ctx context.Context, rt *runtime) (*adminStore, error) {
 }
 
 // declared returns a user of the config, or nil.
-func (s *adminStore) declared(name string) *user {
+func (s *adminStore) declared(name string) *gateway.User {
 	for _, config := range s.configs {
-		if u := config.users[name]; u != nil {
+		if u := config.Users[name]; u != nil {
 			return u
 		}
 	}
@@ -102,8 +103,8 @@ func (s *adminStore) declared(name string) *user {
 func (s *adminStore) declaredSubscriptions(user string) map[string]time.Time {
 	all := map[string]time.Time{}
 	for _, config := range slices.Backward(s.configs) {
-		if u := config.users[user]; u != nil {
-			for group, until := range u.subscriptions {
+		if u := config.Users[user]; u != nil {
+			for group, until := range u.Subscriptions {
 				all[group] = until
 			}
 		}
@@ -113,23 +114,23 @@ func (s *adminStore) declaredSubscriptions(user string) map[string]time.Time {
 
 // declaredKeys are the keys of a user of the config, or of all for "", in order
 // of their ids.
-func (s *adminStore) declaredKeys(user string) (all []*key) {
+func (s *adminStore) declaredKeys(user string) (all []*gateway.Key) {
 	for _, config := range s.configs {
-		for _, k := range config.keys {
-			if user != "" && k.user.name != user || slices.ContainsFunc(all, func(other *key) bool { return other.id == k.id }) {
+		for _, k := range config.Keys {
+			if user != "" && k.User.Name != user || slices.ContainsFunc(all, func(other *gateway.Key) bool { return other.ID == k.ID }) {
 				continue
 			}
 			all = append(all, k)
 		}
 	}
-	slices.SortFunc(all, func(a, b *key) int { return strings.Compare(a.id, b.id) })
+	slices.SortFunc(all, func(a, b *gateway.Key) int { return strings.Compare(a.ID, b.ID) })
 	return all
 }
 
 // group returns a group of the config, or nil.
-func (s *adminStore) group(name string) *group {
+func (s *adminStore) group(name string) *gateway.Group {
 	for _, config := range s.configs {
-		if g := config.groups[name]; g != nil {
+		if g := config.Groups[name]; g != nil {
 			return g
 		}
 	}
@@ -137,10 +138,10 @@ func (s *adminStore) group(name string) *group {
 }
 
 // groupList lists the groups that suit, for an error.
-func (s *adminStore) groupList(suits func(*group) bool) string {
+func (s *adminStore) groupList(suits func(*gateway.Group) bool) string {
 	var names []string
 	for _, config := range s.configs {
-		for name, g := range config.groups {
+		for name, g := range config.Groups {
 			if suits(g) && !slices.Contains(names, name) {
 				names = append(names, name)
 			}
@@ -188,7 +189,7 @@ func (s *adminStore) lacks(all []billing.Profile) bool {
 		known[p.Name] = true
 	}
 	for _, config := range s.configs {
-		for name := range config.users {
+		for name := range config.Users {
 			if !known[name] {
 				return true
 			}
@@ -200,7 +201,7 @@ func (s *adminStore) lacks(all []billing.Profile) bool {
 // declare tells the ledger of the configs' users.
 func (s *adminStore) declare(ctx context.Context) error {
 	for _, config := range s.configs {
-		if err := s.ledger.Declare(ctx, config.declared); err != nil {
+		if err := s.ledger.Declare(ctx, config.Declared); err != nil {
 			return err
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
@@ -24,17 +25,17 @@ import (
 const dollar billing.USD = 1_000_000_000
 
 // adminConfig has a user with a key and a subscription, and one without a limit.
-func adminConfig() *settings {
-	pro := &group{name: "pro", subscription: true, limits: billing.Limits{10 * dollar, 0, 150 * dollar}}
-	plain := &group{name: "default"}
-	alice := &user{name: "alice", concurrency: 3, subscriptions: map[string]time.Time{"pro": time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}}
-	zoe := &user{name: "zoé@example.com", unlimited: true}
-	return &settings{
-		zone:     time.UTC,
-		groups:   map[string]*group{"default": plain, "pro": pro, "team": {name: "team", subscription: true, limits: billing.Limits{0, 50 * dollar, 0}}},
-		users:    map[string]*user{alice.name: alice, zoe.name: zoe},
-		declared: []billing.User{{Name: alice.name, Balance: 20 * dollar}, {Name: zoe.name, Unlimited: true}},
-		keys:     map[[sha256.Size]byte]*key{{1}: {id: "0100aabbccdd", user: alice, groups: []*group{plain, pro}, models: []string{"claude-*"}}},
+func adminConfig() *gateway.Config {
+	pro := &gateway.Group{Name: "pro", Subscription: true, Limits: billing.Limits{10 * dollar, 0, 150 * dollar}}
+	plain := &gateway.Group{Name: "default"}
+	alice := &gateway.User{Name: "alice", Concurrency: 3, Subscriptions: map[string]time.Time{"pro": time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	zoe := &gateway.User{Name: "zoé@example.com", Unlimited: true}
+	return &gateway.Config{
+		Zone:     time.UTC,
+		Groups:   map[string]*gateway.Group{"default": plain, "pro": pro, "team": {Name: "team", Subscription: true, Limits: billing.Limits{0, 50 * dollar, 0}}},
+		Users:    map[string]*gateway.User{alice.Name: alice, zoe.Name: zoe},
+		Declared: []billing.User{{Name: alice.Name, Balance: 20 * dollar}, {Name: zoe.Name, Unlimited: true}},
+		Keys:     map[[sha256.Size]byte]*gateway.Key{{1}: {ID: "0100aabbccdd", User: alice, Groups: []*gateway.Group{plain, pro}, Models: []string{"claude-*"}}},
 	}
 }
 
@@ -61,14 +62,14 @@ func callAdmin(t *testing.T, api *adminAPI, method, target, body string) (int, s
 func TestAdminAPI(t *testing.T) {
 	ledger := newBookLedger()
 	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 	// Somebody whom an older config declared.
 	if err := ledger.Declare(t.Context(), []billing.User{{Name: "gone", Balance: dollar}}); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now().UTC().Truncate(24 * time.Hour)
 	ledger.windows["alice pro"] = billing.Windows{{Start: start, End: start.AddDate(0, 0, 1), Used: dollar / 2}, {}, {Start: start.AddDate(0, -2, 0), End: start.AddDate(0, -1, 0), Used: 9 * dollar}}
-	if _, err := rt.state.Acquire(t.Context(), &scheduler.Ask{
+	if _, err := rt.State.Acquire(t.Context(), &scheduler.Ask{
 		Lease: "lease", TTL: time.Minute, Candidates: &scheduler.Candidates{Places: []scheduler.Place{{Name: scheduler.UserPlace("alice"), Limit: 3}}},
 	}); err != nil {
 		t.Fatal(err)
@@ -216,7 +217,7 @@ var adminSteps = []struct {
 func TestAKeyIsShownOnceAndKeptAsADigest(t *testing.T) {
 	ledger := newBookLedger()
 	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 	status, body, header := callAdmin(t, api, "POST", "/sub2api/users/alice/keys",
 		`{"groups":["pro","default"],"models":["claude-haiku-*"],"expires_at":"2099-01-01","limits":{"daily":"5","monthly":50}}`)
 	if status != 200 || header.Get("Cache-Control") != "no-store" {
@@ -283,8 +284,8 @@ func TestKeyTextIsExact(t *testing.T) {
 const largestKeyDigits = "YHJSKWDa6oz1al1yMhwzwM8llg7hJNUca2J5RoW8xP1"
 
 func TestSeveralStoresAreNamed(t *testing.T) {
-	var all []*runtime
-	api := &adminAPI{pool: func() []*runtime { return all }}
+	var all []*gateway.Runtime
+	api := &adminAPI{pool: func() []*gateway.Runtime { return all }}
 	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 404 || !strings.Contains(body, "has no sub2api handler") {
 		t.Errorf("without a store: %d %s", status, body)
 	}
@@ -295,8 +296,8 @@ func TestSeveralStoresAreNamed(t *testing.T) {
 	} {
 		ledger := newBookLedger()
 		config := adminConfig()
-		config.users, config.keys = nil, nil
-		config.declared = []billing.User{}
+		config.Users, config.Keys = nil, nil
+		config.Declared = []billing.User{}
 		rt := adminRuntime(t, named, ledger, config)
 		if err := ledger.AddUser(t.Context(), billing.User{Name: fmt.Sprint("user", len(all))}); err != nil {
 			t.Fatal(err)
@@ -342,7 +343,7 @@ func TestAStoreThatFails(t *testing.T) {
 	} {
 		ledger := newBookLedger()
 		rt := adminRuntime(t, test.named, ledger, adminConfig())
-		api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
+		api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 		ledger.fail = test.err
 		for _, path := range []string{"users", "users/alice", "keys", "usage", "records"} {
 			status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, "")
@@ -353,7 +354,7 @@ func TestAStoreThatFails(t *testing.T) {
 	}
 	ledger := newBookLedger()
 	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 	if err := rt.Destruct(); err != nil {
 		t.Fatal(err)
 	}
@@ -366,7 +367,7 @@ func TestAStoreThatLostItsUsersIsToldOfThem(t *testing.T) {
 	for _, path := range []string{"users", "users/alice"} {
 		ledger := newBookLedger()
 		rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-		api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
+		api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 		clear(ledger.users)
 		if status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, ""); status != 200 || !strings.Contains(body, `"name":"alice"`) {
 			t.Errorf("%s: %d %s", path, status, body)

@@ -53,7 +53,7 @@ type windowView struct {
 
 // view is what is known of a user.
 func (s *adminStore) view(ctx context.Context, p billing.Profile) (userView, error) {
-	load, err := s.state.Load(ctx, scheduler.UserPlace(p.Name))
+	load, err := s.State.Load(ctx, scheduler.UserPlace(p.Name))
 	if err != nil {
 		return userView{}, err
 	}
@@ -67,14 +67,14 @@ func (s *adminStore) view(ctx context.Context, p billing.Profile) (userView, err
 		InUse: load.InUse, Waiting: load.Waiting, Subscriptions: subscriptions,
 	}
 	if declared := s.declared(p.Name); declared != nil {
-		v.Source, v.Concurrency, v.Disabled = billing.SourceConfig, declared.concurrency, false
+		v.Source, v.Concurrency, v.Disabled = billing.SourceConfig, declared.Concurrency, false
 	}
 	return v, nil
 }
 
 // balanceText is a user's balance, or that the config declares none.
 func (s *adminStore) balanceText(user string, b billing.Balance) string {
-	if declared := s.declared(user); declared != nil && declared.unlimited {
+	if declared := s.declared(user); declared != nil && declared.Unlimited {
 		return unlimited
 	}
 	return b.Amount.String()
@@ -103,7 +103,7 @@ func (s *adminStore) subscriptions(ctx context.Context, p billing.Profile) ([]su
 func (s *adminStore) subscription(name string, until time.Time, windows billing.Windows, source string) subscriptionView {
 	var limits billing.Limits
 	if g := s.group(name); g != nil {
-		limits = g.limits
+		limits = g.Limits
 	}
 	windows = windows.At(time.Now())
 	view := func(span billing.Span) windowView {

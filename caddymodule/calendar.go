@@ -38,7 +38,7 @@ func loadZone(name string) (*time.Location, error) {
 }
 
 // zone is where the days of the store begin.
-func (s *adminStore) zone() *time.Location { return s.configs[0].zone }
+func (s *adminStore) zone() *time.Location { return s.configs[0].Zone }
 
 // queryMoment reads a time of the query; where there is none, it is zero.
 func (c *adminCall) queryMoment(word string) (time.Time, error) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
@@ -82,18 +83,18 @@ func TestEveryDateIsOfTheBillingZone(t *testing.T) {
 		timezone %[2]s
 	}`, test.day, test.zone))
 		s := mustSettings(t, h)
-		if got := s.users["alice"].subscriptions["pro"].Format(time.RFC3339); got != test.want {
+		if got := s.Users["alice"].Subscriptions["pro"].Format(time.RFC3339); got != test.want {
 			t.Errorf("until %s in %s: %s, want %s", test.day, test.zone, got, test.want)
 		}
-		if got := s.accounts[0].Refresh.ExpiresAt.Format(time.RFC3339); got != test.want {
+		if got := s.Accounts[0].Refresh.ExpiresAt.Format(time.RFC3339); got != test.want {
 			t.Errorf("expires_at %s in %s: %s, want %s", test.day, test.zone, got, test.want)
 		}
 
 		config := adminConfig()
-		config.zone = s.zone
+		config.Zone = s.Zone
 		ledger := newBookLedger()
 		rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, config)
-		address := adminServer(t, &adminAPI{pool: func() []*runtime { return []*runtime{rt} }})
+		address := adminServer(t, &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }})
 		out, _, err := command(address, "usage", "--from", test.day, "--json")
 		var rows []struct {
 			From int64 `json:"input_tokens"` // see bookLedger.Usage
@@ -124,9 +125,9 @@ func TestRecordsOfATimeOfSettling(t *testing.T) {
 		ledger.records[i].Settled = time.Date(2026, 11, 26, 4+i, 30, 0, 1000, time.UTC)
 	}
 	config := adminConfig()
-	config.zone = mustZone(t, "America/New_York")
+	config.Zone = mustZone(t, "America/New_York")
 	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, config)
-	address := adminServer(t, &adminAPI{pool: func() []*runtime { return []*runtime{rt} }})
+	address := adminServer(t, &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }})
 	for words, want := range map[string][]string{
 		"": {"r0", "r1", "r2", "r3"},
 		"--settled-from 2026-11-26T06:30:00.000001Z":                                 {"r2", "r3"},
@@ -150,7 +151,7 @@ func TestRecordsOfATimeOfSettling(t *testing.T) {
 			t.Errorf("records %s: %v (-want +got):\n%s", words, err, diff)
 		}
 	}
-	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 	status, body, _ := callAdmin(t, api, "GET", "/sub2api/records?settled_from=2026-11-26T09%3A00%3A00%2B02%3A00&limit=1", "")
 	if status != http.StatusOK || !strings.Contains(body, `"id":"r3"`) || !strings.Contains(body, `"settled":"2026-11-26T07:30:00.000001Z"`) {
 		t.Errorf("%d %s", status, body)

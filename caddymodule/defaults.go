@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
@@ -45,8 +46,8 @@ func (h *Handler) setDefaults() {
 
 	fill(&h.Request, &Request{})
 	fill(&h.Request.MaxBody, new(int64(32<<20)))
-	fill(&h.Request.InjectSystem, string(injectSystemOAuth))
-	fill(&h.Request.ThinkingBlocks, string(thinkingRetry))
+	fill(&h.Request.InjectSystem, string(gateway.InjectSystemOAuth))
+	fill(&h.Request.ThinkingBlocks, string(gateway.ThinkingRetry))
 	fill(&h.Request.WrongKeyLimit, new(100))
 	fill(&h.Request.Unserved, unserved404)
 
@@ -65,7 +66,7 @@ func (h *Handler) setDefaults() {
 
 	fill(&h.Billing, &Billing{})
 	fill(&h.Billing.RateMultiplier, new(rateOne))
-	fill(&h.Billing.Hold, holdEstimate)
+	fill(&h.Billing.Hold, gateway.HoldEstimate)
 	fill(&h.Billing.Durability, durabilityProcess)
 	fill(&h.Billing.Timezone, "UTC")
 	fill(&h.Billing.Retention, new(caddy.Duration(90*24*time.Hour)))
@@ -92,7 +93,7 @@ func (s *Scheduling) setDefaults() {
 	fill(&s.UserExtraWaiting, new(20))
 	fill(&s.UserWaitTimeout, new(caddy.Duration(30*time.Second)))
 	fill(&s.LoadAware, new(true))
-	fill(&s.ContentSession, string(sessionByConversation))
+	fill(&s.ContentSession, string(gateway.SessionByConversation))
 	fill(&s.OverloadCooldown, new(caddy.Duration(time.Minute)))
 	fill(&s.RateLimitCooldown, new(caddy.Duration(5*time.Minute)))
 	fill(&s.ErrorRetry, new(caddy.Duration(10*time.Minute)))

@@ -10,8 +10,8 @@ import (
 
 // OnSettle has f told how long each Settle takes in the gateways that start from now on.
 func OnSettle(f func(time.Duration)) (undo func()) {
-	caddyHooks.ledger = func(l billing.Ledger) billing.Ledger { return timedLedger{l, f} }
-	return func() { caddyHooks.ledger = nil }
+	caddyHooks.Ledger = func(l billing.Ledger) billing.Ledger { return timedLedger{l, f} }
+	return func() { caddyHooks.Ledger = nil }
 }
 
 type timedLedger struct {
@@ -30,6 +30,6 @@ func (l timedLedger) Settle(ctx context.Context, record *billing.Record, along r
 // what an answer may take before it counts as paid, and how long a client hears
 // nothing of an account that has begun to answer. It returns how to undo that.
 func ShortTimes(paid, answering time.Duration) (undo func()) {
-	caddyHooks.paidAfter, caddyHooks.answeringAfter = paid, answering
-	return func() { caddyHooks.paidAfter, caddyHooks.answeringAfter = 0, 0 }
+	caddyHooks.PaidAfter, caddyHooks.AnsweringAfter = paid, answering
+	return func() { caddyHooks.PaidAfter, caddyHooks.AnsweringAfter = 0, 0 }
 }

@@ -10,6 +10,8 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
 func init() { caddy.RegisterModule(Handler{}) }
@@ -24,7 +26,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // live is what a handler has beyond its config, once it is provisioned.
 type live struct {
-	gateway *gateway
+	gateway *gateway.Gateway
 	// pooled is the key of the handler's reference to its runtime, "" before it
 	// has one.
 	pooled string
@@ -42,26 +44,26 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := settings.storage.CheckKey(ctx, settings.encryptionKey); err != nil {
-		return fmt.Errorf("store %s: %w", settings.storage, err)
+	if err := settings.Storage.CheckKey(ctx, settings.EncryptionKey); err != nil {
+		return fmt.Errorf("store %s: %w", settings.Storage, err)
 	}
 	app, err := ctx.App("events")
 	if err != nil {
 		return fmt.Errorf("loading the events app: %w", err)
 	}
 	events := app.(*caddyevents.App)
-	if err := h.joinSites(ctx, events, settings.storage.Key()); err != nil {
-		return fmt.Errorf("store %s: %w", settings.storage, err)
+	if err := h.joinSites(ctx, events, settings.Storage.Key()); err != nil {
+		return fmt.Errorf("store %s: %w", settings.Storage, err)
 	}
-	runtime, err := joinRuntime(settings.storage)
+	runtime, err := joinRuntime(settings.Storage)
 	if err != nil {
 		return err
 	}
-	h.pooled = runtime.key
-	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+	h.pooled = runtime.Key
+	if err := gateway.RegisterMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("registering metrics: %w", err)
 	}
-	if h.gateway, err = newGateway(settings, runtime, ctx.Slogger()); err != nil {
+	if h.gateway, err = gateway.New(settings, runtime, ctx.Slogger()); err != nil {
 		return err
 	}
 	// Until the config runs, it may still be rolled back.
@@ -71,11 +73,11 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 // starter is what is told that a config has started. Caddy logs the exported
 // fields of such a handler at debug level; this one has none, where Handler's
 // would show literal secrets.
-type starter struct{ gateway *gateway }
+type starter struct{ gateway *gateway.Gateway }
 
 // Handle implements caddyevents.Handler: the config has started.
 func (s starter) Handle(ctx context.Context, _ caddy.Event) error {
-	s.gateway.begin(context.WithoutCancel(ctx))
+	s.gateway.Begin(context.WithoutCancel(ctx))
 	return nil
 }
 
@@ -89,7 +91,7 @@ func (h *Handler) Cleanup() error {
 		return nil
 	}
 	if h.gateway != nil {
-		h.gateway.giveUp()
+		h.gateway.GiveUp()
 	}
 	return leaveRuntime(h.pooled)
 }
@@ -97,7 +99,7 @@ func (h *Handler) Cleanup() error {
 // ServeHTTP answers the requests whose paths are the gateway's, and hands all
 // others on.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if h.gateway.serve(w, r) {
+	if h.gateway.Serve(w, r) {
 		return nil
 	}
 	return next.ServeHTTP(w, r)

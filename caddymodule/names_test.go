@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
@@ -131,7 +132,7 @@ func TestOddNamesAreRefused(t *testing.T) {
 		}
 	}
 	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), adminConfig())
-	api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
+	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 	status, body, _ := callAdmin(t, api, "POST", "/sub2api/users", "{\"name\":\"bob\u200b\"}")
 	if status != http.StatusBadRequest || !strings.Contains(body, `name: "bob\u200b" can't be used: it holds U+200B`) {
 		t.Errorf("%d %s", status, body)
@@ -143,7 +144,7 @@ func TestUsersWithOddNamesCanBeSeenAndRemoved(t *testing.T) {
 	for _, name := range []string{"zoe\u0301", "\u00e9\u0301", "al\u200bice", "\uff41lice", "x\u0301\u0e34"} {
 		ledger := newBookLedger()
 		rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-		api := &adminAPI{pool: func() []*runtime { return []*runtime{rt} }}
+		api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 		if err := ledger.AddUser(t.Context(), billing.User{Name: name}); err != nil {
 			t.Fatal(err)
 		}

@@ -35,17 +35,17 @@ func TestSettingsHoldTheRefresh(t *testing.T) {
 		}
 	}
 	user alice`))
-	if string(s.encryptionKey) != key {
-		t.Errorf("encryption key %q", s.encryptionKey)
+	if string(s.EncryptionKey) != key {
+		t.Errorf("encryption key %q", s.EncryptionKey)
 	}
 	want := &upstream.Refresh{
 		Token: "refresh-of-the-environment", ExpiresAt: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC),
 		TokenURL: "https://example.com/token/", ClientID: "c", ClientSecret: "s",
 	}
-	if diff := cmp.Diff(want, s.accounts[0].Refresh); diff != "" {
+	if diff := cmp.Diff(want, s.Accounts[0].Refresh); diff != "" {
 		t.Errorf("refresh (-want +got):\n%s", diff)
 	}
-	if got := s.accounts[1].Refresh; got != nil {
+	if got := s.Accounts[1].Refresh; got != nil {
 		t.Errorf("an account without a refresh token has %+v", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
@@ -16,14 +17,14 @@ var runtimes = caddy.NewUsagePool()
 
 // joinRuntime takes a reference to the runtime of a store, and makes it if
 // there is none. It opens nothing.
-func joinRuntime(named store.Config) (*runtime, error) {
+func joinRuntime(named store.Config) (*gateway.Runtime, error) {
 	key := named.Key()
-	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) { return adoptRuntime(key, named, caddyHooks), nil })
+	value, _, err := runtimes.LoadOrNew(key, func() (caddy.Destructor, error) { return gateway.AdoptRuntime(key, named, caddyHooks), nil })
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", named, err)
 	}
-	rt := value.(*runtime)
-	if err := named.Clash(rt.storage); err != nil {
+	rt := value.(*gateway.Runtime)
+	if err := named.Clash(rt.Storage); err != nil {
 		return nil, errors.Join(fmt.Errorf("store %s: %w", named, err), leaveRuntime(key))
 	}
 	return rt, nil
@@ -35,14 +36,14 @@ func leaveRuntime(key string) error {
 }
 
 // caddyHooks are what the gateway asks of Caddy.
-var caddyHooks = hooks{
-	clientAddress: func(r *http.Request) string {
+var caddyHooks = gateway.Hooks{
+	ClientAddress: func(r *http.Request) string {
 		address, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 		return address
 	},
-	isTooLarge: func(err error) bool {
+	IsTooLarge: func(err error) bool {
 		var limit caddyhttp.HandlerError // of request_body
 		return errors.As(err, &limit) && limit.StatusCode == http.StatusRequestEntityTooLarge
 	},
-	exiting: caddy.Exiting,
+	Exiting: caddy.Exiting,
 }

@@ -19,7 +19,7 @@ func redisConfig(t *testing.T, store string) *Handler {
 
 func mustRedis(t *testing.T, block string) *store.Redis {
 	t.Helper()
-	return mustSettings(t, redisConfig(t, block)).storage.(*store.Redis)
+	return mustSettings(t, redisConfig(t, block)).Storage.(*store.Redis)
 }
 
 var compareRedis = cmpopts.IgnoreFields(store.Redis{}, "Keeping")

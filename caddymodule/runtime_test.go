@@ -9,6 +9,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
@@ -18,13 +19,13 @@ func TestOneStoreHasOneRuntime(t *testing.T) {
 	if err := os.Symlink(base, filepath.Join(base, "link")); err != nil {
 		t.Skipf("no symbolic links here: %v", err)
 	}
-	join := func(dir string) *runtime {
+	join := func(dir string) *gateway.Runtime {
 		t.Helper()
 		rt, err := joinRuntime(store.Embedded{Dir: dir})
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { leaveRuntime(rt.key) })
+		t.Cleanup(func() { leaveRuntime(rt.Key) })
 		return rt
 	}
 	// The directory does not exist yet.
@@ -51,10 +52,10 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !first.enter() {
+	if !first.Enter() {
 		t.Fatal("a new runtime refuses requests")
 	}
-	leaveRuntime(first.key) // a request is still in flight
+	leaveRuntime(first.Key) // a request is still in flight
 	second, err := joinRuntime(store.Embedded{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
@@ -62,18 +63,18 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 	if second != first {
 		t.Error("a store that still serves has a second runtime")
 	}
-	first.leave()
-	if !first.enter() {
+	first.Leave()
+	if !first.Enter() {
 		t.Error("it closed in spite of having been taken back")
 	}
-	first.leave()
-	leaveRuntime(second.key)
-	<-first.isClosed()
+	first.Leave()
+	leaveRuntime(second.Key)
+	<-first.Closed()
 	third, err := joinRuntime(store.Embedded{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer leaveRuntime(third.key)
+	defer leaveRuntime(third.Key)
 	if third == first {
 		t.Error("a closed runtime is used again")
 	}
@@ -93,20 +94,20 @@ func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
 	if _, err := joinRuntime(named(" {\non_outage refuse\n}")); err == nil || !strings.Contains(err.Error(), "on_outage is another than that of the store as it is open now") {
 		t.Errorf("another on_outage: %v", err)
 	}
-	leaveRuntime(second.key)
+	leaveRuntime(second.Key)
 	if n := server.TotalConnectionCount(); n != 0 {
 		t.Errorf("%d connections before the runtime was used", n)
 	}
-	if _, err := first.state.Change(t.Context(), "account/main", func(st *scheduler.Standing) { st.Error = "because" }); err != nil {
+	if _, err := first.State.Change(t.Context(), "account/main", func(st *scheduler.Standing) { st.Error = "because" }); err != nil {
 		t.Fatal(err)
 	}
 	other, err := joinRuntime(named("/1"))
 	if err != nil || other == first {
 		t.Errorf("two databases share a runtime: %v", err)
 	}
-	leaveRuntime(other.key)
-	leaveRuntime(first.key)
-	<-first.isClosed()
+	leaveRuntime(other.Key)
+	leaveRuntime(first.Key)
+	<-first.Closed()
 	for end := time.Now().Add(5 * time.Second); server.CurrentConnectionCount() > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d connections are open after the runtime was closed", server.CurrentConnectionCount())

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -32,7 +33,7 @@ const (
 // settings fills in the defaults, checks the config and resolves it. It reads
 // environment variables and files. Errors name the item and the placeholder,
 // never a secret.
-func (h *Handler) settings() (*settings, error) {
+func (h *Handler) settings() (*gateway.Config, error) {
 	h.setDefaults()
 	if err := h.Validate(); err != nil {
 		return nil, atPath(err)
@@ -45,53 +46,53 @@ func (h *Handler) settings() (*settings, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &settings{
-		simple:  h.Mode == modeSimple,
-		storage: storage,
-		zone:    zone,
-		groups:  make(map[string]*group, len(h.Groups)),
-		users:   make(map[string]*user, len(h.Users)),
-		keys:    make(map[[sha256.Size]byte]*key),
+	s := &gateway.Config{
+		Simple:  h.Mode == modeSimple,
+		Storage: storage,
+		Zone:    zone,
+		Groups:  make(map[string]*gateway.Group, len(h.Groups)),
+		Users:   make(map[string]*gateway.User, len(h.Users)),
+		Keys:    make(map[[sha256.Size]byte]*gateway.Key),
 
-		contentSession: contentSession(h.Scheduling.ContentSession),
-		attempts:       *h.Retry.Attempts,
-		delay:          time.Duration(*h.Retry.Delay),
-		maxSwitches:    *h.Retry.MaxSwitches,
-		failoverOn400:  h.Retry.FailoverOn400,
+		ContentSession: gateway.ContentSession(h.Scheduling.ContentSession),
+		Attempts:       *h.Retry.Attempts,
+		Delay:          time.Duration(*h.Retry.Delay),
+		MaxSwitches:    *h.Retry.MaxSwitches,
+		FailoverOn400:  h.Retry.FailoverOn400,
 
-		maxBody:        *h.Request.MaxBody,
-		injectSystem:   injectSystem(h.Request.InjectSystem),
-		thinkingBlocks: thinkingBlocks(h.Request.ThinkingBlocks),
-		injectBeta:     h.Request.InjectBeta,
-		identity:       h.Request.Identity,
-		logErrors:      h.Request.LogUpstreamErrors,
+		MaxBody:        *h.Request.MaxBody,
+		InjectSystem:   gateway.InjectSystem(h.Request.InjectSystem),
+		ThinkingBlocks: gateway.ThinkingBlocks(h.Request.ThinkingBlocks),
+		InjectBeta:     h.Request.InjectBeta,
+		Identity:       h.Request.Identity,
+		LogErrors:      h.Request.LogUpstreamErrors,
 
-		headerTimeout:     time.Duration(*h.Relay.HeaderTimeout),
-		answerTimeout:     time.Duration(*h.Relay.AnswerTimeout),
-		streamTimeout:     time.Duration(*h.Relay.StreamTimeout),
-		firstEventTimeout: time.Duration(*h.Relay.FirstEventTimeout),
-		idleTimeout:       time.Duration(*h.Relay.IdleTimeout),
-		drain:             time.Duration(h.Relay.OnDisconnect.Drain),
-		keepalive:         time.Duration(*h.Relay.Keepalive.Interval),
+		HeaderTimeout:     time.Duration(*h.Relay.HeaderTimeout),
+		AnswerTimeout:     time.Duration(*h.Relay.AnswerTimeout),
+		StreamTimeout:     time.Duration(*h.Relay.StreamTimeout),
+		FirstEventTimeout: time.Duration(*h.Relay.FirstEventTimeout),
+		IdleTimeout:       time.Duration(*h.Relay.IdleTimeout),
+		Drain:             time.Duration(h.Relay.OnDisconnect.Drain),
+		Keepalive:         time.Duration(*h.Relay.Keepalive.Interval),
 
-		wrongKeyLimit: *h.Request.WrongKeyLimit,
-		passUnserved:  h.Request.Unserved == unservedNext,
+		WrongKeyLimit: *h.Request.WrongKeyLimit,
+		PassUnserved:  h.Request.Unserved == unservedNext,
 
-		defaultRate: *h.Billing.RateMultiplier,
-		hold:        h.Billing.Hold,
-		holdWait:    time.Duration(*h.Scheduling.UserWaitTimeout),
-		retention:   time.Duration(*h.Billing.Retention),
+		DefaultRate: *h.Billing.RateMultiplier,
+		Hold:        h.Billing.Hold,
+		HoldWait:    time.Duration(*h.Scheduling.UserWaitTimeout),
+		Retention:   time.Duration(*h.Billing.Retention),
 	}
-	if s.prices, err = h.Billing.readPrices(); err != nil {
+	if s.Prices, err = h.Billing.readPrices(); err != nil {
 		return nil, fmt.Errorf("billing: prices: %w", err)
 	}
-	if s.keepalive > 0 {
-		s.keepaliveAfter = time.Duration(*h.Relay.Keepalive.After)
+	if s.Keepalive > 0 {
+		s.KeepaliveAfter = time.Duration(*h.Relay.Keepalive.After)
 	}
 	for _, name := range h.Request.AllowHeader {
-		s.allowHeader = append(s.allowHeader, strings.ToLower(name))
+		s.AllowHeader = append(s.AllowHeader, strings.ToLower(name))
 	}
-	if s.encryptionKey, err = h.resolveEncryptionKey(); err != nil {
+	if s.EncryptionKey, err = h.resolveEncryptionKey(); err != nil {
 		return nil, fmt.Errorf("encryption_key: %w", err)
 	}
 	for i := range h.Accounts {
@@ -99,21 +100,21 @@ func (h *Handler) settings() (*settings, error) {
 		if err != nil {
 			return nil, fmt.Errorf("account %s: %w", h.Accounts[i].Name, err)
 		}
-		s.accounts = append(s.accounts, account)
+		s.Accounts = append(s.Accounts, account)
 	}
 	for _, g := range h.Groups {
-		made := &group{name: g.Name, platform: upstream.Platform(g.Platform)}
+		made := &gateway.Group{Name: g.Name, Platform: upstream.Platform(g.Platform)}
 		if g.Limits != nil {
-			made.subscription, made.limits = true, g.Limits.amounts()
+			made.Subscription, made.Limits = true, g.Limits.amounts()
 		} else {
-			made.rate = *g.RateMultiplier
+			made.Rate = *g.RateMultiplier
 		}
-		s.groups[g.Name] = made
+		s.Groups[g.Name] = made
 	}
 	if err := addDeclaredUsers(s, h.Users); err != nil {
 		return nil, err
 	}
-	s.scheduler = h.schedulerSettings(s.accounts)
+	s.Scheduler = h.schedulerSettings(s.Accounts)
 	return s, nil
 }
 
@@ -195,7 +196,7 @@ func (a *Account) build(zone *time.Location) (*upstream.Account, error) {
 }
 
 // addDeclaredUsers comes when the groups are known.
-func addDeclaredUsers(s *settings, users []User) error {
+func addDeclaredUsers(s *gateway.Config, users []User) error {
 	for _, u := range users {
 		declared := billing.User{Name: u.Name, Unlimited: u.Balance == unlimited}
 		if !declared.Unlimited {
@@ -204,15 +205,15 @@ func addDeclaredUsers(s *settings, users []User) error {
 				return fmt.Errorf("user %s: balance: %w", u.Name, err)
 			}
 		}
-		s.declared = append(s.declared, declared)
-		owner := &user{name: u.Name, concurrency: *u.Concurrency, unlimited: declared.Unlimited}
+		s.Declared = append(s.Declared, declared)
+		owner := &gateway.User{Name: u.Name, Concurrency: *u.Concurrency, Unlimited: declared.Unlimited}
 		for _, subscribe := range u.Subscriptions {
-			if owner.subscriptions == nil {
-				owner.subscriptions = make(map[string]time.Time)
+			if owner.Subscriptions == nil {
+				owner.Subscriptions = make(map[string]time.Time)
 			}
-			owner.subscriptions[subscribe.Group], _ = parseMoment(subscribe.Until, s.zone) // checked
+			owner.Subscriptions[subscribe.Group], _ = parseMoment(subscribe.Until, s.Zone) // checked
 		}
-		s.users[u.Name] = owner
+		s.Users[u.Name] = owner
 		for _, k := range u.Keys {
 			if err := addDeclaredKey(s, owner, k); err != nil {
 				return fmt.Errorf("user %s: key: %w", u.Name, err)
@@ -222,7 +223,7 @@ func addDeclaredUsers(s *settings, users []User) error {
 	return nil
 }
 
-func addDeclaredKey(s *settings, owner *user, k Key) error {
+func addDeclaredKey(s *gateway.Config, owner *gateway.User, k Key) error {
 	text, err := resolve(k.Key)
 	if err != nil {
 		return err
@@ -231,14 +232,14 @@ func addDeclaredKey(s *settings, owner *user, k Key) error {
 	if err != nil {
 		return err
 	}
-	if other, ok := s.keys[digest]; ok {
-		return fmt.Errorf("is the same as a key of user %s; every key belongs to one user, once", other.user.name)
+	if other, ok := s.Keys[digest]; ok {
+		return fmt.Errorf("is the same as a key of user %s; every key belongs to one user, once", other.User.Name)
 	}
-	entry := &key{id: hex.EncodeToString(digest[:6]), user: owner}
+	entry := &gateway.Key{ID: hex.EncodeToString(digest[:6]), User: owner}
 	for _, name := range k.Groups {
-		entry.groups = append(entry.groups, s.groups[name])
+		entry.Groups = append(entry.Groups, s.Groups[name])
 	}
-	s.keys[digest] = entry
+	s.Keys[digest] = entry
 	return nil
 }
 

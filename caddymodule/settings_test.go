@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -35,7 +36,7 @@ func configured(t *testing.T, body string) *Handler {
 	return throughJSON(t, &h)
 }
 
-func mustSettings(t *testing.T, h *Handler) *settings {
+func mustSettings(t *testing.T, h *Handler) *gateway.Config {
 	t.Helper()
 	s, err := h.settings()
 	if err != nil {
@@ -63,7 +64,7 @@ func mustURL(t *testing.T, text string) *url.URL {
 }
 
 var compareSettings = cmp.Options{
-	cmp.AllowUnexported(settings{}, group{}, user{}, key{}, store.Embedded{}, store.Keeping{}),
+	cmp.AllowUnexported(gateway.Config{}, gateway.Group{}, gateway.User{}, gateway.Key{}, store.Embedded{}, store.Keeping{}),
 	cmp.Comparer(func(a, b *billing.Prices) bool { return a == b }),
 	cmp.Comparer(func(a, b *time.Location) bool { return a.String() == b.String() }),
 }
@@ -82,27 +83,27 @@ func TestSettingsHaveTheDefaults(t *testing.T) {
 		Name: "main", Platform: upstream.Anthropic, Kind: upstream.APIKey, Secret: "upstream-secret",
 		BaseURL: mustURL(t, "https://api.anthropic.com"), Priority: 50,
 	}
-	alice := &user{name: "alice", concurrency: 5}
-	want := &settings{
-		storage:  store.Embedded{Dir: "/data/caddy/sub2api"},
-		accounts: []*upstream.Account{account},
-		scheduler: scheduler.Settings{
+	alice := &gateway.User{Name: "alice", Concurrency: 5}
+	want := &gateway.Config{
+		Storage:  store.Embedded{Dir: "/data/caddy/sub2api"},
+		Accounts: []*upstream.Account{account},
+		Scheduler: scheduler.Settings{
 			Accounts: []*upstream.Account{account}, StickyTTL: time.Hour, StickyMaxWaiting: 3, StickyWaitTimeout: 45 * time.Second,
 			FallbackMaxWaiting: 100, FallbackWaitTimeout: 30 * time.Second, UserExtraWaiting: 20, UserWaitTimeout: 30 * time.Second,
 			LoadAware: true, OverloadCooldown: time.Minute, RateLimitCooldown: 5 * time.Minute, ErrorRetry: 10 * time.Minute,
 		},
-		groups:   map[string]*group{},
-		users:    map[string]*user{"alice": alice},
-		declared: []billing.User{{Name: "alice"}},
-		keys: map[[sha256.Size]byte]*key{
-			sha256.Sum256([]byte("gateway-secret")): {id: fmt.Sprintf("%x", sha256.Sum256([]byte("gateway-secret")))[:12], user: alice},
+		Groups:   map[string]*gateway.Group{},
+		Users:    map[string]*gateway.User{"alice": alice},
+		Declared: []billing.User{{Name: "alice"}},
+		Keys: map[[sha256.Size]byte]*gateway.Key{
+			sha256.Sum256([]byte("gateway-secret")): {ID: fmt.Sprintf("%x", sha256.Sum256([]byte("gateway-secret")))[:12], User: alice},
 		},
-		contentSession: sessionByConversation, attempts: 10, delay: 3 * time.Second, maxSwitches: 10,
-		maxBody: 32 << 20, injectSystem: injectSystemOAuth, thinkingBlocks: thinkingRetry,
-		headerTimeout: 3 * time.Minute, answerTimeout: 10 * time.Minute, streamTimeout: 2 * time.Hour,
-		firstEventTimeout: 10 * time.Minute, idleTimeout: 3 * time.Minute,
-		keepalive: 15 * time.Second, keepaliveAfter: 50 * time.Second, wrongKeyLimit: 100,
-		prices: billing.BuiltIn(), defaultRate: 1_000_000_000, hold: holdEstimate, holdWait: 30 * time.Second, retention: 90 * 24 * time.Hour,
+		ContentSession: gateway.SessionByConversation, Attempts: 10, Delay: 3 * time.Second, MaxSwitches: 10,
+		MaxBody: 32 << 20, InjectSystem: gateway.InjectSystemOAuth, ThinkingBlocks: gateway.ThinkingRetry,
+		HeaderTimeout: 3 * time.Minute, AnswerTimeout: 10 * time.Minute, StreamTimeout: 2 * time.Hour,
+		FirstEventTimeout: 10 * time.Minute, IdleTimeout: 3 * time.Minute,
+		Keepalive: 15 * time.Second, KeepaliveAfter: 50 * time.Second, WrongKeyLimit: 100,
+		Prices: billing.BuiltIn(), DefaultRate: 1_000_000_000, Hold: gateway.HoldEstimate, HoldWait: 30 * time.Second, Retention: 90 * 24 * time.Hour,
 	}
 	h := configured(t, minimal)
 	if diff := cmp.Diff(want, mustSettings(t, h), compareSettings); diff != "" {
@@ -214,19 +215,19 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 		{Name: "team", Platform: upstream.Anthropic, Kind: upstream.SetupToken, Secret: "token-of-a-file", BaseURL: mustURL(t, "https://api.anthropic.com"), Priority: 50},
 		{Name: "ag", Platform: upstream.Antigravity, Kind: upstream.OAuth, Secret: "ya29", BaseURL: mustURL(t, "http://ag.example.com:8045"), Priority: 50, MixedScheduling: true},
 	}
-	def := &group{name: "default", platform: upstream.Anthropic, rate: 1_250_000_000}
-	flash := &group{
-		name: "flash", platform: upstream.Gemini, subscription: true,
-		limits: billing.Limits{billing.Daily: 500_000_000, billing.Monthly: 150_000_000_000},
+	def := &gateway.Group{Name: "default", Platform: upstream.Anthropic, Rate: 1_250_000_000}
+	flash := &gateway.Group{
+		Name: "flash", Platform: upstream.Gemini, Subscription: true,
+		Limits: billing.Limits{billing.Daily: 500_000_000, billing.Monthly: 150_000_000_000},
 	}
-	alice := &user{name: "alice", subscriptions: map[string]time.Time{"flash": time.Date(2026, 12, 31, 16, 0, 0, 0, time.UTC)}}
-	bob := &user{name: "bob", concurrency: 5, unlimited: true, subscriptions: map[string]time.Time{"flash": {}}}
-	want := &settings{
-		simple:   true,
-		zone:     mustZone(t, "Asia/Shanghai"),
-		storage:  store.Embedded{Dir: filepath.Join(dir, "store"), Keeping: store.Keeping{Sync: true, Zone: mustZone(t, "Asia/Shanghai")}},
-		accounts: accounts,
-		scheduler: scheduler.Settings{
+	alice := &gateway.User{Name: "alice", Subscriptions: map[string]time.Time{"flash": time.Date(2026, 12, 31, 16, 0, 0, 0, time.UTC)}}
+	bob := &gateway.User{Name: "bob", Concurrency: 5, Unlimited: true, Subscriptions: map[string]time.Time{"flash": {}}}
+	want := &gateway.Config{
+		Simple:   true,
+		Zone:     mustZone(t, "Asia/Shanghai"),
+		Storage:  store.Embedded{Dir: filepath.Join(dir, "store"), Keeping: store.Keeping{Sync: true, Zone: mustZone(t, "Asia/Shanghai")}},
+		Accounts: accounts,
+		Scheduler: scheduler.Settings{
 			Accounts: accounts,
 			Groups: []scheduler.Group{
 				{Name: "default", Platform: upstream.Anthropic, Accounts: []string{"main", "team"}},
@@ -236,20 +237,20 @@ func TestSettingsHoldWhatTheConfigSays(t *testing.T) {
 			FallbackWaitTimeout: 30 * time.Second, UserExtraWaiting: 20, UserWaitTimeout: 30 * time.Second,
 			OverloadCooldown: time.Minute, RateLimitCooldown: 5 * time.Minute,
 		},
-		groups:   map[string]*group{"default": def, "flash": flash},
-		users:    map[string]*user{"alice": alice, "bob": bob},
-		declared: []billing.User{{Name: "alice", Balance: 20_500_000_000}, {Name: "bob", Unlimited: true}},
-		keys: map[[sha256.Size]byte]*key{
-			sha256.Sum256([]byte("alices")): {id: fmt.Sprintf("%x", sha256.Sum256([]byte("alices")))[:12], user: alice, groups: []*group{flash, def}},
-			sha256.Sum256([]byte("bobs")):   {id: fmt.Sprintf("%x", sha256.Sum256([]byte("bobs")))[:12], user: bob},
+		Groups:   map[string]*gateway.Group{"default": def, "flash": flash},
+		Users:    map[string]*gateway.User{"alice": alice, "bob": bob},
+		Declared: []billing.User{{Name: "alice", Balance: 20_500_000_000}, {Name: "bob", Unlimited: true}},
+		Keys: map[[sha256.Size]byte]*gateway.Key{
+			sha256.Sum256([]byte("alices")): {ID: fmt.Sprintf("%x", sha256.Sum256([]byte("alices")))[:12], User: alice, Groups: []*gateway.Group{flash, def}},
+			sha256.Sum256([]byte("bobs")):   {ID: fmt.Sprintf("%x", sha256.Sum256([]byte("bobs")))[:12], User: bob},
 		},
-		contentSession: sessionByCacheable,
-		attempts:       10, delay: 3 * time.Second,
-		maxBody: 1024, injectSystem: injectSystemOff, thinkingBlocks: thinkingKeep, injectBeta: true,
-		allowHeader:   []string{"x-my-trace", "x-team-*"},
-		headerTimeout: 3 * time.Minute, answerTimeout: time.Minute, firstEventTimeout: 10 * time.Minute, idleTimeout: 20 * time.Millisecond,
-		passUnserved: true,
-		prices:       billing.BuiltIn(), defaultRate: 500_000_000, hold: holdMax, holdWait: 30 * time.Second,
+		ContentSession: gateway.SessionByCacheable,
+		Attempts:       10, Delay: 3 * time.Second,
+		MaxBody: 1024, InjectSystem: gateway.InjectSystemOff, ThinkingBlocks: gateway.ThinkingKeep, InjectBeta: true,
+		AllowHeader:   []string{"x-my-trace", "x-team-*"},
+		HeaderTimeout: 3 * time.Minute, AnswerTimeout: time.Minute, FirstEventTimeout: 10 * time.Minute, IdleTimeout: 20 * time.Millisecond,
+		PassUnserved: true,
+		Prices:       billing.BuiltIn(), DefaultRate: 500_000_000, Hold: gateway.HoldMax, HoldWait: 30 * time.Second,
 	}
 	if diff := cmp.Diff(want, s, compareSettings); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
@@ -279,7 +280,7 @@ func TestBaseURLsMeanTheSameWithAndWithoutTheirEnd(t *testing.T) {
 		t.Setenv("BASE_URL", text)
 		for _, written := range []string{text, "{env.BASE_URL}"} {
 			h := configured(t, strings.Replace(minimal, "api_key upstream-secret", "api_key a\nbase_url "+written, 1))
-			if got := mustSettings(t, h).accounts[0].BaseURL.String(); got != want {
+			if got := mustSettings(t, h).Accounts[0].BaseURL.String(); got != want {
 				t.Errorf("base_url %s as %s: %s, want %s", text, written, got, want)
 			}
 		}
@@ -290,8 +291,8 @@ func TestRelativeStoreDirBecomesAbsolute(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	s := mustSettings(t, configured(t, "store embedded data\n"+minimal))
-	if want := filepath.Join(dir, "data"); s.storage.(store.Embedded).Dir != want {
-		t.Errorf("store %s, want %s", s.storage, want)
+	if want := filepath.Join(dir, "data"); s.Storage.(store.Embedded).Dir != want {
+		t.Errorf("store %s, want %s", s.Storage, want)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/google/uuid"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
@@ -320,7 +321,7 @@ func (s *Scheduling) check() error {
 		at.upTo("fallback_wait_timeout", s.FallbackWaitTimeout, maxWait),
 		at.between("user_extra_waiting", s.UserExtraWaiting, 0, maxWaiting),
 		at.upTo("user_wait_timeout", s.UserWaitTimeout, maxWait),
-		at.oneOf("content_session", s.ContentSession, string(sessionByConversation), string(sessionByCacheable)),
+		at.oneOf("content_session", s.ContentSession, string(gateway.SessionByConversation), string(gateway.SessionByCacheable)),
 		at.upTo("overload_cooldown", s.OverloadCooldown, maxOverload),
 		at.upTo("rate_limit_cooldown", s.RateLimitCooldown, maxCooldown),
 		at.notOver("error_retry", s.ErrorRetry, maxErrorRetry),
@@ -361,8 +362,8 @@ func (r *Request) check() error {
 	}
 	return cmp.Or(
 		at.between("wrong_key_limit", r.WrongKeyLimit, 0, maxWrongKeys),
-		at.oneOf("inject_system", r.InjectSystem, string(injectSystemOff), string(injectSystemOAuth), string(injectSystemAll)),
-		at.oneOf("thinking_blocks", r.ThinkingBlocks, string(thinkingKeep), string(thinkingStrip), string(thinkingRetry)),
+		at.oneOf("inject_system", r.InjectSystem, string(gateway.InjectSystemOff), string(gateway.InjectSystemOAuth), string(gateway.InjectSystemAll)),
+		at.oneOf("thinking_blocks", r.ThinkingBlocks, string(gateway.ThinkingKeep), string(gateway.ThinkingStrip), string(gateway.ThinkingRetry)),
 		at.oneOf("unserved", r.Unserved, unserved404, unservedNext),
 	)
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
 // How long records may be kept.
@@ -98,7 +99,7 @@ func (b *Billing) check() error {
 	}
 	return cmp.Or(
 		at.rate("rate_multiplier", b.RateMultiplier),
-		at.oneOf("hold", b.Hold, holdOff, holdEstimate, holdMax),
+		at.oneOf("hold", b.Hold, gateway.HoldOff, gateway.HoldEstimate, gateway.HoldMax),
 		at.oneOf("durability", b.Durability, durabilityProcess, durabilityPower),
 	)
 }

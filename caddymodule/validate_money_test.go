@@ -45,7 +45,7 @@ func TestAGroupHasARateOrLimits(t *testing.T) {
 func TestSubscribersPayNothing(t *testing.T) {
 	s := mustSettings(t, jsonConfig(t, `{"name":"pro","limits":{"daily":"1"}},{"name":"payg","rate_multiplier":1.5},{"name":"plain"},{"name":"free","rate_multiplier":0}`))
 	for name, want := range map[string]string{"pro": "0", "payg": "1.5", "plain": "1", "free": "0"} {
-		if got := s.groups[name].rate.String(); got != want {
+		if got := s.Groups[name].Rate.String(); got != want {
 			t.Errorf("the rate of %s is %s, want %s", name, got, want)
 		}
 	}
