@@ -9,35 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
-
-func init() {
-	httpcaddyfile.RegisterHandlerDirective("sub2api", parseCaddyfile)
-	httpcaddyfile.RegisterDirectiveOrder("sub2api", httpcaddyfile.Before, "reverse_proxy")
-}
-
-func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
-	handler := new(Handler)
-	p, err := handler.parse(h.Dispenser)
-	if err != nil {
-		return nil, err
-	}
-	written, err := handler.writtenSite(p.place)
-	if err != nil {
-		return nil, err
-	}
-	const sitesBefore = "sub2api sites"
-	before, _ := h.State[sitesBefore].([]*site)
-	for _, other := range before {
-		if err := written.contradicts(other); err != nil {
-			return nil, p.locate(err)
-		}
-	}
-	h.State[sitesBefore] = append(before, written)
-	return handler, nil
-}
 
 // UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
 //
@@ -151,13 +123,33 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //
 // account, group, user, header, key, subscribe and allow_header may be repeated; every
 // other word stands at most once in its block.
-func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+func (h *Config) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	_, err := h.parse(d)
 	return err
 }
 
+// UnmarshalSite is UnmarshalCaddyfile, and returns what the handler says of its store,
+// for the sites that follow in the file. It is an error if one of those before says
+// something else.
+func (h *Config) UnmarshalSite(d *caddyfile.Dispenser, before []*site) (*site, error) {
+	p, err := h.parse(d)
+	if err != nil {
+		return nil, err
+	}
+	written, err := h.writtenSite(p.place)
+	if err != nil {
+		return nil, err
+	}
+	for _, other := range before {
+		if err := written.contradicts(other); err != nil {
+			return nil, p.locate(err)
+		}
+	}
+	return written, nil
+}
+
 // parse reads the directive, and returns the parser, which knows the lines.
-func (h *Handler) parse(d *caddyfile.Dispenser) (*parser, error) {
+func (h *Config) parse(d *caddyfile.Dispenser) (*parser, error) {
 	p := &parser{d: d, seen: map[string]caddyfile.Token{}, count: map[string]int{}}
 	if !d.Next() {
 		return nil, d.Err("sub2api: the directive is missing")
@@ -316,5 +308,5 @@ func (p *parser) place(path string) string {
 
 // Interface guards
 var (
-	_ caddyfile.Unmarshaler = (*Handler)(nil)
+	_ caddyfile.Unmarshaler = (*Config)(nil)
 )

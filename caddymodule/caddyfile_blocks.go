@@ -8,7 +8,7 @@ import (
 const platformUsage = "anthropic|gemini|openai|antigravity"
 
 // words are those of the sub2api block.
-func (h *Handler) words(p *parser) map[string]word {
+func (h *Config) words(p *parser) map[string]word {
 	return map[string]word{
 		"mode":           oneText(&h.Mode, "standard|simple"),
 		"encryption_key": oneText(&h.EncryptionKey, "<secret>"),
@@ -24,7 +24,7 @@ func (h *Handler) words(p *parser) map[string]word {
 	}
 }
 
-func (h *Handler) openAccount(p *parser) opener {
+func (h *Config) openAccount(p *parser) opener {
 	return func(path string, args []string) error {
 		a := Account{Name: args[0]}
 		err := p.block(path, "account "+a.Name, map[string]word{
@@ -95,7 +95,7 @@ func (a *Account) readErrorCodes(args []string) error {
 	return nil
 }
 
-func (h *Handler) openGroup(p *parser) opener {
+func (h *Config) openGroup(p *parser) opener {
 	return func(path string, args []string) error {
 		g := Group{Name: args[0]}
 		err := p.block(path, "group "+g.Name, map[string]word{
@@ -109,7 +109,7 @@ func (h *Handler) openGroup(p *parser) opener {
 	}
 }
 
-func (h *Handler) openUser(p *parser) opener {
+func (h *Config) openUser(p *parser) opener {
 	return func(path string, args []string) error {
 		u := User{Name: args[0]}
 		err := p.block(path, "user "+u.Name, map[string]word{

@@ -5,7 +5,7 @@ import "strings"
 const storeUsage = "embedded [<dir>], or: store redis <url…> { … }"
 
 // openStore reads the kind of store, its arguments, and the block of Redis.
-func (h *Handler) openStore(p *parser) opener {
+func (h *Config) openStore(p *parser) opener {
 	return func(path string, args []string) error {
 		switch args[0] {
 		case "embedded":

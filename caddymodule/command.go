@@ -112,7 +112,7 @@ func adminAddress() (address string, usual bool, err error) {
 }
 
 func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
-	handler := Handler{
+	handler := Config{
 		Store: &Store{Embedded: &EmbeddedStore{Dir: filepath.Join(dir, "store")}},
 		Accounts: []Account{
 			{Name: "first", APIKey: "sk-upstream-first", BaseURL: upstreamURL, Concurrency: 8},

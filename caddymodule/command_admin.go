@@ -146,27 +146,11 @@ func printable(text string) string {
 	}, text)
 }
 
-// dollars is an amount for people: cents, and more where there is more.
-func dollars(amount billing.USD) string {
-	text := amount.String()
-	point := strings.IndexByte(text, '.')
-	return text[:point+3] + strings.TrimRight(text[point+3:], "0")
-}
-
-// dollarText is dollars of an amount as the API writes it; other words stay.
-func dollarText(text string) string {
-	amount, err := billing.ParseUSD(text)
-	if err != nil {
-		return text
-	}
-	return dollars(amount)
-}
-
 func dollarsOr(none string, amount *billing.USD) string {
 	if amount == nil {
 		return none
 	}
-	return dollars(*amount)
+	return amount.Short()
 }
 
 func timeOr(none string, at *time.Time) string {

@@ -174,7 +174,7 @@ func TestDollarsForPeople(t *testing.T) {
 	for amount, want := range map[billing.USD]string{
 		0: "0.00", 1: "0.000000001", 1_500_000_000: "1.50", -5_000_000_000: "-5.00", ledgertest.Example("").Cost: "0.0142701", 12_345_000_000: "12.345",
 	} {
-		if got := dollars(amount); got != want {
+		if got := amount.Short(); got != want {
 			t.Errorf("%d nano-dollars: %s, want %s", amount, got, want)
 		}
 	}

@@ -146,7 +146,7 @@ func printUsage(out io.Writer, rows *json.Decoder, by []string) error {
 		for _, n := range []int64{u.Requests, u.Input, u.Output, u.CacheWrite5m, u.CacheWrite1h, u.CacheRead} {
 			cells = append(cells, strconv.FormatInt(n, 10))
 		}
-		return append(cells, dollars(u.Cost), dollars(u.Charged))
+		return append(cells, u.Cost.Short(), u.Charged.Short())
 	}, head...)
 }
 
@@ -179,7 +179,7 @@ func printRecords(out io.Writer, rows *json.Decoder) error {
 			r.Time.Format(time.RFC3339), r.User, r.KeyID, r.Group, r.Account, r.Model, status,
 			strconv.FormatInt(r.Input, 10), strconv.FormatInt(r.Output, 10),
 			strconv.FormatInt(r.CacheWrite5m+r.CacheWrite1h, 10), strconv.FormatInt(r.CacheRead, 10),
-			dollars(r.Cost), dollars(r.Charged), r.Billing, r.ID,
+			r.Cost.Short(), r.Charged.Short(), r.Billing, r.ID,
 		}
 	}, "TIME", "USER", "KEY", "GROUP", "ACCOUNT", "MODEL", "STATUS", "INPUT", "OUTPUT", "CACHE WRITE", "CACHE READ", "COST", "CHARGED", "PAID BY", "ID")
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+	"github.com/sub2api/caddy-sub2api/billing"
 )
 
 func usersCommand() *cobra.Command {
@@ -32,7 +33,7 @@ func usersCommand() *cobra.Command {
 		&cobra.Command{Use: "remove <name>", Short: "Removes a user, their keys and subscriptions, and takes the rest of the balance; records stay", Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return ask(cmd, c, http.MethodDelete, pathOf("users", args[0]), nil, func(out io.Writer, u userView) {
-					fmt.Fprintf(out, "user %s is removed; the balance was %s\n", u.Name, dollarText(u.Balance))
+					fmt.Fprintf(out, "user %s is removed; the balance was %s\n", u.Name, billing.ShortUSD(u.Balance))
 				})
 			}},
 		creditCommand(c),
@@ -93,7 +94,7 @@ func creditCommand(c *adminClient) *cobra.Command {
 			if !v.Credited {
 				fmt.Fprintf(out, "nothing changed: a credit of the id %s was there before; ", printable(id))
 			}
-			fmt.Fprintf(out, "the balance of %s is %s\n", args[0], dollarText(v.Balance))
+			fmt.Fprintf(out, "the balance of %s is %s\n", args[0], billing.ShortUSD(v.Balance))
 		})
 		if failure, ok := errors.AsType[*adminFailure](err); ok && failure.doubtful {
 			return fmt.Errorf("%w; it may have been credited all the same: repeat it with --id %s, which credits once", err, printable(id))
@@ -164,7 +165,7 @@ func printUsers(out io.Writer, users []userView) {
 		for _, s := range u.Subscriptions {
 			groups = append(groups, s.Group)
 		}
-		tableRow(t, u.Name, u.Source, standing(u), dollarText(u.Balance), dollars(u.Held), strconv.Itoa(u.InUse),
+		tableRow(t, u.Name, u.Source, standing(u), billing.ShortUSD(u.Balance), u.Held.Short(), strconv.Itoa(u.InUse),
 			concurrencyText(u.Concurrency), strconv.Itoa(u.Waiting), strings.Join(groups, ","))
 	}
 	t.Flush()
@@ -192,7 +193,7 @@ func printSubscriptions(out io.Writer, all []subscriptionView) {
 			name string
 			windowView
 		}{{"daily", s.Windows.Daily}, {"weekly", s.Windows.Weekly}, {"monthly", s.Windows.Monthly}} {
-			tableRow(t, s.Group, s.Source, timeOr("never", s.Until), w.name, dollars(w.Used), dollarsOr("none", w.Limit), timeOr("not begun", w.End))
+			tableRow(t, s.Group, s.Source, timeOr("never", s.Until), w.name, w.Used.Short(), dollarsOr("none", w.Limit), timeOr("not begun", w.End))
 		}
 	}
 	t.Flush()

@@ -6,19 +6,9 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// Handler stands between people's tools and a pool of upstream accounts: it
-// authenticates a gateway key, picks the right account, prepares the request,
-// relays the answer as it streams, counts what was used and bills it exactly
-// once. Paths of the providers' APIs that it does not serve are answered with
-// 404; requests to all other paths go to the next handler, untouched.
-//
-// Handlers that name the same store share one runtime: slots, session bindings
-// and the ledger.
-//
-// Secrets (credentials and gateway keys) may be `{env.NAME}` or
-// `{file./absolute/path}`; these are resolved when the config is loaded, so
-// that the config itself never holds them.
-type Handler struct {
+// Config is the JSON of a handler. The zero value lacks accounts; all else has
+// defaults.
+type Config struct {
 	// What the gateway guards: `standard` or `simple`. In simple mode nothing is
 	// refused or charged for money, and groups don't limit which accounts serve.
 	// Default: `standard`.
@@ -58,8 +48,6 @@ type Handler struct {
 
 	// What requests cost.
 	Billing *Billing `json:"billing,omitempty"`
-
-	live
 }
 
 // Account is one upstream credential and how to use it. It has exactly one of

@@ -13,7 +13,7 @@ import (
 // setDefaults fills in every option that the config left out. It runs when the
 // module is provisioned, so that a JSON config gets the same defaults as a
 // Caddyfile; running it again changes nothing.
-func (h *Handler) setDefaults() {
+func (h *Config) setDefaults() {
 	fill(&h.Mode, modeStandard)
 	fill(&h.Store, &Store{})
 	h.Store.setDefaults()

@@ -24,8 +24,21 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// live is what a handler has beyond its config, once it is provisioned.
-type live struct {
+// Handler stands between people's tools and a pool of upstream accounts: it
+// authenticates a gateway key, picks the right account, prepares the request,
+// relays the answer as it streams, counts what was used and bills it exactly
+// once. Paths of the providers' APIs that it does not serve are answered with
+// 404; requests to all other paths go to the next handler, untouched.
+//
+// Handlers that name the same store share one runtime: slots, session bindings
+// and the ledger.
+//
+// Secrets (credentials and gateway keys) may be `{env.NAME}` or
+// `{file./absolute/path}`; these are resolved when the config is loaded, so
+// that the config itself never holds them.
+type Handler struct {
+	Config
+
 	gateway *gateway.Gateway
 	// pooled is the key of the handler's reference to its runtime, "" before it
 	// has one.
@@ -40,7 +53,7 @@ type live struct {
 // itself is opened when the config has started, or by the first request:
 // `caddy validate` provisions in a second process.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	settings, err := h.settings()
+	settings, err := h.Build()
 	if err != nil {
 		return err
 	}

@@ -122,12 +122,12 @@ func TestNames(t *testing.T) {
 
 // The same function looks at all names that are made: in the config, and here.
 func TestOddNamesAreRefused(t *testing.T) {
-	for _, h := range []*Handler{
+	for _, h := range []*Config{
 		{Accounts: []Account{{Name: "e\u0301", APIKey: "a"}}, Users: []User{{Name: "alice"}}},
 		{Accounts: []Account{{Name: "main", APIKey: "a"}}, Users: []User{{Name: "e\u0301"}}},
 		{Accounts: []Account{{Name: "main", APIKey: "a"}}, Users: []User{{Name: "alice"}}, Groups: []Group{{Name: "e\u0301"}}},
 	} {
-		if _, err := h.settings(); err == nil || !strings.Contains(err.Error(), "U+0301") || !strings.Contains(err.Error(), "[0]") {
+		if _, err := h.Build(); err == nil || !strings.Contains(err.Error(), "U+0301") || !strings.Contains(err.Error(), "[0]") {
 			t.Errorf("error %v", err)
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-func (h *Handler) checkEncryptionKey(top spot) error {
+func (h *Config) checkEncryptionKey(top spot) error {
 	if h.EncryptionKey == "" {
 		return nil
 	}
@@ -24,7 +24,7 @@ func (h *Handler) checkEncryptionKey(top spot) error {
 	return nil
 }
 
-func (h *Handler) resolveEncryptionKey() ([]byte, error) {
+func (h *Config) resolveEncryptionKey() ([]byte, error) {
 	if h.EncryptionKey == "" {
 		return nil, nil
 	}

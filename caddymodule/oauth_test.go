@@ -70,7 +70,7 @@ func TestSettingsRefuseARefreshThatResolvesBadly(t *testing.T) {
 		"bad encryption key":   {"encryption_key {env.SPACED}\n" + minimal, "encryption_key: is not 32 bytes in base64 or hexadecimal"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := configured(t, test.body).settings()
+			_, err := configured(t, test.body).Build()
 			wantError(t, err, test.want)
 		})
 	}

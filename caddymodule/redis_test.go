@@ -81,7 +81,7 @@ func TestBadRedisSettings(t *testing.T) {
 		{"no such certificate", "/nowhere/me.pem", "rediss://h {\nclient_certificate {env.V} {env.V}\n}", "client_certificate: reading /nowhere/me.pem"},
 	} {
 		t.Setenv("V", test.value)
-		_, err := redisConfig(t, test.store).settings()
+		_, err := redisConfig(t, test.store).Build()
 		if err == nil || !strings.Contains(err.Error(), "store redis: ") || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "DO-NOT-SHOW") {
 			t.Errorf("%s: error %v", test.name, err)
 		}

@@ -30,10 +30,10 @@ const (
 	unservedNext = "next"
 )
 
-// settings fills in the defaults, checks the config and resolves it. It reads
+// Build fills in the defaults, checks the config and resolves it. It reads
 // environment variables and files. Errors name the item and the placeholder,
 // never a secret.
-func (h *Handler) settings() (*gateway.Config, error) {
+func (h *Config) Build() (*gateway.Config, error) {
 	h.setDefaults()
 	if err := h.Validate(); err != nil {
 		return nil, atPath(err)
@@ -243,7 +243,7 @@ func addDeclaredKey(s *gateway.Config, owner *gateway.User, k Key) error {
 	return nil
 }
 
-func (h *Handler) schedulerSettings(accounts []*upstream.Account) scheduler.Settings {
+func (h *Config) schedulerSettings(accounts []*upstream.Account) scheduler.Settings {
 	options := h.Scheduling
 	out := scheduler.Settings{
 		Accounts:            accounts,

@@ -38,7 +38,7 @@ func configured(t *testing.T, body string) *Handler {
 
 func mustSettings(t *testing.T, h *Handler) *gateway.Config {
 	t.Helper()
-	s, err := h.settings()
+	s, err := h.Build()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -332,7 +332,7 @@ func TestSettingsRefuseWhatResolvesBadly(t *testing.T) {
 		"store":             {"store embedded {env.SUB2API_TEST_EMPTY}\n" + minimal, "store: evaluated placeholder {env.SUB2API_TEST_EMPTY} is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := configured(t, test.body).settings()
+			_, err := configured(t, test.body).Build()
 			wantError(t, err, test.want)
 		})
 	}
@@ -376,7 +376,7 @@ func TestJSONConfigIsChecked(t *testing.T) {
 			if err := caddy.StrictUnmarshalJSON([]byte(test.config), &h); err != nil {
 				t.Fatal(err)
 			}
-			_, err := h.settings()
+			_, err := h.Build()
 			wantError(t, err, test.want)
 		})
 	}

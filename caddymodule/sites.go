@@ -8,12 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
-
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/modules/caddyevents"
-	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -83,6 +78,11 @@ func resolved(text string) (string, bool) {
 	return value, err != nil
 }
 
+// newSite is the site of a config at work, of a store and server.
+func (h *Config) newSite(store, server string, place func(path string) string) *site {
+	return &site{store, server, place, h.claims(resolved)}
+}
+
 // claims are what a config says of what its store shares. The config was checked and
 // has its defaults.
 //
@@ -91,7 +91,7 @@ func resolved(text string) (string, bool) {
 // state that of one base_url. What a site decides for its own requests alone, such as
 // which groups a key may use, which models an account serves or what its priority
 // is, may differ.
-func (h *Handler) claims(read reader) []claimed {
+func (h *Config) claims(read reader) []claimed {
 	all := h.storeClaims(read)
 	for i := range h.Accounts {
 		all = append(all, h.Accounts[i].claims(fmt.Sprintf("account[%d]", i), read)...)
@@ -106,7 +106,7 @@ func (h *Handler) claims(read reader) []claimed {
 	return all
 }
 
-func (h *Handler) storeClaims(read reader) []claimed {
+func (h *Config) storeClaims(read reader) []claimed {
 	b := h.Billing
 	key, hidden := read(h.EncryptionKey)
 	all := []claimed{
@@ -169,7 +169,7 @@ func (g *Group) claims(path string) []claimed {
 	for span, limit := range limits {
 		word, value := billing.Span(span).String(), ""
 		if limit != 0 {
-			value = dollars(limit)
+			value = limit.Short()
 		}
 		all = append(all, claimed{what: title + "limits: " + word, path: path + ".limits." + word, value: orNone(value)})
 	}
@@ -179,7 +179,7 @@ func (g *Group) claims(path string) []claimed {
 func (u *User) claims(path string, zone *time.Location, read reader) []claimed {
 	title := "user " + u.Name + ": "
 	all := []claimed{
-		{what: title + "balance", path: path + ".balance", value: dollarText(string(u.Balance))},
+		{what: title + "balance", path: path + ".balance", value: billing.ShortUSD(string(u.Balance))},
 		{what: title + "concurrency", path: path + ".concurrency", value: strconv.Itoa(*u.Concurrency)},
 	}
 	for i, s := range u.Subscriptions {
@@ -211,12 +211,12 @@ func orNone(value string) string {
 
 // writtenSite is the site of a config that a file holds, whose placeholders are not
 // resolved.
-func (h *Handler) writtenSite(place func(path string) string) (*site, error) {
+func (h *Config) writtenSite(place func(path string) string) (*site, error) {
 	text, err := json.Marshal(h)
 	if err != nil {
 		return nil, err
 	}
-	var full Handler // the adapted config shows no defaults
+	var full Config // the adapted config shows no defaults
 	if err := json.Unmarshal(text, &full); err != nil {
 		return nil, err
 	}
@@ -232,52 +232,4 @@ func (s *Store) writtenKey() string {
 	}
 	urls := slices.Sorted(slices.Values(s.Redis.URL))
 	return strings.Join(append([]string{"redis", s.Redis.Sentinel, s.Redis.Namespace}, urls...), " ")
-}
-
-// loading are the sites of each config that is being loaded or in force, by the
-// events app, of which a config has one.
-var loading = struct {
-	mu    sync.Mutex
-	sites map[*caddyevents.App][]*site
-}{sites: map[*caddyevents.App][]*site{}}
-
-// joinSites counts the handler among the sites of its config, unless it contradicts
-// one of them. Configs may contradict each other: a reload is how what they say
-// changes.
-func (h *Handler) joinSites(ctx caddy.Context, app *caddyevents.App, store string) error {
-	loading.mu.Lock()
-	defer loading.mu.Unlock()
-	server := "the config"
-	if s, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server); ok {
-		server = fmt.Sprintf("server %s (%s)", s.Name(), strings.Join(s.Listen, " "))
-	}
-	number := 1
-	for _, other := range loading.sites[app] {
-		if other.server == server {
-			number++
-		}
-	}
-	place := func(path string) string {
-		return fmt.Sprintf("%s of sub2api handler %d in %s", path, number, server)
-	}
-	joined := &site{store, server, place, h.claims(resolved)}
-	for _, other := range loading.sites[app] {
-		if err := joined.contradicts(other); err != nil {
-			return err
-		}
-	}
-	h.events, h.site = app, joined
-	loading.sites[app] = append(loading.sites[app], joined)
-	return nil
-}
-
-func (h *Handler) leaveSites() {
-	loading.mu.Lock()
-	defer loading.mu.Unlock()
-	left := slices.DeleteFunc(loading.sites[h.events], func(s *site) bool { return s == h.site })
-	if len(left) == 0 {
-		delete(loading.sites, h.events)
-		return
-	}
-	loading.sites[h.events] = left
 }

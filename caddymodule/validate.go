@@ -40,7 +40,7 @@ const (
 
 // Validate implements caddy.Validator. The directive's parser runs it as well,
 // to report the same errors with file and line.
-func (h *Handler) Validate() error {
+func (h *Config) Validate() error {
 	return cmp.Or(
 		h.checkTop(),
 		h.checkAccounts(),
@@ -54,7 +54,7 @@ func (h *Handler) Validate() error {
 	)
 }
 
-func (h *Handler) checkTop() error {
+func (h *Config) checkTop() error {
 	top := spot{"", "sub2api"}
 	if err := top.oneOf("mode", h.Mode, modeStandard, modeSimple); err != nil {
 		return err
@@ -74,7 +74,7 @@ func (h *Handler) checkTop() error {
 	return nil
 }
 
-func (h *Handler) checkAccounts() error {
+func (h *Config) checkAccounts() error {
 	names := map[string]bool{}
 	for i := range h.Accounts {
 		a := &h.Accounts[i]
@@ -218,7 +218,7 @@ func (a *Account) checkHeader(at spot) error {
 	return nil
 }
 
-func (h *Handler) checkGroups() error {
+func (h *Config) checkGroups() error {
 	names := map[string]bool{}
 	for i := range h.Groups {
 		g := &h.Groups[i]
@@ -241,7 +241,7 @@ func (h *Handler) checkGroups() error {
 
 // checkGroupAccounts lets a group hold accounts of its own platform, and those
 // of antigravity, which serve it under /antigravity or by mixed_scheduling.
-func (h *Handler) checkGroupAccounts(g *Group, at spot) error {
+func (h *Config) checkGroupAccounts(g *Group, at spot) error {
 	platform := cmp.Or(g.Platform, string(upstream.Anthropic))
 	for i, name := range g.Accounts {
 		found := slices.IndexFunc(h.Accounts, func(a Account) bool { return a.Name == name })
@@ -259,7 +259,7 @@ func (h *Handler) checkGroupAccounts(g *Group, at spot) error {
 	return nil
 }
 
-func (h *Handler) checkUsers() error {
+func (h *Config) checkUsers() error {
 	names := map[string]bool{}
 	owners := map[string]string{}
 	for i := range h.Users {
@@ -275,7 +275,7 @@ func (h *Handler) checkUsers() error {
 			return err
 		}
 		for j := range u.Keys {
-			if err := h.CheckKey(u, j, at, owners); err != nil {
+			if err := h.checkKey(u, j, at, owners); err != nil {
 				return err
 			}
 		}
@@ -286,7 +286,7 @@ func (h *Handler) checkUsers() error {
 
 // CheckKey checks the user's j-th key; owners maps the keys seen so far to
 // their users.
-func (h *Handler) CheckKey(u *User, j int, at spot, owners map[string]string) error {
+func (h *Config) checkKey(u *User, j int, at spot, owners map[string]string) error {
 	word, key := fmt.Sprintf("key[%d]", j), &u.Keys[j]
 	id, err := keyIdentity(key.Key)
 	if err != nil {
@@ -416,4 +416,4 @@ func nameList[T any](items []T, name func(T) string) string {
 	return strings.Join(names, ", ")
 }
 
-var _ caddy.Validator = (*Handler)(nil)
+var _ caddy.Validator = (*Config)(nil)

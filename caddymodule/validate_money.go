@@ -62,7 +62,7 @@ func (l *Limits) amounts() billing.Limits {
 }
 
 // checkSubscriptions checks the groups that a user is subscribed to.
-func (h *Handler) checkSubscriptions(u *User, at spot) error {
+func (h *Config) checkSubscriptions(u *User, at spot) error {
 	var seen []string
 	for i, s := range u.Subscriptions {
 		word := fmt.Sprintf("subscribe[%d]", i)

@@ -31,7 +31,7 @@ func TestAGroupHasARateOrLimits(t *testing.T) {
 	} {
 		h := jsonConfig(t, groups)
 		for range 2 { // a config is checked before and after its defaults are filled in
-			_, err := h.settings()
+			_, err := h.Build()
 			switch {
 			case want == "" && err != nil:
 				t.Errorf("%s: %v", groups, err)
