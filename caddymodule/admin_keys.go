@@ -22,8 +22,6 @@ const (
 	keyDigits = 43
 	// keyPrefix is how many characters of a key are kept to tell it from others.
 	keyPrefix = len(keyStart) + 4
-	// keyIDDigits is how many hexadecimal digits of a key's digest are its id.
-	keyIDDigits = 12
 	// maxModelPattern is the longest model name of a key, in bytes.
 	maxModelPattern = 200
 )
@@ -141,7 +139,7 @@ func addKey(c *adminCall) error {
 	made.User = profile.Name
 	text := newKey()
 	made.Digest = sha256.Sum256([]byte(text))
-	made.ID, made.Prefix = hex.EncodeToString(made.Digest[:])[:keyIDDigits], text[:keyPrefix]
+	made.ID, made.Prefix = hex.EncodeToString(made.Digest[:])[:gateway.KeyIDDigits], text[:keyPrefix]
 	if err := c.store.ledger.AddKey(c.ctx, made); err != nil {
 		return err
 	}

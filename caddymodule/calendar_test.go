@@ -35,9 +35,18 @@ var zoneDays = []struct{ zone, day, want string }{
 	{"Etc/GMT+12", "2026-12-31", "2026-12-31T12:00:00Z"},
 }
 
+func zoneOf(t *testing.T, name string) *time.Location {
+	t.Helper()
+	zone, err := time.LoadLocation(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return zone
+}
+
 func TestADateIsItsMidnightInTheZone(t *testing.T) {
 	for _, test := range zoneDays {
-		zone := mustZone(t, test.zone)
+		zone := zoneOf(t, test.zone)
 		got, err := parseMoment(test.day, zone)
 		if err != nil || got.Format(time.RFC3339) != test.want || got.Location() != time.UTC {
 			t.Errorf("%s in %s: %v, %v; want %s", test.day, test.zone, got, err, test.want)
@@ -61,7 +70,7 @@ func TestADateIsItsMidnightInTheZone(t *testing.T) {
 // Whatever is given a date means the same by it.
 func TestEveryDateIsOfTheBillingZone(t *testing.T) {
 	for _, test := range zoneDays {
-		h := configured(t, fmt.Sprintf(`
+		h := handlerOf(t, fmt.Sprintf(`
 	account max {
 		oauth {
 			access_token a
@@ -82,7 +91,10 @@ func TestEveryDateIsOfTheBillingZone(t *testing.T) {
 	billing {
 		timezone %[2]s
 	}`, test.day, test.zone))
-		s := mustSettings(t, h)
+		s, err := h.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
 		if got := s.Users["alice"].Subscriptions["pro"].Format(time.RFC3339); got != test.want {
 			t.Errorf("until %s in %s: %s, want %s", test.day, test.zone, got, test.want)
 		}
@@ -125,7 +137,7 @@ func TestRecordsOfATimeOfSettling(t *testing.T) {
 		ledger.records[i].Settled = time.Date(2026, 11, 26, 4+i, 30, 0, 1000, time.UTC)
 	}
 	config := adminConfig()
-	config.Zone = mustZone(t, "America/New_York")
+	config.Zone = zoneOf(t, "America/New_York")
 	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, config)
 	address := adminServer(t, &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }})
 	for words, want := range map[string][]string{

@@ -12,7 +12,7 @@ import (
 )
 
 // redisConfig is a config with that store, and the defaults.
-func redisConfig(t *testing.T, store string) *Handler {
+func redisConfig(t *testing.T, store string) *Config {
 	t.Helper()
 	return configured(t, "store redis "+store+minimal)
 }

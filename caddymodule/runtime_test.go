@@ -82,16 +82,24 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 
 func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
 	server := miniredis.RunT(t)
-	named := func(more string) *store.Redis { return mustRedis(t, "redis://"+server.Addr()+more) }
-	first, err := joinRuntime(named(""))
+	plain := store.Redis{
+		Network: "tcp", Addresses: []string{server.Addr()}, Namespace: "sub2api", Timeout: time.Second, Spool: t.TempDir(),
+		Keeping: store.Keeping{Zone: time.UTC},
+	}
+	named := func(change func(*store.Redis)) *store.Redis {
+		s := plain
+		change(&s)
+		return &s
+	}
+	first, err := joinRuntime(&plain)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := joinRuntime(named("/0 {\nusername default\npassword pw\n}"))
+	second, err := joinRuntime(named(func(s *store.Redis) { s.Access = store.Access{Username: "default", Password: "pw"} }))
 	if err != nil || second != first {
 		t.Errorf("another user name makes another runtime: %v", err)
 	}
-	if _, err := joinRuntime(named(" {\non_outage refuse\n}")); err == nil || !strings.Contains(err.Error(), "on_outage is another than that of the store as it is open now") {
+	if _, err := joinRuntime(named(func(s *store.Redis) { s.Refuse = true })); err == nil || !strings.Contains(err.Error(), "on_outage is another than that of the store as it is open now") {
 		t.Errorf("another on_outage: %v", err)
 	}
 	leaveRuntime(second.Key)
@@ -101,7 +109,7 @@ func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
 	if _, err := first.State.Change(t.Context(), "account/main", func(st *scheduler.Standing) { st.Error = "because" }); err != nil {
 		t.Fatal(err)
 	}
-	other, err := joinRuntime(named("/1"))
+	other, err := joinRuntime(named(func(s *store.Redis) { s.Database = 1 }))
 	if err != nil || other == first {
 		t.Errorf("two databases share a runtime: %v", err)
 	}

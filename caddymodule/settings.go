@@ -235,7 +235,7 @@ func addDeclaredKey(s *gateway.Config, owner *gateway.User, k Key) error {
 	if other, ok := s.Keys[digest]; ok {
 		return fmt.Errorf("is the same as a key of user %s; every key belongs to one user, once", other.User.Name)
 	}
-	entry := &gateway.Key{ID: hex.EncodeToString(digest[:6]), User: owner}
+	entry := &gateway.Key{ID: hex.EncodeToString(digest[:])[:gateway.KeyIDDigits], User: owner}
 	for _, name := range k.Groups {
 		entry.Groups = append(entry.Groups, s.Groups[name])
 	}

@@ -23,20 +23,20 @@ import (
 )
 
 // configured is a handler as Caddy makes it from a Caddyfile.
-func configured(t *testing.T, body string) *Handler {
+func configured(t *testing.T, body string) *Config {
 	t.Helper()
 	tokens, err := caddyfile.Tokenize([]byte("sub2api {\n"+body+"\n}"), "Caddyfile")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var h Handler
+	var h Config
 	if err := h.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
 		t.Fatal(err)
 	}
 	return throughJSON(t, &h)
 }
 
-func mustSettings(t *testing.T, h *Handler) *gateway.Config {
+func mustSettings(t *testing.T, h *Config) *gateway.Config {
 	t.Helper()
 	s, err := h.Build()
 	if err != nil {
@@ -372,7 +372,7 @@ func TestJSONConfigIsChecked(t *testing.T) {
 			"relay: keepalive: -1ns is out of range"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			var h Handler
+			var h Config
 			if err := caddy.StrictUnmarshalJSON([]byte(test.config), &h); err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
@@ -197,7 +198,7 @@ func (u *User) claims(path string, zone *time.Location, read reader) []claimed {
 			digest, _ := keyDigest(text) // checked
 			id = hex.EncodeToString(digest[:])
 		}
-		all = append(all, claimed{what: "the user of the key " + id[:keyIDDigits], path: fmt.Sprintf("%s.key[%d]", path, i), value: u.Name})
+		all = append(all, claimed{what: "the user of the key " + id[:gateway.KeyIDDigits], path: fmt.Sprintf("%s.key[%d]", path, i), value: u.Name})
 	}
 	return all
 }

@@ -7,9 +7,9 @@ import (
 )
 
 // jsonConfig is a handler as Caddy makes it from a JSON config with these groups.
-func jsonConfig(t *testing.T, groups string) *Handler {
+func jsonConfig(t *testing.T, groups string) *Config {
 	t.Helper()
-	var h Handler
+	var h Config
 	text := `{"account":[{"name":"main","api_key":"a"}],"user":[{"name":"alice"}],"group":[` + groups + `]}`
 	if err := json.Unmarshal([]byte(text), &h); err != nil {
 		t.Fatal(err)

@@ -113,6 +113,9 @@ type User struct {
 	Subscriptions map[string]time.Time
 }
 
+// KeyIDDigits is how many hexadecimal digits of a key's digest are its id.
+const KeyIDDigits = 12
+
 // Key is a gateway key. The key itself is not kept.
 type Key struct {
 	ID     string // the first 12 hexadecimal digits of the digest
