@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
@@ -165,7 +166,7 @@ func findAdminRoute(escaped string) (adminRoute, []string, error) {
 			return route, names, nil
 		}
 	}
-	paths := nameList(adminRoutes, func(r adminRoute) string { return adminPrefix + r.path })
+	paths := config.NameList(adminRoutes, func(r adminRoute) string { return adminPrefix + r.path })
 	return adminRoute{}, nil, refuse(http.StatusNotFound, "there is nothing here; there are: %s", paths)
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
@@ -127,7 +128,7 @@ func addKey(c *adminCall) error {
 		if limit == nil {
 			continue
 		}
-		if *limit <= 0 || *limit > maxBalance {
+		if *limit <= 0 || *limit > config.MaxBalance {
 			return refuse(http.StatusBadRequest, "limits: %s: %s is no limit; write US dollars over 0, up to a billion, or leave it out", span, *limit)
 		}
 		made.Limits[span] = *limit
@@ -175,7 +176,7 @@ func (s *adminStore) checkKeyGroups(names []string) error {
 func checkKeyModels(patterns []string) error {
 	for i, pattern := range patterns {
 		switch {
-		case pattern == "" || !modelName(pattern) || len(pattern) > maxModelPattern:
+		case pattern == "" || !config.ModelName(pattern) || len(pattern) > maxModelPattern:
 			return refuse(http.StatusBadRequest, "models: %.80q is no model name: it is empty, over %d bytes, or holds a space or control character", pattern, maxModelPattern)
 		case strings.Contains(strings.TrimSuffix(pattern, "*"), "*"):
 			return refuse(http.StatusBadRequest, "models: %.80q has a * that is not at its end; only a trailing * matches", pattern)

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 )
 
 // zone is where the days of the store begin.
@@ -12,7 +14,7 @@ func (s *adminStore) zone() *time.Location { return s.configs[0].Zone }
 // queryMoment reads a time of the query; where there is none, it is zero.
 func (c *adminCall) queryMoment(word string) (time.Time, error) {
 	text := c.query.Get(word)
-	at, err := parseMoment(text, c.store.zone())
+	at, err := config.ParseMoment(text, c.store.zone())
 	if err == nil {
 		return at, nil
 	}
@@ -31,7 +33,7 @@ func (c *adminCall) bodyMoment(word string, text *string) (time.Time, error) {
 	if *text == "" {
 		return time.Time{}, refuse(http.StatusBadRequest, `%s: "" is no time; leave it out for one that never comes`, word)
 	}
-	at, err := parseMoment(*text, c.store.zone())
+	at, err := config.ParseMoment(*text, c.store.zone())
 	switch {
 	case err != nil:
 		return time.Time{}, refuse(http.StatusBadRequest, "%s: %w", word, err)

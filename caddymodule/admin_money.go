@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
@@ -41,7 +42,7 @@ func creditUser(c *adminCall) error {
 	if err := cmp.Or(checkText("note", body.Note, maxCreditNote), checkText("id", body.ID, maxCreditID)); err != nil {
 		return err
 	}
-	if body.Amount == 0 || body.Amount > maxBalance || body.Amount < -maxBalance {
+	if body.Amount == 0 || body.Amount > config.MaxBalance || body.Amount < -config.MaxBalance {
 		return refuse(http.StatusBadRequest, "amount_usd: %s is no amount to credit; write US dollars up to a billion, such as 20, or -5 to take some", body.Amount)
 	}
 	profile, err := c.store.profile(c.ctx, c.names[0])

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
@@ -148,7 +149,7 @@ func (s *adminStore) groupList(suits func(*gateway.Group) bool) string {
 		}
 	}
 	slices.Sort(names)
-	return nameList(names, func(name string) string { return name })
+	return config.NameList(names, func(name string) string { return name })
 }
 
 // profile returns a user whom the config declares or an operator added.

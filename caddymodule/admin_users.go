@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -75,7 +76,7 @@ func (s *adminStore) view(ctx context.Context, p billing.Profile) (userView, err
 // balanceText is a user's balance, or that the config declares none.
 func (s *adminStore) balanceText(user string, b billing.Balance) string {
 	if declared := s.declared(user); declared != nil && declared.Unlimited {
-		return unlimited
+		return config.Unlimited
 	}
 	return b.Amount.String()
 }
@@ -179,11 +180,11 @@ func addUser(c *adminCall) error {
 	if body.Concurrency != nil {
 		concurrency = *body.Concurrency
 	}
-	if err := vetName(body.Name); err != nil {
+	if err := config.VetName(body.Name); err != nil {
 		return refuse(http.StatusBadRequest, "name: %.80q can't be used: it %w", body.Name, err)
 	}
 	switch {
-	case body.Balance < 0 || body.Balance > maxBalance:
+	case body.Balance < 0 || body.Balance > config.MaxBalance:
 		return refuse(http.StatusBadRequest, "balance_usd: %s is out of range; write US dollars between 0 and a billion", body.Balance)
 	case c.store.declared(body.Name) != nil:
 		return refuse(http.StatusConflict, "the config has user %s already; choose another name", body.Name)
@@ -201,8 +202,8 @@ func addUser(c *adminCall) error {
 }
 
 func checkConcurrency(n int) error {
-	if n < 0 || n > maxConcurrency {
-		return refuse(http.StatusBadRequest, "concurrency: %d is out of range; write a number between 0, which is no limit, and %d", n, maxConcurrency)
+	if n < 0 || n > config.MaxConcurrency {
+		return refuse(http.StatusBadRequest, "concurrency: %d is out of range; write a number between 0, which is no limit, and %d", n, config.MaxConcurrency)
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
@@ -47,7 +48,7 @@ func zoneOf(t *testing.T, name string) *time.Location {
 func TestADateIsItsMidnightInTheZone(t *testing.T) {
 	for _, test := range zoneDays {
 		zone := zoneOf(t, test.zone)
-		got, err := parseMoment(test.day, zone)
+		got, err := config.ParseMoment(test.day, zone)
 		if err != nil || got.Format(time.RFC3339) != test.want || got.Location() != time.UTC {
 			t.Errorf("%s in %s: %v, %v; want %s", test.day, test.zone, got, err, test.want)
 		}
@@ -55,12 +56,12 @@ func TestADateIsItsMidnightInTheZone(t *testing.T) {
 		for text, want := range map[string]string{
 			test.want: test.want, "2026-11-01T01:30:00-04:00": "2026-11-01T05:30:00Z", "2026-11-01T00:00:00+14:00": "2026-10-31T10:00:00Z",
 		} {
-			if got, err := parseMoment(text, zone); err != nil || got.Format(time.RFC3339) != want {
+			if got, err := config.ParseMoment(text, zone); err != nil || got.Format(time.RFC3339) != want {
 				t.Errorf("%s in %s: %v, %v; want %s", text, test.zone, got, err, want)
 			}
 		}
 		for _, text := range []string{"2026-02-30", "2026-11-01T00:00:00", "2026-11-01 00:00", "1999-12-01", "2200-01-02", "20261101", "2026-1-1", "now"} {
-			if got, err := parseMoment(text, zone); err == nil {
+			if got, err := config.ParseMoment(text, zone); err == nil {
 				t.Errorf("%q in %s is %v", text, test.zone, got)
 			}
 		}

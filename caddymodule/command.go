@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/spf13/cobra"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -112,14 +113,14 @@ func adminAddress() (address string, usual bool, err error) {
 }
 
 func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
-	handler := Config{
-		Store: &Store{Embedded: &EmbeddedStore{Dir: filepath.Join(dir, "store")}},
-		Accounts: []Account{
+	handler := config.Config{
+		Store: &config.Store{Embedded: &config.EmbeddedStore{Dir: filepath.Join(dir, "store")}},
+		Accounts: []config.Account{
 			{Name: "first", APIKey: "sk-upstream-first", BaseURL: upstreamURL, Concurrency: 8},
 			{Name: "second", APIKey: "sk-upstream-second", BaseURL: upstreamURL, Concurrency: 8},
 		},
-		Groups: []Group{{Name: "default"}},
-		Users:  []User{{Name: "demo", Balance: "5", Keys: []Key{{Key: demoKey, Groups: []string{"default"}}}}},
+		Groups: []config.Group{{Name: "default"}},
+		Users:  []config.User{{Name: "demo", Balance: "5", Keys: []config.Key{{Key: demoKey, Groups: []string{"default"}}}}},
 	}
 	notFound := caddyhttp.StaticResponse{StatusCode: "404", Body: "not found"}
 	server := caddyhttp.Server{

@@ -3,6 +3,8 @@ package caddymodule
 import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 )
 
 func init() {
@@ -12,7 +14,7 @@ func init() {
 
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
 	const sitesBefore = "sub2api sites"
-	before, _ := h.State[sitesBefore].([]*site)
+	before, _ := h.State[sitesBefore].([]*config.Site)
 	handler := new(Handler)
 	written, err := handler.UnmarshalSite(h.Dispenser, before)
 	if err != nil {

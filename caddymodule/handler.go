@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
@@ -37,7 +38,7 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 // `{file./absolute/path}`; these are resolved when the config is loaded, so
 // that the config itself never holds them.
 type Handler struct {
-	Config
+	config.Config
 
 	gateway *gateway.Gateway
 	// pooled is the key of the handler's reference to its runtime, "" before it
@@ -45,7 +46,7 @@ type Handler struct {
 	pooled string
 	// site is what the handler is among those of its config, which events stands
 	// for; nil before it is one of them.
-	site   *site
+	site   *config.Site
 	events *caddyevents.App
 }
 

@@ -9,14 +9,16 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 )
 
 // loading are the sites of each config that is being loaded or in force, by the
 // events app, of which a config has one.
 var loading = struct {
 	mu    sync.Mutex
-	sites map[*caddyevents.App][]*site
-}{sites: map[*caddyevents.App][]*site{}}
+	sites map[*caddyevents.App][]*config.Site
+}{sites: map[*caddyevents.App][]*config.Site{}}
 
 // joinSites counts the handler among the sites of its config, unless it contradicts
 // one of them. Configs may contradict each other: a reload is how what they say
@@ -30,16 +32,16 @@ func (h *Handler) joinSites(ctx caddy.Context, app *caddyevents.App, store strin
 	}
 	number := 1
 	for _, other := range loading.sites[app] {
-		if other.server == server {
+		if other.Server == server {
 			number++
 		}
 	}
 	place := func(path string) string {
 		return fmt.Sprintf("%s of sub2api handler %d in %s", path, number, server)
 	}
-	joined := h.newSite(store, server, place)
+	joined := h.NewSite(store, server, place)
 	for _, other := range loading.sites[app] {
-		if err := joined.contradicts(other); err != nil {
+		if err := joined.Contradicts(other); err != nil {
 			return err
 		}
 	}
@@ -51,7 +53,7 @@ func (h *Handler) joinSites(ctx caddy.Context, app *caddyevents.App, store strin
 func (h *Handler) leaveSites() {
 	loading.mu.Lock()
 	defer loading.mu.Unlock()
-	left := slices.DeleteFunc(loading.sites[h.events], func(s *site) bool { return s == h.site })
+	left := slices.DeleteFunc(loading.sites[h.events], func(s *config.Site) bool { return s == h.site })
 	if len(left) == 0 {
 		delete(loading.sites, h.events)
 		return

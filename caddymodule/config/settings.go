@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"crypto/sha256"
@@ -198,7 +198,7 @@ func (a *Account) build(zone *time.Location) (*upstream.Account, error) {
 // addDeclaredUsers comes when the groups are known.
 func addDeclaredUsers(s *gateway.Config, users []User) error {
 	for _, u := range users {
-		declared := billing.User{Name: u.Name, Unlimited: u.Balance == unlimited}
+		declared := billing.User{Name: u.Name, Unlimited: u.Balance == Unlimited}
 		if !declared.Unlimited {
 			var err error
 			if declared.Balance, err = billing.ParseUSD(string(u.Balance)); err != nil {
@@ -211,7 +211,7 @@ func addDeclaredUsers(s *gateway.Config, users []User) error {
 			if owner.Subscriptions == nil {
 				owner.Subscriptions = make(map[string]time.Time)
 			}
-			owner.Subscriptions[subscribe.Group], _ = parseMoment(subscribe.Until, s.Zone) // checked
+			owner.Subscriptions[subscribe.Group], _ = ParseMoment(subscribe.Until, s.Zone) // checked
 		}
 		s.Users[u.Name] = owner
 		for _, k := range u.Keys {

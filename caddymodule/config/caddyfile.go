@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"errors"
@@ -131,7 +131,7 @@ func (h *Config) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // UnmarshalSite is UnmarshalCaddyfile, and returns what the handler says of its store,
 // for the sites that follow in the file. It is an error if one of those before says
 // something else.
-func (h *Config) UnmarshalSite(d *caddyfile.Dispenser, before []*site) (*site, error) {
+func (h *Config) UnmarshalSite(d *caddyfile.Dispenser, before []*Site) (*Site, error) {
 	p, err := h.parse(d)
 	if err != nil {
 		return nil, err
@@ -141,7 +141,7 @@ func (h *Config) UnmarshalSite(d *caddyfile.Dispenser, before []*site) (*site, e
 		return nil, err
 	}
 	for _, other := range before {
-		if err := written.contradicts(other); err != nil {
+		if err := written.Contradicts(other); err != nil {
 			return nil, p.locate(err)
 		}
 	}

@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"crypto/sha256"
@@ -383,7 +383,7 @@ func TestJSONConfigIsChecked(t *testing.T) {
 }
 
 func TestBalanceMayBeANumberInJSON(t *testing.T) {
-	for text, want := range map[string]Dollars{`20.000000001`: "20.000000001", `"0.5"`: "0.5", `"unlimited"`: unlimited, `null`: ""} {
+	for text, want := range map[string]Dollars{`20.000000001`: "20.000000001", `"0.5"`: "0.5", `"unlimited"`: Unlimited, `null`: ""} {
 		var u User
 		if err := json.Unmarshal([]byte(`{"balance":`+text+`}`), &u); err != nil || u.Balance != want {
 			t.Errorf("balance %s became %q, error %v", text, u.Balance, err)

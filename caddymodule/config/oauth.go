@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"errors"
@@ -134,7 +134,7 @@ func parseExpiresAt(text string, zone *time.Location) (time.Time, error) {
 		}
 		return time.Unix(seconds, 0).UTC(), nil
 	}
-	at, err := parseMoment(text, zone)
+	at, err := ParseMoment(text, zone)
 	if err != nil || at.IsZero() {
 		return time.Time{}, errors.New("is no time; write it as 2026-12-01T00:00:00Z, as a date, or in unix seconds")
 	}

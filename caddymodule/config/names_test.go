@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"strings"
@@ -104,7 +104,7 @@ func TestNames(t *testing.T) {
 		{strings.Repeat("x", 65), "has 65 bytes; end within 64 bytes"},
 		{strings.Repeat("\u00e9", 33), "has 66 bytes"},
 	} {
-		err := vetName(test.name)
+		err := VetName(test.name)
 		switch {
 		case test.want == "" && err != nil:
 			t.Errorf("%q (%+q): it %v", test.name, test.name, err)

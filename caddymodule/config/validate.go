@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"cmp"
@@ -20,7 +20,7 @@ import (
 // Bounds of the options: far above what anyone needs, and low enough that a
 // slip of the finger is noticed when the config is loaded.
 const (
-	maxConcurrency = 100_000
+	MaxConcurrency = 100_000
 	maxWaiting     = 100_000
 	maxPriority    = 1_000_000
 	maxSwitches    = 100
@@ -86,7 +86,7 @@ func (h *Config) checkAccounts() error {
 			a.checkBaseURL(at),
 			a.checkProxy(at),
 			at.between("priority", a.Priority, 0, maxPriority),
-			at.between("concurrency", &a.Concurrency, 0, maxConcurrency),
+			at.between("concurrency", &a.Concurrency, 0, MaxConcurrency),
 			a.checkModels(at),
 			a.checkErrorCodes(at),
 			a.checkHeader(at),
@@ -162,7 +162,7 @@ func (a *Account) checkModels(at spot) error {
 		switch {
 		case rule.Match == "":
 			return at.errorf(word, "holds an empty model name; name a model, or a prefix with a trailing *")
-		case !modelName(rule.Match) || !modelName(rule.Upstream):
+		case !ModelName(rule.Match) || !ModelName(rule.Upstream):
 			return at.errorf(word, "%q or %q is no model name: it holds a space or control character, or is not UTF-8", rule.Match, rule.Upstream)
 		case strings.Contains(prefix, "*"):
 			return at.errorf(word, "%q has a * that is not at its end; only a trailing * matches", rule.Match)
@@ -176,7 +176,7 @@ func (a *Account) checkModels(at spot) error {
 	return nil
 }
 
-func modelName(name string) bool {
+func ModelName(name string) bool {
 	return utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) })
 }
 
@@ -246,7 +246,7 @@ func (h *Config) checkGroupAccounts(g *Group, at spot) error {
 	for i, name := range g.Accounts {
 		found := slices.IndexFunc(h.Accounts, func(a Account) bool { return a.Name == name })
 		if found < 0 {
-			return at.errorf("accounts", "names %q, which is no account here; there are: %s", name, nameList(h.Accounts, func(a Account) string { return a.Name }))
+			return at.errorf("accounts", "names %q, which is no account here; there are: %s", name, NameList(h.Accounts, func(a Account) string { return a.Name }))
 		}
 		if slices.Contains(g.Accounts[:i], name) {
 			return at.errorf("accounts", "names %s twice; keep one", name)
@@ -268,7 +268,7 @@ func (h *Config) checkUsers() error {
 		err := cmp.Or(
 			at.name(u.Name, names),
 			at.balance("balance", u.Balance),
-			at.between("concurrency", u.Concurrency, 0, maxConcurrency),
+			at.between("concurrency", u.Concurrency, 0, MaxConcurrency),
 			h.checkSubscriptions(u, at),
 		)
 		if err != nil {
@@ -299,7 +299,7 @@ func (h *Config) checkKey(u *User, j int, at spot, owners map[string]string) err
 	for i, name := range key.Groups {
 		if !slices.ContainsFunc(h.Groups, func(g Group) bool { return g.Name == name }) {
 			// Not by its name: someone may have written a second key there.
-			return at.errorf(word, "the group in place %d is no group here; there are: %s", i+1, nameList(h.Groups, func(g Group) string { return g.Name }))
+			return at.errorf(word, "the group in place %d is no group here; there are: %s", i+1, NameList(h.Groups, func(g Group) string { return g.Name }))
 		}
 		if slices.Contains(key.Groups[:i], name) {
 			return at.errorf(word, "names group %s twice; keep one", name)
@@ -404,8 +404,8 @@ func platformNames() []string {
 	return names
 }
 
-// nameList lists what there is to choose from, for an error.
-func nameList[T any](items []T, name func(T) string) string {
+// NameList lists what there is to choose from, for an error.
+func NameList[T any](items []T, name func(T) string) string {
 	if len(items) == 0 {
 		return "none"
 	}

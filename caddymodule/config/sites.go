@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"encoding/hex"
@@ -15,11 +15,11 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-// site is one sub2api handler of a config, with what it says of the things that all
+// Site is one sub2api handler of a config, with what it says of the things that all
 // sites of its store share.
-type site struct {
+type Site struct {
 	store  string                   // the same for every site of a store
-	server string                   // that it is part of; "" while that is not known
+	Server string                   // that it is part of; "" while that is not known
 	place  func(path string) string // where an item of the site is, for errors
 	claims []claimed
 }
@@ -37,9 +37,9 @@ type claimed struct {
 	hidden bool
 }
 
-// contradicts returns an error, at the claim's path, if another site of the same
+// Contradicts returns an error, at the claim's path, if another site of the same
 // store says something else.
-func (s *site) contradicts(other *site) error {
+func (s *Site) Contradicts(other *Site) error {
 	if s.store != other.store {
 		return nil
 	}
@@ -79,9 +79,9 @@ func resolved(text string) (string, bool) {
 	return value, err != nil
 }
 
-// newSite is the site of a config at work, of a store and server.
-func (h *Config) newSite(store, server string, place func(path string) string) *site {
-	return &site{store, server, place, h.claims(resolved)}
+// NewSite is the site of a config at work, of a store and server.
+func (h *Config) NewSite(store, server string, place func(path string) string) *Site {
+	return &Site{store, server, place, h.claims(resolved)}
 }
 
 // claims are what a config says of what its store shares. The config was checked and
@@ -185,7 +185,7 @@ func (u *User) claims(path string, zone *time.Location, read reader) []claimed {
 	}
 	for i, s := range u.Subscriptions {
 		value := "never"
-		if until, _ := parseMoment(s.Until, zone); !until.IsZero() { // checked
+		if until, _ := ParseMoment(s.Until, zone); !until.IsZero() { // checked
 			value = until.Format(time.RFC3339)
 		}
 		all = append(all, claimed{what: title + "the end of the subscription of " + s.Group, path: fmt.Sprintf("%s.subscribe[%d]", path, i), value: value})
@@ -212,7 +212,7 @@ func orNone(value string) string {
 
 // writtenSite is the site of a config that a file holds, whose placeholders are not
 // resolved.
-func (h *Config) writtenSite(place func(path string) string) (*site, error) {
+func (h *Config) writtenSite(place func(path string) string) (*Site, error) {
 	text, err := json.Marshal(h)
 	if err != nil {
 		return nil, err
@@ -222,7 +222,7 @@ func (h *Config) writtenSite(place func(path string) string) (*site, error) {
 		return nil, err
 	}
 	full.setDefaults()
-	return &site{full.Store.writtenKey(), "", place, full.claims(asWritten)}, nil
+	return &Site{full.Store.writtenKey(), "", place, full.claims(asWritten)}, nil
 }
 
 // writtenKey is the same for two stores that are written in the same way. Others may

@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"crypto/sha256"
@@ -22,13 +22,13 @@ import (
 // Bounds of a balance, in nano-dollars, and of a price multiplier that is not 0.
 // Below minRate, Caddy's adapter would write the number with an exponent.
 const (
-	maxBalance billing.USD = 1_000_000_000 * 1_000_000_000
+	MaxBalance billing.USD = 1_000_000_000 * 1_000_000_000
 	minRate                = rateOne / 1_000_000
 	maxRate                = 1000 * rateOne
 )
 
-// unlimited is the balance of a user who has none.
-const unlimited = "unlimited"
+// Unlimited is the balance of a user who has none.
+const Unlimited = "unlimited"
 
 // fault is an error in one item of the config. The item's path, such as
 // "account[0].base_url", lets the directive's parser find its line.
@@ -75,7 +75,7 @@ func (at spot) name(name string, taken map[string]bool) error {
 	if name == "" {
 		return spot{at.path, at.path}.errorf("", "has no name; give it one")
 	}
-	if err := vetName(name); err != nil {
+	if err := VetName(name); err != nil {
 		kind, _, _ := strings.Cut(at.title, " ")
 		return spot{at.path, kind}.errorf("", "the name %.80q can't be used: it %w", name, err)
 	}
@@ -128,11 +128,11 @@ func (at spot) rate(word string, value *billing.Rate) error {
 
 // balance checks an opening balance; "" is the default.
 func (at spot) balance(word string, value Dollars) error {
-	if value == "" || value == unlimited {
+	if value == "" || value == Unlimited {
 		return nil
 	}
 	amount, err := billing.ParseUSD(string(value))
-	if err != nil || amount < 0 || amount > maxBalance {
+	if err != nil || amount < 0 || amount > MaxBalance {
 		return at.errorf(word, "%.80q is no balance; write US dollars between 0 and a billion, such as 20 or 0.50, or: unlimited", string(value))
 	}
 	return nil

@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"fmt"
@@ -8,9 +8,9 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// parseMoment reads a time with its offset in RFC 3339, or a date for the start of
+// ParseMoment reads a time with its offset in RFC 3339, or a date for the start of
 // that day in zone; "" is the zero time. The answer is in UTC.
-func parseMoment(text string, zone *time.Location) (time.Time, error) {
+func ParseMoment(text string, zone *time.Location) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}

@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"cmp"
@@ -44,7 +44,7 @@ func (at spot) amount(word string, value Dollars) error {
 		return nil
 	}
 	amount, err := billing.ParseUSD(string(value))
-	if err != nil || amount <= 0 || amount > maxBalance {
+	if err != nil || amount <= 0 || amount > MaxBalance {
 		return at.errorf(word, "%.80q is no limit; write US dollars over 0, up to a billion, such as 20 or 0.50", string(value))
 	}
 	return nil
@@ -69,13 +69,13 @@ func (h *Config) checkSubscriptions(u *User, at spot) error {
 		found := slices.IndexFunc(h.Groups, func(g Group) bool { return g.Name == s.Group })
 		switch {
 		case found < 0:
-			return at.errorf(word, "names %.80q, which is no group here; there are: %s", s.Group, nameList(h.Groups, func(g Group) string { return g.Name }))
+			return at.errorf(word, "names %.80q, which is no group here; there are: %s", s.Group, NameList(h.Groups, func(g Group) string { return g.Name }))
 		case h.Groups[found].Limits == nil:
 			return at.errorf(word, "group %s has no limits, so there is nothing to subscribe to; add a block such as `limits` with a line `daily 10` to the group", s.Group)
 		case slices.Contains(seen, s.Group):
 			return at.errorf(word, "names group %s twice; keep one", s.Group)
 		}
-		if _, err := parseMoment(s.Until, time.UTC); err != nil {
+		if _, err := ParseMoment(s.Until, time.UTC); err != nil {
 			return at.errorf(word, "until %w", err)
 		}
 		seen = append(seen, s.Group)

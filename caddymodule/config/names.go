@@ -1,4 +1,4 @@
-package caddymodule
+package config
 
 import (
 	"errors"
@@ -18,7 +18,7 @@ const maxNameLength = 64
 // e-mail addresses.
 const namePunctuation = "._@+-"
 
-// vetName returns why something new can't have this name, or nil. Names of
+// VetName returns why something new can't have this name, or nil. Names of
 // users, accounts and groups stand in URLs, tables and money matters, so two that
 // differ must look different. They are letters and digits of any script, with the
 // marks that its words need, and the punctuation above, in the normal form NFC.
@@ -26,7 +26,7 @@ const namePunctuation = "._@+-"
 // not in names.
 //
 // What stands in a store under another name can still be shown and removed.
-func vetName(name string) error {
+func VetName(name string) error {
 	switch {
 	case name == "":
 		return errors.New("is empty; write one that starts with a letter or digit")
