@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -53,6 +54,8 @@ func addCommands(cmd *cobra.Command) {
 const (
 	demoListen = "127.0.0.1:8080"
 	demoKey    = "sk-demo"
+	// demoEnd is how long the demo's store has to close.
+	demoEnd = 5 * time.Second
 )
 
 // runDemo serves until it is interrupted.
@@ -73,7 +76,15 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("making a directory for the demo's files: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	// The store writes until it is closed, which is after its last request.
+	end := func() error {
+		err := caddy.Stop()
+		closing, cancel := context.WithTimeout(context.Background(), demoEnd)
+		defer cancel()
+		waitClosed(closing)
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	defer func() { _ = end() }() // where it fails before it serves
 	// Caddy writes files of its own into its data directory, as it finds it then.
 	if err := os.Setenv("XDG_DATA_HOME", dir); err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("choosing a data directory: %w", err)
@@ -85,16 +96,13 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 	// Caddy's own signal handling exits without running what is deferred here.
 	stopped, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	caddy.OnExit(func(context.Context) {
-		_ = caddy.Stop()
-		os.RemoveAll(dir)
-	})
+	caddy.OnExit(func(context.Context) { _ = end() })
 	if err := caddy.Run(demoConfig(listen, admin, dir, upstream.URL)); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	fmt.Print(demoText(listen, admin, usual))
 	<-stopped.Done()
-	return caddy.ExitCodeSuccess, caddy.Stop()
+	return caddy.ExitCodeSuccess, end()
 }
 
 // adminAddress is Caddy's usual admin address, or a free one where that is

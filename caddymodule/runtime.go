@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -156,6 +158,19 @@ func (rt *runtime) Destruct() error {
 	}
 	go rt.closeWhenIdle(drop)
 	return nil
+}
+
+// waitClosed waits until all runtimes that no handler refers to are closed, or ctx ends.
+func waitClosed(ctx context.Context) {
+	droppedMu.Lock()
+	all := slices.Collect(maps.Values(dropped))
+	droppedMu.Unlock()
+	for _, rt := range all {
+		select {
+		case <-rt.closed:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // closeWhenIdle closes the runtime after its last request, unless it is adopted
