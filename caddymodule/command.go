@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sub2api/caddy-sub2api/caddymodule/config"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -54,6 +56,8 @@ func addCommands(cmd *cobra.Command) {
 const (
 	demoListen = "127.0.0.1:8080"
 	demoKey    = "sk-demo"
+	// demoEnd is how long the demo's store has to close.
+	demoEnd = 5 * time.Second
 )
 
 // runDemo serves until it is interrupted.
@@ -74,7 +78,15 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("making a directory for the demo's files: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	// The store writes until it is closed, which is after its last request.
+	end := func() error {
+		err := caddy.Stop()
+		closing, cancel := context.WithTimeout(context.Background(), demoEnd)
+		defer cancel()
+		gateway.WaitClosed(closing)
+		return errors.Join(err, os.RemoveAll(dir))
+	}
+	defer func() { _ = end() }() // where it fails before it serves
 	// Caddy writes files of its own into its data directory, as it finds it then.
 	if err := os.Setenv("XDG_DATA_HOME", dir); err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("choosing a data directory: %w", err)
@@ -86,16 +98,13 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 	// Caddy's own signal handling exits without running what is deferred here.
 	stopped, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	caddy.OnExit(func(context.Context) {
-		_ = caddy.Stop()
-		os.RemoveAll(dir)
-	})
+	caddy.OnExit(func(context.Context) { _ = end() })
 	if err := caddy.Run(demoConfig(listen, admin, dir, upstream.URL)); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	fmt.Print(demoText(listen, admin, usual))
 	<-stopped.Done()
-	return caddy.ExitCodeSuccess, caddy.Stop()
+	return caddy.ExitCodeSuccess, end()
 }
 
 // adminAddress is Caddy's usual admin address, or a free one where that is

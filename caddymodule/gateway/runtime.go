@@ -3,7 +3,9 @@ package gateway
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -157,6 +159,19 @@ func (rt *Runtime) Destruct() error {
 	}
 	go rt.closeWhenIdle(drop)
 	return nil
+}
+
+// WaitClosed waits until all runtimes that no handler refers to are closed, or ctx ends.
+func WaitClosed(ctx context.Context) {
+	droppedMu.Lock()
+	all := slices.Collect(maps.Values(dropped))
+	droppedMu.Unlock()
+	for _, rt := range all {
+		select {
+		case <-rt.closed:
+		case <-ctx.Done():
+		}
+	}
 }
 
 // closeWhenIdle closes the runtime after its last request, unless it is adopted
