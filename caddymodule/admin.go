@@ -12,16 +12,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
-
-func init() { caddy.RegisterModule(adminAPI{}) }
 
 const (
 	// adminPrefix is what the paths of the admin API begin with.
@@ -32,39 +28,26 @@ const (
 	adminRetryAfter = "1"
 )
 
-// adminAPI is the part of Caddy's admin endpoint where an operator looks after
-// accounts, users, keys and money. It works on the stores of the configs in force.
+// adminAPI is where an operator looks after accounts, users, keys and money. It works
+// on the stores of the configs in force.
 type adminAPI struct {
-	// pool finds the runtimes; nil = those of this process.
+	// pool finds the runtimes of the configs in force, and of one that is starting.
 	pool func() []*gateway.Runtime
-	// config is that of the config that the endpoint belongs to; nil = a started one.
-	config context.Context
+	// starting reports whether a config that is loaded is not in force yet.
+	starting func() bool
 }
 
-// CaddyModule returns the Caddy module information.
-func (adminAPI) CaddyModule() caddy.ModuleInfo {
-	return caddy.ModuleInfo{
-		ID:  "admin.api.sub2api",
-		New: func() caddy.Module { return new(adminAPI) },
-	}
+// callError is why a call is refused.
+type callError struct {
+	status int // of HTTP
+	err    error
 }
 
-// Provision implements caddy.Provisioner. The endpoint listens before the config's
-// handlers are made.
-func (a *adminAPI) Provision(ctx caddy.Context) error {
-	a.config = ctx.Context
-	return nil
-}
+// Error implements error.
+func (e *callError) Error() string { return e.err.Error() }
 
-// starting reports whether the endpoint's config is not in force yet.
-func (a *adminAPI) starting() bool {
-	return a.config != nil && a.config.Err() == nil && caddy.ActiveContext().Context != a.config
-}
-
-// Routes implements caddy.AdminRouter.
-func (a *adminAPI) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{{Pattern: adminPrefix, Handler: caddy.AdminHandlerFunc(a.serve)}}
-}
+// Unwrap returns what is wrong.
+func (e *callError) Unwrap() error { return e.err }
 
 // adminRoute is a path of the admin API, below the prefix, and what can be done
 // there. A * stands for one name.
@@ -111,11 +94,11 @@ type adminCall struct {
 	store *adminStore
 }
 
-// serve answers, or returns why not. What is out of reach for now may be asked for
+// serve answers a request to a path below adminPrefix, or returns a *callError. What is out of reach for now may be asked for
 // again soon.
 func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	err := a.carryOut(w, r)
-	if refusal, ok := errors.AsType[caddy.APIError](err); ok && refusal.HTTPStatus == http.StatusServiceUnavailable {
+	if refusal, ok := errors.AsType[*callError](err); ok && refusal.status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", adminRetryAfter)
 	}
 	return err
@@ -235,7 +218,7 @@ func (c *adminCall) answer(v any) error {
 
 // refuse makes an error that tells the operator what is wrong.
 func refuse(status int, format string, args ...any) error {
-	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
+	return &callError{status, fmt.Errorf(format, args...)}
 }
 
 // storeRefusal makes the answer of what a store said.
@@ -243,8 +226,8 @@ func storeRefusal(rt *gateway.Runtime, err error) error {
 	if err == nil {
 		return nil
 	}
-	if refusal, ok := errors.AsType[caddy.APIError](err); ok {
-		return refusal // Caddy looks at the error itself, not at what it wraps
+	if refusal, ok := errors.AsType[*callError](err); ok {
+		return refusal // whoever answers looks at the error itself, not at what it wraps
 	}
 	status := http.StatusInternalServerError
 	switch {
@@ -258,10 +241,3 @@ func storeRefusal(rt *gateway.Runtime, err error) error {
 	}
 	return refuse(status, "store %s: %w", rt.Storage, err)
 }
-
-// Interface guards
-var (
-	_ caddy.Module      = (*adminAPI)(nil)
-	_ caddy.Provisioner = (*adminAPI)(nil)
-	_ caddy.AdminRouter = (*adminAPI)(nil)
-)

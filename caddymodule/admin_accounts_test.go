@@ -4,55 +4,15 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
-	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
-
-const hidden = "HIDDEN" // is in every secret of accountConfig
-
-// accountConfig has an account of each type, with secrets wherever one can be.
-func accountConfig() *gateway.Config {
-	config := adminConfig()
-	proxy := &url.URL{Scheme: "socks5", Host: "proxy:1080", User: url.UserPassword("u", hidden)}
-	config.Accounts = []*upstream.Account{
-		{
-			Name: "main", Platform: upstream.Anthropic, Secret: hidden, Priority: 10, Concurrency: 2, Proxy: proxy,
-			BaseURL: &url.URL{Scheme: "https", Host: "main.example"}, Header: []upstream.HeaderField{{Name: "X", Value: hidden}},
-			Models: upstream.ModelMap{{Match: "claude-sonnet-4-5", Upstream: "glm-4.6"}, {Match: "claude-haiku-*"}},
-		},
-		{Name: "max", Platform: upstream.Anthropic, Kind: upstream.OAuth, Secret: hidden, Priority: 50, AccountUUID: hidden,
-			Refresh: &upstream.Refresh{Token: hidden, ClientSecret: hidden, ClientID: hidden, TokenURL: "https://" + hidden}},
-		{Name: "team", Platform: upstream.Anthropic, Kind: upstream.SetupToken, Secret: hidden, Disabled: true},
-		{Name: "gem", Platform: upstream.Gemini, Secret: hidden},
-	}
-	config.Scheduler = scheduler.Settings{
-		Accounts: config.Accounts,
-		Groups:   []scheduler.Group{{Name: "pro", Accounts: []string{"main", "team"}}, {Name: "default"}},
-	}
-	return config
-}
-
-func accountAPI(t *testing.T) (*adminAPI, *gateway.Runtime) {
-	t.Helper()
-	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), accountConfig())
-	return &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}, rt
-}
-
-func stand(t *testing.T, rt *gateway.Runtime, account string, f func(*scheduler.Standing)) {
-	t.Helper()
-	if _, err := rt.State.Change(t.Context(), scheduler.AccountPlace(account), f); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // listed calls GET accounts and returns it by name.
 func listed(t *testing.T, api *adminAPI) map[string]accountView {

@@ -3,11 +3,9 @@ package caddymodule
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -16,32 +14,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
-	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
-	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
-
-// exportAPI is the admin API over a ledger.
-func exportAPI(t *testing.T, ledger billing.Ledger) *adminAPI {
-	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-	return &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
-}
-
-// newestFirst makes records of one minute each, the newest now.
-func newestFirst(n int) []billing.Record {
-	now := time.Date(2026, 11, 25, 12, 0, 0, 5000, time.UTC)
-	records := make([]billing.Record, n)
-	for i := range records {
-		records[i] = *ledgertest.Example(fmt.Sprint("r", i))
-		records[i].Time = now.Add(-time.Duration(i) * time.Minute)
-	}
-	return records
-}
 
 func TestRecordsHaveEveryFieldInOrder(t *testing.T) {
 	ledger := newBookLedger()
@@ -122,32 +99,6 @@ func TestRecordsByPages(t *testing.T) {
 	}
 }
 
-// endless yields rows that are all the same, and then fails.
-type endless struct {
-	*bookLedger
-	rows int
-	each func(i int)
-}
-
-func (l *endless) Records(_ context.Context, _ billing.RecordFilter, yield func(*billing.Record) bool) error {
-	record := ledgertest.Example("r")
-	for i := range l.rows {
-		if l.each != nil {
-			l.each(i)
-		}
-		if !yield(record) {
-			return nil
-		}
-	}
-	return l.fail
-}
-
-func (l *endless) Usage(ctx context.Context, _ billing.RecordFilter, _ []billing.Dimension, yield func(*billing.UsageRow) bool) error {
-	return l.Records(ctx, billing.RecordFilter{}, func(r *billing.Record) bool {
-		return yield(&billing.UsageRow{User: r.User, Model: r.Model, Requests: 1, Cost: r.Cost})
-	})
-}
-
 // nowhere is a client that reads everything and keeps nothing.
 type nowhere struct {
 	header http.Header
@@ -194,45 +145,6 @@ func TestAMillionRowsAreNotHeld(t *testing.T) {
 		}
 	}
 }
-
-func TestTheCommandsHoldNoMillionRows(t *testing.T) {
-	ledger := &endless{bookLedger: newBookLedger(), rows: 30_000}
-	api := exportAPI(t, ledger)
-	from, to := io.Pipe()
-	go func() {
-		err := api.serve(pipeClient{&nowhere{header: http.Header{}}, to}, httptest.NewRequest("GET", "/sub2api/records?limit=0", nil))
-		to.CloseWithError(err)
-	}()
-	before, most, lines := heap(), uint64(0), 0
-	out := writerFunc(func(p []byte) (int, error) {
-		if n := lines + bytes.Count(p, []byte("\n")); n/10_000 > lines/10_000 {
-			most = max(most, heap())
-		}
-		lines += bytes.Count(p, []byte("\n"))
-		return len(p), nil
-	})
-	rows := json.NewDecoder(from)
-	if _, err := rows.Token(); err != nil {
-		t.Fatal(err)
-	}
-	if err := printRecords(out, rows); err != nil || lines != ledger.rows+1 {
-		t.Errorf("%v after %d lines", err, lines)
-	}
-	if most > before+mostKept {
-		t.Errorf("%d bytes are held", most-before)
-	}
-}
-
-type pipeClient struct {
-	*nowhere
-	to io.Writer
-}
-
-func (c pipeClient) Write(p []byte) (int, error) { return c.to.Write(p) }
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 func TestAnExportThatFails(t *testing.T) {
 	broken := errors.New("broken in the middle")

@@ -36,7 +36,7 @@ func TestTheAdminAPIOfAConfigThatIsStarting(t *testing.T) {
 		"a config without a handler":           {nil, nil, "", 404},
 		"a store that a started config has no": {[]*gateway.Runtime{started}, nil, "?store=/other", 400},
 	} {
-		api := &adminAPI{pool: func() []*gateway.Runtime { return append([]*gateway.Runtime(nil), test.pool...) }, config: test.config}
+		api := &adminAPI{pool: func() []*gateway.Runtime { return append([]*gateway.Runtime(nil), test.pool...) }, starting: (&adminModule{config: test.config}).starting}
 		status, body, header := callAdmin(t, api, "GET", "/sub2api/users"+test.query, "")
 		if status != test.want {
 			t.Errorf("%s: status %d, want %d: %s", name, status, test.want, body)

@@ -21,26 +21,13 @@ type adminStore struct {
 	configs []*gateway.Gateway // the newest first; never empty
 }
 
-// pooledRuntimes are those of the configs in force, and of one that is starting.
-func pooledRuntimes() (all []*gateway.Runtime) {
-	runtimes.Range(func(_, value any) bool {
-		all = append(all, value.(*gateway.Runtime))
-		return true
-	})
-	return all
-}
-
 // choose finds the store that a call names, by its text or a part of it, or the
 // only one.
 func (a *adminAPI) choose(named string) (*gateway.Runtime, error) {
-	find := pooledRuntimes
-	if a.pool != nil {
-		find = a.pool
-	}
-	all := find()
+	all := a.pool()
 	pooled := len(all)
 	all = slices.DeleteFunc(all, func(rt *gateway.Runtime) bool { return len(rt.Watched()) == 0 })
-	begins := pooled > len(all) || a.starting()
+	begins := pooled > len(all) || a.starting != nil && a.starting()
 	shared := map[string]int{}
 	for _, rt := range all {
 		shared[rt.Storage.String()]++

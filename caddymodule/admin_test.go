@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -21,43 +20,6 @@ import (
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
-
-const dollar billing.USD = 1_000_000_000
-
-// adminConfig has a user with a key and a subscription, and one without a limit.
-func adminConfig() *gateway.Config {
-	pro := &gateway.Group{Name: "pro", Subscription: true, Limits: billing.Limits{10 * dollar, 0, 150 * dollar}}
-	plain := &gateway.Group{Name: "default"}
-	alice := &gateway.User{Name: "alice", Concurrency: 3, Subscriptions: map[string]time.Time{"pro": time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}}
-	zoe := &gateway.User{Name: "zoé@example.com", Unlimited: true}
-	return &gateway.Config{
-		Zone:     time.UTC,
-		Groups:   map[string]*gateway.Group{"default": plain, "pro": pro, "team": {Name: "team", Subscription: true, Limits: billing.Limits{0, 50 * dollar, 0}}},
-		Users:    map[string]*gateway.User{alice.Name: alice, zoe.Name: zoe},
-		Declared: []billing.User{{Name: alice.Name, Balance: 20 * dollar}, {Name: zoe.Name, Unlimited: true}},
-		Keys:     map[[sha256.Size]byte]*gateway.Key{{1}: {ID: "0100aabbccdd", User: alice, Groups: []*gateway.Group{plain, pro}, Models: []string{"claude-*"}}},
-	}
-}
-
-// callAdmin sends a request as Caddy's admin endpoint does, and returns status and
-// body: that of an error is its message.
-func callAdmin(t *testing.T, api *adminAPI, method, target, body string) (int, string, http.Header) {
-	t.Helper()
-	recorder := httptest.NewRecorder()
-	request := httptest.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body))
-	err := api.Routes()[0].Handler.ServeHTTP(recorder, request)
-	if err == nil {
-		return recorder.Code, recorder.Body.String(), recorder.Header()
-	}
-	refusal, ok := err.(caddy.APIError)
-	if !ok {
-		t.Fatalf("%s %s: the error is a %T, of which Caddy makes a 500: %v", method, target, err, err)
-	}
-	if recorder.Body.Len() > 0 {
-		t.Errorf("%s %s: an error after %q was written", method, target, recorder.Body)
-	}
-	return refusal.HTTPStatus, refusal.Error(), recorder.Header()
-}
 
 func TestAdminAPI(t *testing.T) {
 	ledger := newBookLedger()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/caddymodule/config"
@@ -34,6 +35,20 @@ var zoneDays = []struct{ zone, day, want string }{
 	{"America/New_York", "2026-12-31", "2026-12-31T05:00:00Z"},
 	{"Asia/Kolkata", "2026-12-31", "2026-12-30T18:30:00Z"},
 	{"Etc/GMT+12", "2026-12-31", "2026-12-31T12:00:00Z"},
+}
+
+// configOf is a config as a Caddyfile has it.
+func configOf(t *testing.T, body string) *config.Config {
+	t.Helper()
+	tokens, err := caddyfile.Tokenize([]byte("sub2api {\n"+body+"\n}"), "Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := new(config.Config)
+	if err := c.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func zoneOf(t *testing.T, name string) *time.Location {
@@ -71,7 +86,7 @@ func TestADateIsItsMidnightInTheZone(t *testing.T) {
 // Whatever is given a date means the same by it.
 func TestEveryDateIsOfTheBillingZone(t *testing.T) {
 	for _, test := range zoneDays {
-		h := handlerOf(t, fmt.Sprintf(`
+		h := configOf(t, fmt.Sprintf(`
 	account max {
 		oauth {
 			access_token a

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -50,7 +52,18 @@ func addCommands(cmd *cobra.Command) {
 	demo.Flags().String("listen", demoListen, "The address to listen on")
 	demo.Flags().Duration("pause", 50*time.Millisecond, "The pause between two events of a streamed answer")
 	onlyCommands(cmd)
-	cmd.AddCommand(demo, accountsCommand(), usersCommand(), keysCommand(), usageCommand(), recordsCommand())
+	cmd.AddCommand(demo)
+	cmd.AddCommand(operatorCommands(adminEndpoint)...)
+}
+
+// adminEndpoint is that of the Caddy that runs, asked as Caddy's own commands do.
+var adminEndpoint = Endpoint{
+	Address: func(given, config, adapter string) (string, error) {
+		return caddycmd.DetermineAdminAPIAddress(given, nil, config, adapter)
+	},
+	Request: func(address, method, uri string, body io.Reader) (*http.Response, error) {
+		return caddycmd.AdminAPIRequest(address, method, uri, nil, body)
+	},
 }
 
 const (

@@ -12,8 +12,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func accountsCommand() *cobra.Command {
-	accounts, c := adminCommand("accounts [list]", "Lists, pauses and resets upstream accounts")
+func accountsCommand(endpoint Endpoint) *cobra.Command {
+	accounts, c := adminCommand(endpoint, "accounts [list]", "Lists, pauses and resets upstream accounts")
 	list := func(cmd *cobra.Command, _ []string) error {
 		return ask(cmd, c, http.MethodGet, "accounts", nil, printAccounts)
 	}
@@ -57,14 +57,14 @@ func printAccounts(out io.Writer, accounts []accountView) {
 	io.WriteString(out, lines[0])
 	for i, a := range accounts {
 		io.WriteString(out, lines[i+1])
-		for _, detail := range a.details() {
+		for _, detail := range accountDetails(&a) {
 			fmt.Fprintln(out, "  "+printable(detail))
 		}
 	}
 }
 
 // details are what a table has no room for.
-func (a *accountView) details() (lines []string) {
+func accountDetails(a *accountView) (lines []string) {
 	if a.Reason != nil && a.StateUntil == nil { // else a mark says the same
 		line := *a.Reason
 		if a.ErrorNextTry != nil {

@@ -5,20 +5,38 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"strings"
 	"text/tabwriter"
 	"time"
 	"unicode"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
+// Endpoint is how the admin endpoint of a Caddy that runs is found and asked.
+type Endpoint struct {
+	// Address returns that of the endpoint, as given, or as in a config file that is
+	// read by an adapter, or the usual one.
+	Address func(given, config, adapter string) (string, error)
+	// Request sends a request. An answer with a status above 299 is an error, whose text
+	// has "caddy responded with error: HTTP", the status and the body.
+	Request func(address, method, uri string, body io.Reader) (*http.Response, error)
+}
+
+// operatorCommands are the commands over the admin API.
+func operatorCommands(endpoint Endpoint) []*cobra.Command {
+	return []*cobra.Command{
+		accountsCommand(endpoint), usersCommand(endpoint), keysCommand(endpoint), usageCommand(endpoint), recordsCommand(endpoint),
+	}
+}
+
 // adminClient is how a command speaks to the admin API of a Caddy that runs.
 type adminClient struct {
+	endpoint                 Endpoint
 	address, config, adapter string // as those of Caddy's own commands
 	store                    string
 	asJSON                   bool
@@ -26,8 +44,8 @@ type adminClient struct {
 
 // adminCommand makes a command that has what is common to those over the admin
 // API, for itself and those below it.
-func adminCommand(use, short string) (*cobra.Command, *adminClient) {
-	cmd, c := &cobra.Command{Use: use, Short: short}, &adminClient{}
+func adminCommand(endpoint Endpoint, use, short string) (*cobra.Command, *adminClient) {
+	cmd, c := &cobra.Command{Use: use, Short: short}, &adminClient{endpoint: endpoint}
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&c.address, "address", "", "The address of Caddy's admin endpoint, if not the default")
 	flags.StringVarP(&c.config, "config", "c", "", "The config file to find that address in, if --address is not used")
@@ -48,7 +66,7 @@ func onlyCommands(cmd *cobra.Command) {
 
 // call sends a request; body is nil for none. The answer is to be closed.
 func (c *adminClient) call(method, path string, query url.Values, body any) (io.ReadCloser, error) {
-	address, err := caddycmd.DetermineAdminAPIAddress(c.address, nil, c.config, c.adapter)
+	address, err := c.endpoint.Address(c.address, c.config, c.adapter)
 	if err != nil {
 		return nil, fmt.Errorf("finding the address of the admin endpoint: %w", err)
 	}
@@ -70,9 +88,9 @@ func (c *adminClient) call(method, path string, query url.Values, body any) (io.
 		}
 		content = bytes.NewReader(text)
 	}
-	response, err := caddycmd.AdminAPIRequest(address, method, uri, nil, content)
+	response, err := c.endpoint.Request(address, method, uri, content)
 	if err != nil {
-		return nil, adminError(address, err)
+		return nil, c.endpoint.adminError(address, err)
 	}
 	if err := ofAdminAPI(address, response); err != nil {
 		response.Body.Close()

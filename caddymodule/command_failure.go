@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-
-	"github.com/caddyserver/caddy/v2"
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 )
 
 // adminFailure is a call that failed, in one line.
@@ -19,20 +16,22 @@ type adminFailure struct {
 
 func (f *adminFailure) Error() string { return f.message }
 
-// adminError makes an adminFailure of an error of AdminAPIRequest, which has it as
+// adminError makes an adminFailure of an error of Request, which has it as
 // text alone.
-func adminError(address string, err error) error {
+func (e Endpoint) adminError(address string, err error) error {
 	_, answer, ok := strings.Cut(err.Error(), "caddy responded with error: HTTP ")
 	if !ok {
 		return unanswered(address, err)
 	}
 	status, body, _ := strings.Cut(answer, ": ")
 	doubtful := strings.HasPrefix(status, "5")
-	var refusal caddy.APIError
+	var refusal struct {
+		Message string `json:"error"`
+	}
 	switch {
 	case json.Unmarshal([]byte(body), &refusal) == nil && refusal.Message != "":
 		return &adminFailure{printable(refusal.Message), doubtful}
-	case !isCaddy(address):
+	case !e.isCaddy(address):
 		return &adminFailure{notCaddy(address, "it answers with status "+status), doubtful}
 	case status == "404":
 		return &adminFailure{fmt.Sprintf("the Caddy at %s has no admin API of sub2api: it was built without sub2api; run one that `caddy list-modules` shows http.handlers.sub2api of, or name the address of another with --address", address), false}
@@ -72,8 +71,8 @@ func ofAdminAPI(address string, answer *http.Response) error {
 
 // isCaddy reports whether Caddy's admin endpoint is at the address: nothing else
 // answers in its way when it is asked for a part of its config. That is not read.
-func isCaddy(address string) bool {
-	answer, err := caddycmd.AdminAPIRequest(address, http.MethodGet, "/config/admin", nil, nil)
+func (e Endpoint) isCaddy(address string) bool {
+	answer, err := e.Request(address, http.MethodGet, "/config/admin", nil)
 	if err != nil {
 		return strings.Contains(err.Error(), `{"error":"invalid traversal path`) // it has no config
 	}

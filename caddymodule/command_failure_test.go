@@ -113,14 +113,14 @@ func TestCaddyIsKnownByItsAnswers(t *testing.T) {
 	address := listener.Addr().String()
 	listener.Close()
 	for _, listen := range []string{address, "unix//" + t.TempDir() + "/admin.sock"} {
-		if isCaddy(listen) {
+		if testEndpoint.isCaddy(listen) {
 			t.Errorf("%s is a Caddy before one listens there", listen)
 		}
 		if err := caddy.Run(&caddy.Config{Admin: &caddy.AdminConfig{Listen: listen, Config: &caddy.ConfigSettings{Persist: new(false)}}}); err != nil {
 			t.Fatal(err)
 		}
 		defer caddy.Stop()
-		if !isCaddy(listen) {
+		if !testEndpoint.isCaddy(listen) {
 			t.Errorf("the Caddy at %s is not known for one", listen)
 		}
 	}

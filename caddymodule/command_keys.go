@@ -12,8 +12,8 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-func keysCommand() *cobra.Command {
-	keys, c := adminCommand("keys", "Lists, adds and revokes gateway keys")
+func keysCommand(endpoint Endpoint) *cobra.Command {
+	keys, c := adminCommand(endpoint, "keys", "Lists, adds and revokes gateway keys")
 	onlyCommands(keys)
 	keys.AddCommand(
 		&cobra.Command{Use: "list [<user>]", Short: "Lists the keys of a user, or all", Args: cobra.MaximumNArgs(1),

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
+
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/google/go-cmp/cmp"
@@ -22,21 +25,29 @@ import (
 func adminServer(t *testing.T, api *adminAPI) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := api.Routes()[0].Handler.ServeHTTP(w, r); err != nil {
-			refusal := err.(caddy.APIError)
-			refusal.Message = refusal.Error()
-			w.WriteHeader(refusal.HTTPStatus)
-			_ = json.NewEncoder(w).Encode(refusal)
+		if err := api.serve(w, r); err != nil {
+			w.WriteHeader(err.(*callError).status)
+			_ = json.NewEncoder(w).Encode(caddy.APIError{Message: err.Error()})
 		}
 	}))
 	t.Cleanup(server.Close)
 	return server.Listener.Addr().String()
 }
 
+var testEndpoint = Endpoint{
+	Address: func(given, config, adapter string) (string, error) {
+		return caddycmd.DetermineAdminAPIAddress(given, nil, config, adapter)
+	},
+	Request: func(address, method, uri string, body io.Reader) (*http.Response, error) {
+		return caddycmd.AdminAPIRequest(address, method, uri, nil, body)
+	},
+}
+
 // command runs `caddy sub2api` with these words.
 func command(address string, words ...string) (out, notes string, err error) {
 	caddy, ours := &cobra.Command{Use: "caddy", SilenceUsage: true}, &cobra.Command{Use: "sub2api"}
-	addCommands(ours)
+	onlyCommands(ours)
+	ours.AddCommand(operatorCommands(testEndpoint)...)
 	caddy.AddCommand(ours)
 	var stdout, stderr bytes.Buffer
 	caddy.SetOut(&stdout)

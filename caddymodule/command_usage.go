@@ -97,8 +97,8 @@ func printTable[T any](out io.Writer, rows *json.Decoder, cells func(*T) []strin
 	return nil
 }
 
-func usageCommand() *cobra.Command {
-	cmd, c := adminCommand("usage [--by user,model] [--from …] [--to …] [--user …] [--csv]", "Sums up what was used")
+func usageCommand(endpoint Endpoint) *cobra.Command {
+	cmd, c := adminCommand(endpoint, "usage [--by user,model] [--from …] [--to …] [--user …] [--csv]", "Sums up what was used")
 	cmd.Args = cobra.NoArgs
 	e := addExportFlags(cmd, filterParameters...)
 	by := cmd.Flags().StringSlice("by", nil, "A row for each user, key, account, group, model, day, or combination of these")
@@ -150,8 +150,8 @@ func printUsage(out io.Writer, rows *json.Decoder, by []string) error {
 	}, head...)
 }
 
-func recordsCommand() *cobra.Command {
-	cmd, c := adminCommand("records [--from …] [--to …] [--settled-from …] [--settled-to …] [--user …] [--limit n] [--csv]", "Lists the records of requests, newest first")
+func recordsCommand(endpoint Endpoint) *cobra.Command {
+	cmd, c := adminCommand(endpoint, "records [--from …] [--to …] [--settled-from …] [--settled-to …] [--user …] [--limit n] [--csv]", "Lists the records of requests, newest first")
 	cmd.Args = cobra.NoArgs
 	e := addExportFlags(cmd, slices.Concat(filterParameters, recordParameters)...)
 	limit := cmd.Flags().Int("limit", defaultRecordLimit, "The largest number of records; 0 = all")

@@ -14,8 +14,8 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-func usersCommand() *cobra.Command {
-	users, c := adminCommand("users [list]", "Lists, adds and changes users")
+func usersCommand(endpoint Endpoint) *cobra.Command {
+	users, c := adminCommand(endpoint, "users [list]", "Lists, adds and changes users")
 	users.Long = "Lists, adds and changes users. Those of the config are listed and credited here, and changed there."
 	list := func(cmd *cobra.Command, _ []string) error {
 		return ask(cmd, c, http.MethodGet, "users", nil, printUsers)

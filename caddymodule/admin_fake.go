@@ -2,16 +2,24 @@ package caddymodule
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
 // bookLedger is a billing.Ledger in memory, as far as the admin API needs one. It
@@ -244,4 +252,121 @@ func joined(t *testing.T, rt *gateway.Runtime, config *gateway.Config) *gateway.
 		t.Fatal(err)
 	}
 	return g
+}
+
+const dollar billing.USD = 1_000_000_000
+
+// adminConfig has a user with a key and a subscription, and one without a limit.
+func adminConfig() *gateway.Config {
+	pro := &gateway.Group{Name: "pro", Subscription: true, Limits: billing.Limits{10 * dollar, 0, 150 * dollar}}
+	plain := &gateway.Group{Name: "default"}
+	alice := &gateway.User{Name: "alice", Concurrency: 3, Subscriptions: map[string]time.Time{"pro": time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC)}}
+	zoe := &gateway.User{Name: "zoé@example.com", Unlimited: true}
+	return &gateway.Config{
+		Zone:     time.UTC,
+		Groups:   map[string]*gateway.Group{"default": plain, "pro": pro, "team": {Name: "team", Subscription: true, Limits: billing.Limits{0, 50 * dollar, 0}}},
+		Users:    map[string]*gateway.User{alice.Name: alice, zoe.Name: zoe},
+		Declared: []billing.User{{Name: alice.Name, Balance: 20 * dollar}, {Name: zoe.Name, Unlimited: true}},
+		Keys:     map[[sha256.Size]byte]*gateway.Key{{1}: {ID: "0100aabbccdd", User: alice, Groups: []*gateway.Group{plain, pro}, Models: []string{"claude-*"}}},
+	}
+}
+
+// callAdmin sends a request as Caddy's admin endpoint does, and returns status and
+// body: that of an error is its message.
+func callAdmin(t *testing.T, api *adminAPI, method, target, body string) (int, string, http.Header) {
+	t.Helper()
+	recorder := httptest.NewRecorder()
+	request := httptest.NewRequestWithContext(t.Context(), method, target, strings.NewReader(body))
+	err := api.serve(recorder, request)
+	if err == nil {
+		return recorder.Code, recorder.Body.String(), recorder.Header()
+	}
+	refusal, ok := err.(*callError)
+	if !ok {
+		t.Fatalf("%s %s: the error is a %T, of which Caddy makes a 500: %v", method, target, err, err)
+	}
+	if recorder.Body.Len() > 0 {
+		t.Errorf("%s %s: an error after %q was written", method, target, recorder.Body)
+	}
+	return refusal.status, refusal.Error(), recorder.Header()
+}
+
+// accountConfig has an account of each type, with secrets wherever one can be.
+func accountConfig() *gateway.Config {
+	config := adminConfig()
+	proxy := &url.URL{Scheme: "socks5", Host: "proxy:1080", User: url.UserPassword("u", hidden)}
+	config.Accounts = []*upstream.Account{
+		{
+			Name: "main", Platform: upstream.Anthropic, Secret: hidden, Priority: 10, Concurrency: 2, Proxy: proxy,
+			BaseURL: &url.URL{Scheme: "https", Host: "main.example"}, Header: []upstream.HeaderField{{Name: "X", Value: hidden}},
+			Models: upstream.ModelMap{{Match: "claude-sonnet-4-5", Upstream: "glm-4.6"}, {Match: "claude-haiku-*"}},
+		},
+		{Name: "max", Platform: upstream.Anthropic, Kind: upstream.OAuth, Secret: hidden, Priority: 50, AccountUUID: hidden,
+			Refresh: &upstream.Refresh{Token: hidden, ClientSecret: hidden, ClientID: hidden, TokenURL: "https://" + hidden}},
+		{Name: "team", Platform: upstream.Anthropic, Kind: upstream.SetupToken, Secret: hidden, Disabled: true},
+		{Name: "gem", Platform: upstream.Gemini, Secret: hidden},
+	}
+	config.Scheduler = scheduler.Settings{
+		Accounts: config.Accounts,
+		Groups:   []scheduler.Group{{Name: "pro", Accounts: []string{"main", "team"}}, {Name: "default"}},
+	}
+	return config
+}
+
+func accountAPI(t *testing.T) (*adminAPI, *gateway.Runtime) {
+	t.Helper()
+	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), accountConfig())
+	return &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}, rt
+}
+
+func stand(t *testing.T, rt *gateway.Runtime, account string, f func(*scheduler.Standing)) {
+	t.Helper()
+	if _, err := rt.State.Change(t.Context(), scheduler.AccountPlace(account), f); err != nil {
+		t.Fatal(err)
+	}
+}
+
+const hidden = "HIDDEN" // is in every secret of accountConfig
+
+// exportAPI is the admin API over a ledger.
+func exportAPI(t *testing.T, ledger billing.Ledger) *adminAPI {
+	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
+	return &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
+}
+
+// newestFirst makes records of one minute each, the newest now.
+func newestFirst(n int) []billing.Record {
+	now := time.Date(2026, 11, 25, 12, 0, 0, 5000, time.UTC)
+	records := make([]billing.Record, n)
+	for i := range records {
+		records[i] = *ledgertest.Example(fmt.Sprint("r", i))
+		records[i].Time = now.Add(-time.Duration(i) * time.Minute)
+	}
+	return records
+}
+
+// endless yields rows that are all the same, and then fails.
+type endless struct {
+	*bookLedger
+	rows int
+	each func(i int)
+}
+
+func (l *endless) Records(_ context.Context, _ billing.RecordFilter, yield func(*billing.Record) bool) error {
+	record := ledgertest.Example("r")
+	for i := range l.rows {
+		if l.each != nil {
+			l.each(i)
+		}
+		if !yield(record) {
+			return nil
+		}
+	}
+	return l.fail
+}
+
+func (l *endless) Usage(ctx context.Context, _ billing.RecordFilter, _ []billing.Dimension, yield func(*billing.UsageRow) bool) error {
+	return l.Records(ctx, billing.RecordFilter{}, func(r *billing.Record) bool {
+		return yield(&billing.UsageRow{User: r.User, Model: r.Model, Requests: 1, Cost: r.Cost})
+	})
 }
