@@ -51,7 +51,7 @@ func addCommands(cmd *cobra.Command) {
 	}
 	demo.Flags().String("listen", demoListen, "The address to listen on")
 	demo.Flags().Duration("pause", 50*time.Millisecond, "The pause between two events of a streamed answer")
-	onlyCommands(cmd)
+	cmd.Args, cmd.RunE = cobra.NoArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // by itself it does nothing
 	cmd.AddCommand(demo)
 	cmd.AddCommand(operatorCommands(adminEndpoint)...)
 }

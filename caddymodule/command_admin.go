@@ -58,8 +58,8 @@ func adminCommand(endpoint Endpoint, use, short string) (*cobra.Command, *adminC
 // dateMeans is what a date of a flag stands for; the server reads it.
 const dateMeans = "its midnight in the store's time zone"
 
-// onlyCommands makes a command that does nothing without one of those below it.
-func onlyCommands(cmd *cobra.Command) {
+// needsCommand makes a command that does nothing without one of those below it.
+func needsCommand(cmd *cobra.Command) {
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 }

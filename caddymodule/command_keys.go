@@ -14,7 +14,7 @@ import (
 
 func keysCommand(endpoint Endpoint) *cobra.Command {
 	keys, c := adminCommand(endpoint, "keys", "Lists, adds and revokes gateway keys")
-	onlyCommands(keys)
+	needsCommand(keys)
 	keys.AddCommand(
 		&cobra.Command{Use: "list [<user>]", Short: "Lists the keys of a user, or all", Args: cobra.MaximumNArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {

@@ -46,7 +46,7 @@ var testEndpoint = Endpoint{
 // command runs `caddy sub2api` with these words.
 func command(address string, words ...string) (out, notes string, err error) {
 	caddy, ours := &cobra.Command{Use: "caddy", SilenceUsage: true}, &cobra.Command{Use: "sub2api"}
-	onlyCommands(ours)
+	needsCommand(ours)
 	ours.AddCommand(operatorCommands(testEndpoint)...)
 	caddy.AddCommand(ours)
 	var stdout, stderr bytes.Buffer
@@ -187,14 +187,6 @@ func TestDollarsForPeople(t *testing.T) {
 	} {
 		if got := amount.Short(); got != want {
 			t.Errorf("%d nano-dollars: %s, want %s", amount, got, want)
-		}
-	}
-}
-
-func TestTheDemoNamesItsAdminAddress(t *testing.T) {
-	for usual, want := range map[bool]string{true: "at 127.0.0.1:2019. Users, keys and usage: caddy sub2api users\n", false: "at 127.0.0.1:2019. Users, keys and usage: caddy sub2api users --address 127.0.0.1:2019\n"} {
-		if text := demoText(":80", "127.0.0.1:2019", usual); !strings.Contains(text, want) {
-			t.Errorf("usual %t: %s", usual, text)
 		}
 	}
 }
