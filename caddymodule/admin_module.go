@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 )
 
@@ -42,14 +43,14 @@ func (m *adminModule) starting() bool {
 
 // Routes implements caddy.AdminRouter.
 func (m *adminModule) Routes() []caddy.AdminRoute {
-	return []caddy.AdminRoute{{Pattern: adminPrefix, Handler: caddy.AdminHandlerFunc(m.serve)}}
+	return []caddy.AdminRoute{{Pattern: admin.Prefix, Handler: caddy.AdminHandlerFunc(m.serve)}}
 }
 
 func (m *adminModule) serve(w http.ResponseWriter, r *http.Request) error {
-	api := &adminAPI{pool: pooledRuntimes, starting: m.starting}
-	err := api.serve(w, r)
-	if refusal, ok := errors.AsType[*callError](err); ok {
-		return caddy.APIError{HTTPStatus: refusal.status, Err: refusal.err}
+	api := &admin.API{Runtimes: pooledRuntimes, Starting: m.starting}
+	err := api.Serve(w, r)
+	if refusal, ok := errors.AsType[*admin.Error](err); ok {
+		return caddy.APIError{HTTPStatus: refusal.Status, Err: refusal.Err}
 	}
 	return err
 }

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
@@ -13,8 +15,8 @@ import (
 // The admin endpoint listens before the config's handlers are made, and these have
 // a store before it is open.
 func TestTheAdminAPIOfAConfigThatIsStarting(t *testing.T) {
-	started := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), adminConfig())
-	joining, _ := adminGateway(t, store.Embedded{Dir: "/other"}, newBookLedger(), adminConfig())
+	started := admintest.Runtime(t, store.Embedded{Dir: "/store"}, admintest.NewLedger(), admintest.Config())
+	joining, _ := admintest.Gateway(t, store.Embedded{Dir: "/other"}, admintest.NewLedger(), admintest.Config())
 	running, stop := context.WithCancel(t.Context())
 	defer stop()
 	failed, fail := context.WithCancel(t.Context())
@@ -36,8 +38,8 @@ func TestTheAdminAPIOfAConfigThatIsStarting(t *testing.T) {
 		"a config without a handler":           {nil, nil, "", 404},
 		"a store that a started config has no": {[]*gateway.Runtime{started}, nil, "?store=/other", 400},
 	} {
-		api := &adminAPI{pool: func() []*gateway.Runtime { return append([]*gateway.Runtime(nil), test.pool...) }, starting: (&adminModule{config: test.config}).starting}
-		status, body, header := callAdmin(t, api, "GET", "/sub2api/users"+test.query, "")
+		api := &admin.API{Runtimes: func() []*gateway.Runtime { return append([]*gateway.Runtime(nil), test.pool...) }, Starting: (&adminModule{config: test.config}).starting}
+		status, body, header := admintest.Call(t, api, "GET", "/sub2api/users"+test.query, "")
 		if status != test.want {
 			t.Errorf("%s: status %d, want %d: %s", name, status, test.want, body)
 		}

@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/spf13/cobra"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/cli"
 	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
@@ -53,11 +54,11 @@ func addCommands(cmd *cobra.Command) {
 	demo.Flags().Duration("pause", 50*time.Millisecond, "The pause between two events of a streamed answer")
 	cmd.Args, cmd.RunE = cobra.NoArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // by itself it does nothing
 	cmd.AddCommand(demo)
-	cmd.AddCommand(operatorCommands(adminEndpoint)...)
+	cmd.AddCommand(cli.Commands(adminEndpoint)...)
 }
 
 // adminEndpoint is that of the Caddy that runs, asked as Caddy's own commands do.
-var adminEndpoint = Endpoint{
+var adminEndpoint = cli.Endpoint{
 	Address: func(given, config, adapter string) (string, error) {
 		return caddycmd.DetermineAdminAPIAddress(given, nil, config, adapter)
 	},

@@ -1,5 +1,5 @@
-// Package caddymodule is the door: the Caddy handler `sub2api`, its config, and
-// the one room that puts scheduler, upstream and billing together.
+// Package caddymodule is what Caddy sees: the handler `sub2api`, the runtimes that its
+// configs share, the routes of the admin endpoint, and the commands.
 package caddymodule
 
 import (

@@ -1,3 +1,5 @@
+// Package config is the words of a handler: its JSON and its Caddyfile, their defaults and
+// checks. It builds what a gateway works with.
 package config
 
 import (

@@ -92,6 +92,9 @@ type Config struct {
 	Retention   time.Duration // of records; 0 = for ever
 }
 
+// Account is an upstream account of the config.
+type Account = upstream.Account
+
 // Group ties keys to accounts and to a price.
 type Group struct {
 	Name     string

@@ -76,7 +76,7 @@ func openStored(s EncryptionKey, k Kind, name string, stored []byte, where strin
 	if stored == nil {
 		return nil, nil
 	}
-	return s.Open(k, name, stored, where)
+	return s.open(k, name, stored, where)
 }
 
 // upToDate tells whether a document need not be written again: it is the same,

@@ -74,7 +74,7 @@ func (d *fileDocuments) Load(_ context.Context, k Kind, name string) ([]byte, er
 	if err != nil || stored == nil {
 		return nil, err
 	}
-	return d.sealer.Open(k, name, stored, d.Where(k, name))
+	return d.sealer.open(k, name, stored, d.Where(k, name))
 }
 
 // read returns what is on disk; nil, nil if there is nothing.

@@ -72,7 +72,7 @@ func (d *redisDocuments) Load(ctx context.Context, k Kind, name string) ([]byte,
 	if err != nil || stored == nil {
 		return nil, err
 	}
-	return d.sealer.Open(k, name, stored, d.Where(k, name))
+	return d.sealer.open(k, name, stored, d.Where(k, name))
 }
 
 func (d *redisDocuments) read(ctx context.Context, k Kind, name string) ([]byte, error) {

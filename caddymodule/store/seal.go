@@ -47,7 +47,7 @@ func (s EncryptionKey) seal(k Kind, name string, content []byte) ([]byte, error)
 
 // Open returns a document of what was stored, sealed or not. where is its place,
 // for errors.
-func (s EncryptionKey) Open(k Kind, name string, stored []byte, where string) ([]byte, error) {
+func (s EncryptionKey) open(k Kind, name string, stored []byte, where string) ([]byte, error) {
 	sealed, ok := bytes.CutPrefix(stored, []byte(sealedPrefix))
 	if !ok {
 		return stored, nil

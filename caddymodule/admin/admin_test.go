@@ -1,4 +1,4 @@
-package caddymodule
+package admin_test
 
 import (
 	"crypto/sha256"
@@ -16,28 +16,30 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
 func TestAdminAPI(t *testing.T) {
-	ledger := newBookLedger()
-	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
+	ledger := admintest.NewLedger()
+	rt := admintest.Runtime(t, store.Embedded{Dir: "/store"}, ledger, admintest.Config())
+	api := &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 	// Somebody whom an older config declared.
-	if err := ledger.Declare(t.Context(), []billing.User{{Name: "gone", Balance: dollar}}); err != nil {
+	if err := ledger.Declare(t.Context(), []billing.User{{Name: "gone", Balance: admintest.Dollar}}); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now().UTC().Truncate(24 * time.Hour)
-	ledger.windows["alice pro"] = billing.Windows{{Start: start, End: start.AddDate(0, 0, 1), Used: dollar / 2}, {}, {Start: start.AddDate(0, -2, 0), End: start.AddDate(0, -1, 0), Used: 9 * dollar}}
+	ledger.WindowMap["alice pro"] = billing.Windows{{Start: start, End: start.AddDate(0, 0, 1), Used: admintest.Dollar / 2}, {}, {Start: start.AddDate(0, -2, 0), End: start.AddDate(0, -1, 0), Used: 9 * admintest.Dollar}}
 	if _, err := rt.State.Acquire(t.Context(), &scheduler.Ask{
 		Lease: "lease", TTL: time.Minute, Candidates: &scheduler.Candidates{Places: []scheduler.Place{{Name: scheduler.UserPlace("alice"), Limit: 3}}},
 	}); err != nil {
 		t.Fatal(err)
 	}
 	for _, step := range adminSteps {
-		status, body, header := callAdmin(t, api, step.method, "http://localhost:2019/sub2api/"+step.path, step.body)
+		status, body, header := admintest.Call(t, api, step.method, "http://localhost:2019/sub2api/"+step.path, step.body)
 		if status != step.status {
 			t.Errorf("%s %s %s: status %d, want %d: %s", step.method, step.path, step.body, status, step.status, body)
 			continue
@@ -94,7 +96,7 @@ var adminSteps = []struct {
 	{"POST", "users", `{"name":"d"} x`, 400, "the body: "},
 	{"POST", "users", `{"name":"d"}{}`, 400, "it goes on after its end"},
 	{"POST", "users", `[]`, 400, "the body: cannot unmarshal array"},
-	{"POST", "users", `{"name":"` + strings.Repeat("x", maxAdminBody) + `"}`, 413, "the body is over 1048576 bytes"},
+	{"POST", "users", `{"name":"` + strings.Repeat("x", admin.MaxAdminBody) + `"}`, 413, "the body is over 1048576 bytes"},
 
 	{"PATCH", "users/bob", `{"concurrency":9,"disabled":true}`, 200, `"concurrency":9 … "disabled":true`},
 	{"PATCH", "users/bob", `{"disabled":false}`, 200, `"concurrency":9 … "disabled":false`},
@@ -177,15 +179,15 @@ var adminSteps = []struct {
 }
 
 func TestAKeyIsShownOnceAndKeptAsADigest(t *testing.T) {
-	ledger := newBookLedger()
-	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
-	status, body, header := callAdmin(t, api, "POST", "/sub2api/users/alice/keys",
+	ledger := admintest.NewLedger()
+	rt := admintest.Runtime(t, store.Embedded{Dir: "/store"}, ledger, admintest.Config())
+	api := &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
+	status, body, header := admintest.Call(t, api, "POST", "/sub2api/users/alice/keys",
 		`{"groups":["pro","default"],"models":["claude-haiku-*"],"expires_at":"2099-01-01","limits":{"daily":"5","monthly":50}}`)
 	if status != 200 || header.Get("Cache-Control") != "no-store" {
 		t.Fatalf("status %d, header %v: %s", status, header, body)
 	}
-	var made keyView
+	var made admin.Key
 	if err := json.Unmarshal([]byte(body), &made); err != nil {
 		t.Fatal(err)
 	}
@@ -196,20 +198,20 @@ func TestAKeyIsShownOnceAndKeptAsADigest(t *testing.T) {
 	want := []billing.Key{{
 		ID: hex.EncodeToString(digest[:])[:12], Digest: digest, Prefix: made.Key[:7], User: "alice",
 		Groups: []string{"pro", "default"}, Models: []string{"claude-haiku-*"}, Expires: time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC),
-		Limits: billing.Limits{5 * dollar, 0, 50 * dollar}, Created: ledger.keys[0].Created,
+		Limits: billing.Limits{5 * admintest.Dollar, 0, 50 * admintest.Dollar}, Created: ledger.KeyMap[0].Created,
 	}}
-	if diff := cmp.Diff(want, ledger.keys); diff != "" {
+	if diff := cmp.Diff(want, ledger.KeyMap); diff != "" {
 		t.Errorf("kept (-want +got):\n%s", diff)
 	}
-	if age := time.Since(ledger.keys[0].Created); age < 0 || age > time.Minute {
+	if age := time.Since(ledger.KeyMap[0].Created); age < 0 || age > time.Minute {
 		t.Errorf("created %v ago", age)
 	}
-	_, another, _ := callAdmin(t, api, "POST", "/sub2api/users/alice/keys", "")
+	_, another, _ := admintest.Call(t, api, "POST", "/sub2api/users/alice/keys", "")
 	if strings.Contains(another, made.Key) || !strings.Contains(another, `"groups":[],"models":[]`) {
 		t.Errorf("a second key: %s", another)
 	}
 	for _, path := range []string{"users/alice/keys", "keys"} {
-		status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, "")
+		status, body, _ := admintest.Call(t, api, "GET", "/sub2api/"+path, "")
 		if status != 200 || strings.Contains(body, made.Key) || strings.Contains(body, hex.EncodeToString(digest[:])) || strings.Contains(body, `"key":`) {
 			t.Errorf("%s: status %d, shows the key: %s", path, status, body)
 		}
@@ -217,38 +219,15 @@ func TestAKeyIsShownOnceAndKeptAsADigest(t *testing.T) {
 			t.Errorf("%s does not list the keys: %s", path, body)
 		}
 	}
-	if status, _, _ := callAdmin(t, api, "DELETE", "/sub2api/keys/"+made.ID, ""); status != http.StatusNoContent || len(ledger.keys) != 1 {
-		t.Errorf("revoked: status %d, %d keys are left", status, len(ledger.keys))
+	if status, _, _ := admintest.Call(t, api, "DELETE", "/sub2api/keys/"+made.ID, ""); status != http.StatusNoContent || len(ledger.KeyMap) != 1 {
+		t.Errorf("revoked: status %d, %d keys are left", status, len(ledger.KeyMap))
 	}
 }
-
-func TestKeyTextIsExact(t *testing.T) {
-	var largest [32]byte
-	for i := range largest {
-		largest[i] = 0xff
-	}
-	for _, test := range []struct {
-		secret [32]byte
-		want   string
-	}{
-		{[32]byte{}, "sk-" + strings.Repeat("0", 43)},
-		{[32]byte{31: 61}, "sk-" + strings.Repeat("0", 42) + "Z"},
-		{[32]byte{31: 62}, "sk-" + strings.Repeat("0", 41) + "10"},
-		{largest, "sk-" + largestKeyDigits},
-	} {
-		if got := keyText(test.secret); got != test.want {
-			t.Errorf("%x: %s, want %s", test.secret, got, test.want)
-		}
-	}
-}
-
-// largestKeyDigits is 2^256 − 1 in base 62, digits 0-9a-zA-Z.
-const largestKeyDigits = "YHJSKWDa6oz1al1yMhwzwM8llg7hJNUca2J5RoW8xP1"
 
 func TestSeveralStoresAreNamed(t *testing.T) {
 	var all []*gateway.Runtime
-	api := &adminAPI{pool: func() []*gateway.Runtime { return all }}
-	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 404 || !strings.Contains(body, "has no sub2api handler") {
+	api := &admin.API{Runtimes: func() []*gateway.Runtime { return all }}
+	if status, body, _ := admintest.Call(t, api, "GET", "/sub2api/users", ""); status != 404 || !strings.Contains(body, "has no sub2api handler") {
 		t.Errorf("without a store: %d %s", status, body)
 	}
 	for _, named := range []store.Config{
@@ -256,11 +235,11 @@ func TestSeveralStoresAreNamed(t *testing.T) {
 		&store.Redis{Addresses: []string{"h:6379"}, Namespace: "n"},
 		&store.Redis{Addresses: []string{"h:6379"}, Namespace: "n", Database: 1},
 	} {
-		ledger := newBookLedger()
-		config := adminConfig()
+		ledger := admintest.NewLedger()
+		config := admintest.Config()
 		config.Users, config.Keys = nil, nil
 		config.Declared = []billing.User{}
-		rt := adminRuntime(t, named, ledger, config)
+		rt := admintest.Runtime(t, named, ledger, config)
 		if err := ledger.AddUser(t.Context(), billing.User{Name: fmt.Sprint("user", len(all))}); err != nil {
 			t.Fatal(err)
 		}
@@ -283,7 +262,7 @@ func TestSeveralStoresAreNamed(t *testing.T) {
 			query.Set("store", store)
 			request.URL.RawQuery = query.Encode()
 		}
-		status, body, _ := callAdmin(t, api, "GET", request.URL.String(), "")
+		status, body, _ := admintest.Call(t, api, "GET", request.URL.String(), "")
 		if ok := strings.HasPrefix(want, `"`); !strings.Contains(body, want) || ok != (status == 200) || !ok && status != 400 {
 			t.Errorf("store %q: status %d, %s, want %s", store, status, body, want)
 		}
@@ -303,35 +282,35 @@ func TestAStoreThatFails(t *testing.T) {
 		{store.Embedded{Dir: "/store"}, billing.ErrClosed, 503},
 		{far, broken, 503},
 	} {
-		ledger := newBookLedger()
-		rt := adminRuntime(t, test.named, ledger, adminConfig())
-		api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
-		ledger.fail = test.err
+		ledger := admintest.NewLedger()
+		rt := admintest.Runtime(t, test.named, ledger, admintest.Config())
+		api := &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
+		ledger.Fail = test.err
 		for _, path := range []string{"users", "users/alice", "keys", "usage", "records"} {
-			status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, "")
+			status, body, _ := admintest.Call(t, api, "GET", "/sub2api/"+path, "")
 			if status != test.want || !strings.HasPrefix(body, "store "+test.named.String()+": ") {
 				t.Errorf("%v of %s: %s: status %d, want %d: %s", test.err, test.named, path, status, test.want, body)
 			}
 		}
 	}
-	ledger := newBookLedger()
-	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
+	ledger := admintest.NewLedger()
+	rt := admintest.Runtime(t, store.Embedded{Dir: "/store"}, ledger, admintest.Config())
+	api := &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 	if err := rt.Destruct(); err != nil {
 		t.Fatal(err)
 	}
-	if status, body, _ := callAdmin(t, api, "GET", "/sub2api/users", ""); status != 503 || !strings.Contains(body, "is being closed") {
+	if status, body, _ := admintest.Call(t, api, "GET", "/sub2api/users", ""); status != 503 || !strings.Contains(body, "is being closed") {
 		t.Errorf("while it closes: %d %s", status, body)
 	}
 }
 
 func TestAStoreThatLostItsUsersIsToldOfThem(t *testing.T) {
 	for _, path := range []string{"users", "users/alice"} {
-		ledger := newBookLedger()
-		rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-		api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
-		clear(ledger.users)
-		if status, body, _ := callAdmin(t, api, "GET", "/sub2api/"+path, ""); status != 200 || !strings.Contains(body, `"name":"alice"`) {
+		ledger := admintest.NewLedger()
+		rt := admintest.Runtime(t, store.Embedded{Dir: "/store"}, ledger, admintest.Config())
+		api := &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
+		clear(ledger.UserMap)
+		if status, body, _ := admintest.Call(t, api, "GET", "/sub2api/"+path, ""); status != 200 || !strings.Contains(body, `"name":"alice"`) {
 			t.Errorf("%s: %d %s", path, status, body)
 		}
 	}

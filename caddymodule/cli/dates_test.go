@@ -1,4 +1,4 @@
-package caddymodule
+package cli
 
 import (
 	"encoding/json"
@@ -11,6 +11,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
 	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
@@ -118,11 +120,11 @@ func TestEveryDateIsOfTheBillingZone(t *testing.T) {
 			t.Errorf("expires_at %s in %s: %s, want %s", test.day, test.zone, got, test.want)
 		}
 
-		config := adminConfig()
+		config := admintest.Config()
 		config.Zone = s.Zone
-		ledger := newBookLedger()
-		rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, config)
-		address := adminServer(t, &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }})
+		ledger := admintest.NewLedger()
+		rt := admintest.Runtime(t, store.Embedded{Dir: "/store"}, ledger, config)
+		address := adminServer(t, &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }})
 		out, _, err := command(address, "usage", "--from", test.day, "--json")
 		var rows []struct {
 			From int64 `json:"input_tokens"` // see bookLedger.Usage
@@ -146,16 +148,16 @@ func TestEveryDateIsOfTheBillingZone(t *testing.T) {
 }
 
 func TestRecordsOfATimeOfSettling(t *testing.T) {
-	ledger := newBookLedger()
-	ledger.records = newestFirst(4)
-	for i := range ledger.records {
+	ledger := admintest.NewLedger()
+	ledger.RecordList = admintest.NewestFirst(4)
+	for i := range ledger.RecordList {
 		// In another order than they came in.
-		ledger.records[i].Settled = time.Date(2026, 11, 26, 4+i, 30, 0, 1000, time.UTC)
+		ledger.RecordList[i].Settled = time.Date(2026, 11, 26, 4+i, 30, 0, 1000, time.UTC)
 	}
-	config := adminConfig()
+	config := admintest.Config()
 	config.Zone = zoneOf(t, "America/New_York")
-	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, config)
-	address := adminServer(t, &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }})
+	rt := admintest.Runtime(t, store.Embedded{Dir: "/store"}, ledger, config)
+	address := adminServer(t, &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }})
 	for words, want := range map[string][]string{
 		"": {"r0", "r1", "r2", "r3"},
 		"--settled-from 2026-11-26T06:30:00.000001Z":                                 {"r2", "r3"},
@@ -179,8 +181,8 @@ func TestRecordsOfATimeOfSettling(t *testing.T) {
 			t.Errorf("records %s: %v (-want +got):\n%s", words, err, diff)
 		}
 	}
-	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
-	status, body, _ := callAdmin(t, api, "GET", "/sub2api/records?settled_from=2026-11-26T09%3A00%3A00%2B02%3A00&limit=1", "")
+	api := &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
+	status, body, _ := admintest.Call(t, api, "GET", "/sub2api/records?settled_from=2026-11-26T09%3A00%3A00%2B02%3A00&limit=1", "")
 	if status != http.StatusOK || !strings.Contains(body, `"id":"r3"`) || !strings.Contains(body, `"settled":"2026-11-26T07:30:00.000001Z"`) {
 		t.Errorf("%d %s", status, body)
 	}

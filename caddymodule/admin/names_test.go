@@ -1,4 +1,4 @@
-package caddymodule
+package admin_test
 
 import (
 	"net/http"
@@ -7,14 +7,16 @@ import (
 	"testing"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 )
 
 func TestOddNamesAreRefused(t *testing.T) {
-	rt := adminRuntime(t, store.Embedded{Dir: "/store"}, newBookLedger(), adminConfig())
-	api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
-	status, body, _ := callAdmin(t, api, "POST", "/sub2api/users", "{\"name\":\"bob\u200b\"}")
+	rt := admintest.Runtime(t, store.Embedded{Dir: "/store"}, admintest.NewLedger(), admintest.Config())
+	api := &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
+	status, body, _ := admintest.Call(t, api, "POST", "/sub2api/users", "{\"name\":\"bob\u200b\"}")
 	if status != http.StatusBadRequest || !strings.Contains(body, `name: "bob\u200b" can't be used: it holds U+200B`) {
 		t.Errorf("%d %s", status, body)
 	}
@@ -23,9 +25,9 @@ func TestOddNamesAreRefused(t *testing.T) {
 // A store may hold users whose names could be made before.
 func TestUsersWithOddNamesCanBeSeenAndRemoved(t *testing.T) {
 	for _, name := range []string{"zoe\u0301", "\u00e9\u0301", "al\u200bice", "\uff41lice", "x\u0301\u0e34"} {
-		ledger := newBookLedger()
-		rt := adminRuntime(t, store.Embedded{Dir: "/store"}, ledger, adminConfig())
-		api := &adminAPI{pool: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
+		ledger := admintest.NewLedger()
+		rt := admintest.Runtime(t, store.Embedded{Dir: "/store"}, ledger, admintest.Config())
+		api := &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}
 		if err := ledger.AddUser(t.Context(), billing.User{Name: name}); err != nil {
 			t.Fatal(err)
 		}
@@ -38,11 +40,11 @@ func TestUsersWithOddNamesCanBeSeenAndRemoved(t *testing.T) {
 			{"GET", path + "/keys", ""},
 			{"DELETE", path, ""},
 		} {
-			if status, body, _ := callAdmin(t, api, step.method, step.path, step.body); status != http.StatusOK {
+			if status, body, _ := admintest.Call(t, api, step.method, step.path, step.body); status != http.StatusOK {
 				t.Errorf("%+q: %s %s: %d %s", name, step.method, step.path, status, body)
 			}
 		}
-		if ledger.users[name] != nil {
+		if ledger.UserMap[name] != nil {
 			t.Errorf("%+q is there still", name)
 		}
 	}

@@ -1,4 +1,4 @@
-package caddymodule
+package admin
 
 import (
 	"crypto/rand"
@@ -27,40 +27,40 @@ const (
 	maxModelPattern = 200
 )
 
-// keyView is a gateway key as the admin API shows it. Of a key of the config it
+// Key is a gateway key as the admin API shows it. Of a key of the config it
 // is not known how it begins and when it was used.
-type keyView struct {
-	ID       string        `json:"id"`
-	User     string        `json:"user"`
-	Source   string        `json:"source"`
-	Prefix   *string       `json:"prefix"`
-	Groups   []string      `json:"groups"` // none = every account
-	Models   []string      `json:"models"` // none = all
-	Expires  *time.Time    `json:"expires_at"`
-	Limits   keyLimitsView `json:"limits"`
-	Created  *time.Time    `json:"created_at"`
-	LastUsed *time.Time    `json:"last_used"`
+type Key struct {
+	ID       string     `json:"id"`
+	User     string     `json:"user"`
+	Source   string     `json:"source"`
+	Prefix   *string    `json:"prefix"`
+	Groups   []string   `json:"groups"` // none = every account
+	Models   []string   `json:"models"` // none = all
+	Expires  *time.Time `json:"expires_at"`
+	Limits   KeyLimits  `json:"limits"`
+	Created  *time.Time `json:"created_at"`
+	LastUsed *time.Time `json:"last_used"`
 	// Key is the key itself, in the answer that made it.
 	Key string `json:"key,omitempty"`
 }
 
-// keyLimitsView has nil for no limit.
-type keyLimitsView struct {
+// KeyLimits has nil for no limit.
+type KeyLimits struct {
 	Daily   *billing.USD `json:"daily"`
 	Monthly *billing.USD `json:"monthly"`
 }
 
-func viewOfKey(k billing.Key) keyView {
-	return keyView{
+func viewOfKey(k billing.Key) Key {
+	return Key{
 		ID: k.ID, User: k.User, Source: billing.SourceAPI, Prefix: &k.Prefix,
 		Groups: orEmpty(k.Groups), Models: orEmpty(k.Models), Expires: momentView(k.Expires),
-		Limits:  keyLimitsView{limitView(k.Limits[billing.Daily]), limitView(k.Limits[billing.Monthly])},
+		Limits:  KeyLimits{limitView(k.Limits[billing.Daily]), limitView(k.Limits[billing.Monthly])},
 		Created: momentView(k.Created), LastUsed: momentView(k.LastUsed),
 	}
 }
 
-func viewOfDeclaredKey(k *gateway.Key) keyView {
-	v := keyView{ID: k.ID, User: k.User.Name, Source: billing.SourceConfig, Groups: []string{}, Models: orEmpty(k.Models)}
+func viewOfDeclaredKey(k *gateway.Key) Key {
+	v := Key{ID: k.ID, User: k.User.Name, Source: billing.SourceConfig, Groups: []string{}, Models: orEmpty(k.Models)}
 	for _, g := range k.Groups {
 		v.Groups = append(v.Groups, g.Name)
 	}
@@ -75,7 +75,7 @@ func orEmpty(names []string) []string {
 }
 
 // listKeys answers GET keys, and GET users/{name}/keys.
-func listKeys(c *adminCall) error {
+func listKeys(c *call) error {
 	user := ""
 	if len(c.names) > 0 {
 		profile, err := c.store.profile(c.ctx, c.names[0])
@@ -88,7 +88,7 @@ func listKeys(c *adminCall) error {
 	if err != nil {
 		return err
 	}
-	views := make([]keyView, 0, len(kept))
+	views := make([]Key, 0, len(kept))
 	declared := map[string]bool{}
 	for _, k := range c.store.declaredKeys(user) {
 		declared[k.ID] = true
@@ -103,12 +103,12 @@ func listKeys(c *adminCall) error {
 }
 
 // addKey answers POST users/{name}/keys.
-func addKey(c *adminCall) error {
+func addKey(c *call) error {
 	var body struct {
-		Groups  []string      `json:"groups"`
-		Models  []string      `json:"models"`
-		Expires *string       `json:"expires_at"`
-		Limits  keyLimitsView `json:"limits"`
+		Groups  []string  `json:"groups"`
+		Models  []string  `json:"models"`
+		Expires *string   `json:"expires_at"`
+		Limits  KeyLimits `json:"limits"`
 	}
 	if err := c.body(&body); err != nil {
 		return err
@@ -188,7 +188,7 @@ func checkKeyModels(patterns []string) error {
 }
 
 // revokeKey answers DELETE keys/{id}.
-func revokeKey(c *adminCall) error {
+func revokeKey(c *call) error {
 	id := c.names[0]
 	if slices.ContainsFunc(c.store.declaredKeys(""), func(k *gateway.Key) bool { return k.ID == id }) {
 		return refuse(http.StatusConflict, "key %s is the config's; change the config and reload it", id)

@@ -1,4 +1,4 @@
-package caddymodule
+package admin
 
 import (
 	"cmp"
@@ -22,15 +22,15 @@ const (
 	maxCreditID   = 200
 )
 
-// creditView is the answer to a credit.
-type creditView struct {
+// CreditGiven is the answer to a credit.
+type CreditGiven struct {
 	Balance string `json:"balance_usd"` // the new one, or unlimited
 	// Credited is false if a credit of that id was there before.
 	Credited bool `json:"credited"`
 }
 
 // creditUser answers POST users/{name}/credit.
-func creditUser(c *adminCall) error {
+func creditUser(c *call) error {
 	var body struct {
 		Amount billing.USD `json:"amount_usd"`
 		Note   string      `json:"note"`
@@ -55,7 +55,7 @@ func creditUser(c *adminCall) error {
 		return err
 	}
 	c.store.Freed(profile.Name)
-	return c.answer(creditView{c.store.balanceText(profile.Name, balance), credited})
+	return c.answer(CreditGiven{c.store.balanceText(profile.Name, balance), credited})
 }
 
 func checkText(word, text string, most int) error {
@@ -66,7 +66,7 @@ func checkText(word, text string, most int) error {
 }
 
 // subscribe answers PUT users/{name}/subscriptions/{group}.
-func subscribe(c *adminCall) error {
+func subscribe(c *call) error {
 	var body struct {
 		Until *string `json:"until"`
 	}
@@ -101,7 +101,7 @@ func subscribe(c *adminCall) error {
 
 // unsubscribe answers DELETE users/{name}/subscriptions/{group} with the
 // subscription as it was.
-func unsubscribe(c *adminCall) error {
+func unsubscribe(c *call) error {
 	profile, err := c.undeclaredSubscription()
 	if err != nil {
 		return err
@@ -121,7 +121,7 @@ func unsubscribe(c *adminCall) error {
 
 // undeclaredSubscription returns the user whose subscription is to be changed,
 // unless it is the config's.
-func (c *adminCall) undeclaredSubscription() (billing.Profile, error) {
+func (c *call) undeclaredSubscription() (billing.Profile, error) {
 	user, group := c.names[0], c.names[1]
 	if _, ok := c.store.declaredSubscriptions(user)[group]; ok {
 		return billing.Profile{}, refuse(http.StatusConflict, "the config subscribes user %s to %s; change the config and reload it", user, group)

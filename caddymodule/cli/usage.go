@@ -1,4 +1,4 @@
-package caddymodule
+package cli
 
 import (
 	"encoding/json"
@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
 )
 
 // tableRows is how many rows of a long table are aligned with each other: what is
@@ -100,7 +101,7 @@ func printTable[T any](out io.Writer, rows *json.Decoder, cells func(*T) []strin
 func usageCommand(endpoint Endpoint) *cobra.Command {
 	cmd, c := adminCommand(endpoint, "usage [--by user,model] [--from …] [--to …] [--user …] [--csv]", "Sums up what was used")
 	cmd.Args = cobra.NoArgs
-	e := addExportFlags(cmd, filterParameters...)
+	e := addExportFlags(cmd, admin.FilterParameters...)
 	by := cmd.Flags().StringSlice("by", nil, "A row for each user, key, account, group, model, day, or combination of these")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := url.Values{}
@@ -153,8 +154,8 @@ func printUsage(out io.Writer, rows *json.Decoder, by []string) error {
 func recordsCommand(endpoint Endpoint) *cobra.Command {
 	cmd, c := adminCommand(endpoint, "records [--from …] [--to …] [--settled-from …] [--settled-to …] [--user …] [--limit n] [--csv]", "Lists the records of requests, newest first")
 	cmd.Args = cobra.NoArgs
-	e := addExportFlags(cmd, slices.Concat(filterParameters, recordParameters)...)
-	limit := cmd.Flags().Int("limit", defaultRecordLimit, "The largest number of records; 0 = all")
+	e := addExportFlags(cmd, slices.Concat(admin.FilterParameters, admin.RecordParameters)...)
+	limit := cmd.Flags().Int("limit", admin.DefaultRecordLimit, "The largest number of records; 0 = all")
 	after := cmd.Flags().String("after", "", "Go on after the record of this id, in the same order")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		query := url.Values{"limit": {strconv.Itoa(*limit)}}

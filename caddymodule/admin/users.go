@@ -1,4 +1,4 @@
-package caddymodule
+package admin
 
 import (
 	"context"
@@ -13,39 +13,39 @@ import (
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
-// defaultConcurrency is that of an added user.
-const defaultConcurrency = 5
+// DefaultConcurrency is that of an added user.
+const DefaultConcurrency = 5
 
-// userView is a user as the admin API shows them.
-type userView struct {
-	Name          string             `json:"name"`
-	Source        string             `json:"source"`
-	Balance       string             `json:"balance_usd"` // or unlimited
-	Held          billing.USD        `json:"held_usd"`
-	Concurrency   int                `json:"concurrency"`
-	InUse         int                `json:"in_use"`
-	Waiting       int                `json:"waiting"`
-	Disabled      bool               `json:"disabled"`
-	Subscriptions []subscriptionView `json:"subscriptions"`
+// User is a user as the admin API shows them.
+type User struct {
+	Name          string         `json:"name"`
+	Source        string         `json:"source"`
+	Balance       string         `json:"balance_usd"` // or unlimited
+	Held          billing.USD    `json:"held_usd"`
+	Concurrency   int            `json:"concurrency"`
+	InUse         int            `json:"in_use"`
+	Waiting       int            `json:"waiting"`
+	Disabled      bool           `json:"disabled"`
+	Subscriptions []Subscription `json:"subscriptions"`
 }
 
-// subscriptionView is a subscription as the admin API shows it.
-type subscriptionView struct {
-	Group   string      `json:"group"`
-	Until   *time.Time  `json:"until"` // null = it does not end
-	Windows windowsView `json:"windows"`
-	Source  string      `json:"source"`
+// Subscription is a subscription as the admin API shows it.
+type Subscription struct {
+	Group   string     `json:"group"`
+	Until   *time.Time `json:"until"` // null = it does not end
+	Windows Windows    `json:"windows"`
+	Source  string     `json:"source"`
 }
 
-type windowsView struct {
-	Daily   windowView `json:"daily"`
-	Weekly  windowView `json:"weekly"`
-	Monthly windowView `json:"monthly"`
+type Windows struct {
+	Daily   Window `json:"daily"`
+	Weekly  Window `json:"weekly"`
+	Monthly Window `json:"monthly"`
 }
 
-// windowView has no Start and End before its first use, and no Limit where the
+// Window has no Start and End before its first use, and no Limit where the
 // group has none.
-type windowView struct {
+type Window struct {
 	Start *time.Time   `json:"start"`
 	End   *time.Time   `json:"end"`
 	Used  billing.USD  `json:"used_usd"`
@@ -53,16 +53,16 @@ type windowView struct {
 }
 
 // view is what is known of a user.
-func (s *adminStore) view(ctx context.Context, p billing.Profile) (userView, error) {
+func (s *adminStore) view(ctx context.Context, p billing.Profile) (User, error) {
 	load, err := s.State.Load(ctx, scheduler.UserPlace(p.Name))
 	if err != nil {
-		return userView{}, err
+		return User{}, err
 	}
 	subscriptions, err := s.subscriptions(ctx, p)
 	if err != nil {
-		return userView{}, err
+		return User{}, err
 	}
-	v := userView{
+	v := User{
 		Name: p.Name, Source: billing.SourceAPI, Balance: s.balanceText(p.Name, p.Balance), Held: p.Balance.Held,
 		Concurrency: p.Concurrency, Disabled: p.Disabled,
 		InUse: load.InUse, Waiting: load.Waiting, Subscriptions: subscriptions,
@@ -82,8 +82,8 @@ func (s *adminStore) balanceText(user string, b billing.Balance) string {
 }
 
 // subscriptions are those of the config and those made here, in order of group.
-func (s *adminStore) subscriptions(ctx context.Context, p billing.Profile) ([]subscriptionView, error) {
-	all := []subscriptionView{}
+func (s *adminStore) subscriptions(ctx context.Context, p billing.Profile) ([]Subscription, error) {
+	all := []Subscription{}
 	declared := s.declaredSubscriptions(p.Name)
 	for group, until := range declared {
 		kept, err := s.ledger.Subscription(ctx, p.Name, group)
@@ -97,23 +97,23 @@ func (s *adminStore) subscriptions(ctx context.Context, p billing.Profile) ([]su
 			all = append(all, s.subscription(kept.Group, kept.Until, kept.Windows, billing.SourceAPI))
 		}
 	}
-	slices.SortFunc(all, func(a, b subscriptionView) int { return strings.Compare(a.Group, b.Group) })
+	slices.SortFunc(all, func(a, b Subscription) int { return strings.Compare(a.Group, b.Group) })
 	return all, nil
 }
 
-func (s *adminStore) subscription(name string, until time.Time, windows billing.Windows, source string) subscriptionView {
+func (s *adminStore) subscription(name string, until time.Time, windows billing.Windows, source string) Subscription {
 	var limits billing.Limits
 	if g := s.group(name); g != nil {
 		limits = g.Limits
 	}
 	windows = windows.At(time.Now())
-	view := func(span billing.Span) windowView {
+	view := func(span billing.Span) Window {
 		w := windows[span]
-		return windowView{momentView(w.Start), momentView(w.End), w.Used, limitView(limits[span])}
+		return Window{momentView(w.Start), momentView(w.End), w.Used, limitView(limits[span])}
 	}
-	return subscriptionView{
+	return Subscription{
 		Group: name, Until: momentView(until), Source: source,
-		Windows: windowsView{view(billing.Daily), view(billing.Weekly), view(billing.Monthly)},
+		Windows: Windows{view(billing.Daily), view(billing.Weekly), view(billing.Monthly)},
 	}
 }
 
@@ -134,12 +134,12 @@ func limitView(limit billing.USD) *billing.USD {
 }
 
 // listUsers answers GET users.
-func listUsers(c *adminCall) error {
+func listUsers(c *call) error {
 	profiles, err := c.store.profiles(c.ctx)
 	if err != nil {
 		return err
 	}
-	views := make([]userView, 0, len(profiles))
+	views := make([]User, 0, len(profiles))
 	for _, p := range profiles {
 		v, err := c.store.view(c.ctx, p)
 		if err != nil {
@@ -151,7 +151,7 @@ func listUsers(c *adminCall) error {
 }
 
 // answerUser answers with a user as they are now.
-func (c *adminCall) answerUser(name string) error {
+func (c *call) answerUser(name string) error {
 	profile, err := c.store.profile(c.ctx, name)
 	if err != nil {
 		return err
@@ -164,10 +164,10 @@ func (c *adminCall) answerUser(name string) error {
 }
 
 // showUser answers GET users/{name}.
-func showUser(c *adminCall) error { return c.answerUser(c.names[0]) }
+func showUser(c *call) error { return c.answerUser(c.names[0]) }
 
 // addUser answers POST users.
-func addUser(c *adminCall) error {
+func addUser(c *call) error {
 	var body struct {
 		Name        string      `json:"name"`
 		Balance     billing.USD `json:"balance_usd"`
@@ -176,7 +176,7 @@ func addUser(c *adminCall) error {
 	if err := c.body(&body); err != nil {
 		return err
 	}
-	concurrency := defaultConcurrency
+	concurrency := DefaultConcurrency
 	if body.Concurrency != nil {
 		concurrency = *body.Concurrency
 	}
@@ -209,7 +209,7 @@ func checkConcurrency(n int) error {
 }
 
 // added refuses to change what is the config's.
-func (c *adminCall) added(name string) (billing.Profile, error) {
+func (c *call) added(name string) (billing.Profile, error) {
 	if c.store.declared(name) != nil {
 		return billing.Profile{}, refuse(http.StatusConflict, "user %s is the config's; change the config and reload it", name)
 	}
@@ -217,7 +217,7 @@ func (c *adminCall) added(name string) (billing.Profile, error) {
 }
 
 // changeUser answers PATCH users/{name}.
-func changeUser(c *adminCall) error {
+func changeUser(c *call) error {
 	name := c.names[0]
 	if _, err := c.added(name); err != nil {
 		return err
@@ -244,7 +244,7 @@ func changeUser(c *adminCall) error {
 }
 
 // removeUser answers DELETE users/{name} with the user as they were.
-func removeUser(c *adminCall) error {
+func removeUser(c *call) error {
 	profile, err := c.added(c.names[0])
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package caddymodule
+package cli
 
 import (
 	"errors"
@@ -11,7 +11,9 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
+
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
 )
 
 func usersCommand(endpoint Endpoint) *cobra.Command {
@@ -32,7 +34,7 @@ func usersCommand(endpoint Endpoint) *cobra.Command {
 		switchUserCommand(c, "enable <name>", "Lets a disabled user in again", false),
 		&cobra.Command{Use: "remove <name>", Short: "Removes a user, their keys and subscriptions, and takes the rest of the balance; records stay", Args: cobra.ExactArgs(1),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return ask(cmd, c, http.MethodDelete, pathOf("users", args[0]), nil, func(out io.Writer, u userView) {
+				return ask(cmd, c, http.MethodDelete, pathOf("users", args[0]), nil, func(out io.Writer, u admin.User) {
 					fmt.Fprintf(out, "user %s is removed; the balance was %s\n", u.Name, billing.ShortUSD(u.Balance))
 				})
 			}},
@@ -40,7 +42,7 @@ func usersCommand(endpoint Endpoint) *cobra.Command {
 		subscribeCommand(c),
 		&cobra.Command{Use: "unsubscribe <name> <group>", Short: "Ends a user's subscription", Args: cobra.ExactArgs(2),
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return ask(cmd, c, http.MethodDelete, pathOf("users", args[0], "subscriptions", args[1]), nil, func(out io.Writer, s subscriptionView) {
+				return ask(cmd, c, http.MethodDelete, pathOf("users", args[0], "subscriptions", args[1]), nil, func(out io.Writer, s admin.Subscription) {
 					fmt.Fprintf(out, "user %s is no longer subscribed to %s\n", args[0], s.Group)
 				})
 			}},
@@ -57,13 +59,13 @@ func addUserCommand(c *adminClient) *cobra.Command {
 		return ask(cmd, c, http.MethodPost, "users", body, printUser)
 	}
 	cmd.Flags().StringVar(&balance, "balance", "0", "The opening balance, in US dollars")
-	cmd.Flags().IntVar(&concurrency, "concurrency", defaultConcurrency, "How many requests may be in flight; 0 = no limit")
+	cmd.Flags().IntVar(&concurrency, "concurrency", admin.DefaultConcurrency, "How many requests may be in flight; 0 = no limit")
 	return cmd
 }
 
 func switchUserCommand(c *adminClient, use, short string, disabled bool) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		return ask(cmd, c, http.MethodPatch, pathOf("users", args[0]), map[string]any{"disabled": disabled}, func(out io.Writer, u userView) {
+		return ask(cmd, c, http.MethodPatch, pathOf("users", args[0]), map[string]any{"disabled": disabled}, func(out io.Writer, u admin.User) {
 			fmt.Fprintf(out, "user %s is %s\n", u.Name, standing(u))
 		})
 	}}
@@ -90,7 +92,7 @@ func creditCommand(c *adminClient) *cobra.Command {
 			id = uuid.NewString()
 		}
 		body := map[string]any{"amount_usd": args[1], "note": note, "id": id}
-		err = ask(cmd, c, http.MethodPost, pathOf("users", args[0], "credit"), body, func(out io.Writer, v creditView) {
+		err = ask(cmd, c, http.MethodPost, pathOf("users", args[0], "credit"), body, func(out io.Writer, v admin.CreditGiven) {
 			if !v.Credited {
 				fmt.Fprintf(out, "nothing changed: a credit of the id %s was there before; ", printable(id))
 			}
@@ -143,22 +145,22 @@ func subscribeCommand(c *adminClient) *cobra.Command {
 		if cmd.Flags().Changed("until") {
 			body["until"] = until
 		}
-		return ask(cmd, c, http.MethodPut, pathOf("users", args[0], "subscriptions", args[1]), body, func(out io.Writer, s subscriptionView) {
-			printSubscriptions(out, []subscriptionView{s})
+		return ask(cmd, c, http.MethodPut, pathOf("users", args[0], "subscriptions", args[1]), body, func(out io.Writer, s admin.Subscription) {
+			printSubscriptions(out, []admin.Subscription{s})
 		})
 	}
 	cmd.Flags().StringVar(&until, "until", "", "When it ends: RFC 3339, or a date for "+dateMeans+"; without it, never")
 	return cmd
 }
 
-func standing(u userView) string {
+func standing(u admin.User) string {
 	if u.Disabled {
 		return "disabled"
 	}
 	return "enabled"
 }
 
-func printUsers(out io.Writer, users []userView) {
+func printUsers(out io.Writer, users []admin.User) {
 	t := table(out, "NAME", "SOURCE", "STATE", "BALANCE", "HELD", "IN USE", "CONCURRENCY", "WAITING", "SUBSCRIPTIONS")
 	for _, u := range users {
 		var groups []string
@@ -178,20 +180,20 @@ func concurrencyText(n int) string {
 	return strconv.Itoa(n)
 }
 
-func printUser(out io.Writer, u userView) {
-	printUsers(out, []userView{u})
+func printUser(out io.Writer, u admin.User) {
+	printUsers(out, []admin.User{u})
 	if len(u.Subscriptions) > 0 {
 		fmt.Fprintln(out)
 		printSubscriptions(out, u.Subscriptions)
 	}
 }
 
-func printSubscriptions(out io.Writer, all []subscriptionView) {
+func printSubscriptions(out io.Writer, all []admin.Subscription) {
 	t := table(out, "GROUP", "SOURCE", "UNTIL", "WINDOW", "USED", "LIMIT", "ENDS")
 	for _, s := range all {
 		for _, w := range []struct {
 			name string
-			windowView
+			admin.Window
 		}{{"daily", s.Windows.Daily}, {"weekly", s.Windows.Weekly}, {"monthly", s.Windows.Monthly}} {
 			tableRow(t, s.Group, s.Source, timeOr("never", s.Until), w.name, w.Used.Short(), dollarsOr("none", w.Limit), timeOr("not begun", w.End))
 		}

@@ -1,4 +1,4 @@
-package caddymodule
+package admin
 
 import (
 	"context"
@@ -23,11 +23,11 @@ type adminStore struct {
 
 // choose finds the store that a call names, by its text or a part of it, or the
 // only one.
-func (a *adminAPI) choose(named string) (*gateway.Runtime, error) {
-	all := a.pool()
+func (a *API) choose(named string) (*gateway.Runtime, error) {
+	all := a.Runtimes()
 	pooled := len(all)
 	all = slices.DeleteFunc(all, func(rt *gateway.Runtime) bool { return len(rt.Watched()) == 0 })
-	begins := pooled > len(all) || a.starting != nil && a.starting()
+	begins := pooled > len(all) || a.Starting != nil && a.Starting()
 	shared := map[string]int{}
 	for _, rt := range all {
 		shared[rt.Storage.String()]++

@@ -1,4 +1,4 @@
-package caddymodule
+package cli
 
 import (
 	"bytes"
@@ -19,14 +19,16 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
 )
 
 // adminServer answers as Caddy's admin endpoint does, and returns its address.
-func adminServer(t *testing.T, api *adminAPI) string {
+func adminServer(t *testing.T, api *admin.API) string {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := api.serve(w, r); err != nil {
-			w.WriteHeader(err.(*callError).status)
+		if err := api.Serve(w, r); err != nil {
+			w.WriteHeader(err.(*admin.Error).Status)
 			_ = json.NewEncoder(w).Encode(caddy.APIError{Message: err.Error()})
 		}
 	}))
@@ -47,7 +49,7 @@ var testEndpoint = Endpoint{
 func command(address string, words ...string) (out, notes string, err error) {
 	caddy, ours := &cobra.Command{Use: "caddy", SilenceUsage: true}, &cobra.Command{Use: "sub2api"}
 	needsCommand(ours)
-	ours.AddCommand(operatorCommands(testEndpoint)...)
+	ours.AddCommand(Commands(testEndpoint)...)
 	caddy.AddCommand(ours)
 	var stdout, stderr bytes.Buffer
 	caddy.SetOut(&stdout)
@@ -62,10 +64,10 @@ func command(address string, words ...string) (out, notes string, err error) {
 }
 
 func TestCommands(t *testing.T) {
-	ledger := newBookLedger()
-	ledger.records = newestFirst(3)
-	ledger.records[2].Model, ledger.records[2].Estimated = "evil\x1b[2J\tmodel", true
-	address := adminServer(t, exportAPI(t, ledger))
+	ledger := admintest.NewLedger()
+	ledger.RecordList = admintest.NewestFirst(3)
+	ledger.RecordList[2].Model, ledger.RecordList[2].Estimated = "evil\x1b[2J\tmodel", true
+	address := adminServer(t, admintest.Serving(t, ledger))
 	for _, step := range []struct{ words, want string }{
 		{"users", "NAME             SOURCE  STATE    BALANCE    HELD  IN USE  CONCURRENCY  WAITING  SUBSCRIPTIONS\nalice            config  enabled  20.00      0.00  0       3            0        pro\nzoé@example.com  config  enabled  unlimited  0.00  0       no limit     0        -\n"},
 		{"users list --json", `[{"name":"alice","source":"config","balance_usd":"20.000000000"`},
@@ -139,13 +141,13 @@ func TestCommands(t *testing.T) {
 }
 
 func TestKeysAddPrintsTheKeyAloneOnALine(t *testing.T) {
-	ledger := newBookLedger()
-	address := adminServer(t, exportAPI(t, ledger))
+	ledger := admintest.NewLedger()
+	address := adminServer(t, admintest.Serving(t, ledger))
 	out, notes, err := command(address, "keys", "add", "alice", "--group", "pro,default", "--models", "claude-*,glm", "--expires", "2099-01-01", "--daily", "5", "--monthly", "50")
-	if err != nil || len(ledger.keys) != 1 {
+	if err != nil || len(ledger.KeyMap) != 1 {
 		t.Fatal(err, notes)
 	}
-	made := ledger.keys[0]
+	made := ledger.KeyMap[0]
 	key, rest, _ := strings.Cut(out, "\n")
 	if rest != "" || len(key) != 46 || !strings.HasPrefix(key, made.Prefix) {
 		t.Errorf("standard output is %q", out)
@@ -154,7 +156,7 @@ func TestKeysAddPrintsTheKeyAloneOnALine(t *testing.T) {
 		t.Errorf("standard error is %q", notes)
 	}
 	got := []any{made.Groups, made.Models, made.Expires.Year(), made.Limits}
-	if diff := cmp.Diff([]any{[]string{"pro", "default"}, []string{"claude-*", "glm"}, 2099, billing.Limits{5 * dollar, 0, 50 * dollar}}, got); diff != "" {
+	if diff := cmp.Diff([]any{[]string{"pro", "default"}, []string{"claude-*", "glm"}, 2099, billing.Limits{5 * admintest.Dollar, 0, 50 * admintest.Dollar}}, got); diff != "" {
 		t.Error(diff)
 	}
 	out, _, err = command(address, "keys", "list", "alice")
@@ -170,9 +172,9 @@ func TestKeysAddPrintsTheKeyAloneOnALine(t *testing.T) {
 }
 
 func TestACutAnswerIsAnError(t *testing.T) {
-	ledger := &endless{bookLedger: newBookLedger(), rows: 1000}
-	address := adminServer(t, exportAPI(t, ledger))
-	ledger.fail = errors.New("broken")
+	ledger := &admintest.Endless{Ledger: admintest.NewLedger(), RowCount: 1000}
+	address := adminServer(t, admintest.Serving(t, ledger))
+	ledger.Fail = errors.New("broken")
 	for _, words := range []string{"records", "records --csv", "records --json", "usage", "usage --csv"} {
 		out, notes, err := command(address, strings.Fields(words)...)
 		if err == nil || !strings.Contains(notes, "the answer was cut short, Caddy's log says why") || strings.Count(out, "\n") < 100 {

@@ -1,4 +1,5 @@
-package caddymodule
+// Package admin is the admin API: accounts, users, keys, money, usage and records.
+package admin
 
 import (
 	"context"
@@ -20,34 +21,34 @@ import (
 )
 
 const (
-	// adminPrefix is what the paths of the admin API begin with.
-	adminPrefix = "/sub2api/"
-	// maxAdminBody is the largest request body, in bytes.
-	maxAdminBody = 1 << 20
+	// Prefix is what the paths of the admin API begin with.
+	Prefix = "/sub2api/"
+	// MaxAdminBody is the largest request body, in bytes.
+	MaxAdminBody = 1 << 20
 	// adminRetryAfter is when to ask again after a 503, in seconds.
 	adminRetryAfter = "1"
 )
 
-// adminAPI is where an operator looks after accounts, users, keys and money. It works
+// API is where an operator looks after accounts, users, keys and money. It works
 // on the stores of the configs in force.
-type adminAPI struct {
-	// pool finds the runtimes of the configs in force, and of one that is starting.
-	pool func() []*gateway.Runtime
-	// starting reports whether a config that is loaded is not in force yet.
-	starting func() bool
+type API struct {
+	// Runtimes finds the runtimes of the configs in force, and of one that is starting.
+	Runtimes func() []*gateway.Runtime
+	// Starting reports whether a config that is loaded is not in force yet.
+	Starting func() bool
 }
 
-// callError is why a call is refused.
-type callError struct {
-	status int // of HTTP
-	err    error
+// Error is why a call is refused.
+type Error struct {
+	Status int // of HTTP
+	Err    error
 }
 
 // Error implements error.
-func (e *callError) Error() string { return e.err.Error() }
+func (e *Error) Error() string { return e.Err.Error() }
 
 // Unwrap returns what is wrong.
-func (e *callError) Unwrap() error { return e.err }
+func (e *Error) Unwrap() error { return e.Err }
 
 // adminRoute is a path of the admin API, below the prefix, and what can be done
 // there. A * stands for one name.
@@ -59,14 +60,14 @@ type adminRoute struct {
 // adminMethod answers a call, or returns why not. It takes these parameters in
 // the query, beside store.
 type adminMethod struct {
-	serve func(*adminCall) error
+	serve func(*call) error
 	query []string
 }
 
-var filterParameters = []string{"from", "to", "user", "key", "account", "group", "model"}
+var FilterParameters = []string{"from", "to", "user", "key", "account", "group", "model"}
 
-// recordParameters are those of records alone, beside limit, after and format.
-var recordParameters = []string{"settled_from", "settled_to"}
+// RecordParameters are those of records alone, beside limit, after and format.
+var RecordParameters = []string{"settled_from", "settled_to"}
 
 var adminRoutes = []adminRoute{
 	{"accounts", map[string]adminMethod{"GET": {serve: listAccounts}}},
@@ -80,12 +81,12 @@ var adminRoutes = []adminRoute{
 	{"users/*/subscriptions/*", map[string]adminMethod{"PUT": {serve: subscribe}, "DELETE": {serve: unsubscribe}}},
 	{"keys", map[string]adminMethod{"GET": {serve: listKeys}}},
 	{"keys/*", map[string]adminMethod{"DELETE": {serve: revokeKey}}},
-	{"usage", map[string]adminMethod{"GET": {showUsage, slices.Concat(filterParameters, []string{"by", "format"})}}},
-	{"records", map[string]adminMethod{"GET": {showRecords, slices.Concat(filterParameters, recordParameters, []string{"limit", "after", "format"})}}},
+	{"usage", map[string]adminMethod{"GET": {showUsage, slices.Concat(FilterParameters, []string{"by", "format"})}}},
+	{"records", map[string]adminMethod{"GET": {showRecords, slices.Concat(FilterParameters, RecordParameters, []string{"limit", "after", "format"})}}},
 }
 
-// adminCall is one request to the admin API.
-type adminCall struct {
+// call is one request to the admin API.
+type call struct {
 	w     http.ResponseWriter
 	r     *http.Request
 	ctx   context.Context
@@ -94,17 +95,17 @@ type adminCall struct {
 	store *adminStore
 }
 
-// serve answers a request to a path below adminPrefix, or returns a *callError. What is out of reach for now may be asked for
+// Serve answers a request to a path below adminPrefix, or returns a *callError. What is out of reach for now may be asked for
 // again soon.
-func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
+func (a *API) Serve(w http.ResponseWriter, r *http.Request) error {
 	err := a.carryOut(w, r)
-	if refusal, ok := errors.AsType[*callError](err); ok && refusal.status == http.StatusServiceUnavailable {
+	if refusal, ok := errors.AsType[*Error](err); ok && refusal.Status == http.StatusServiceUnavailable {
 		w.Header().Set("Retry-After", adminRetryAfter)
 	}
 	return err
 }
 
-func (a *adminAPI) carryOut(w http.ResponseWriter, r *http.Request) error {
+func (a *API) carryOut(w http.ResponseWriter, r *http.Request) error {
 	route, names, err := findAdminRoute(r.URL.EscapedPath())
 	if err != nil {
 		return err
@@ -135,12 +136,12 @@ func (a *adminAPI) carryOut(w http.ResponseWriter, r *http.Request) error {
 		return storeRefusal(rt, err)
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	return storeRefusal(rt, method.serve(&adminCall{w, r, ctx, names, query, store}))
+	return storeRefusal(rt, method.serve(&call{w, r, ctx, names, query, store}))
 }
 
 // findAdminRoute finds the route of a path, and the names in it.
 func findAdminRoute(escaped string) (adminRoute, []string, error) {
-	parts := strings.Split(strings.TrimPrefix(escaped, adminPrefix), "/")
+	parts := strings.Split(strings.TrimPrefix(escaped, Prefix), "/")
 	for i, part := range parts {
 		parts[i], _ = url.PathUnescape(part) // it was escaped well
 	}
@@ -149,7 +150,7 @@ func findAdminRoute(escaped string) (adminRoute, []string, error) {
 			return route, names, nil
 		}
 	}
-	paths := config.NameList(adminRoutes, func(r adminRoute) string { return adminPrefix + r.path })
+	paths := config.NameList(adminRoutes, func(r adminRoute) string { return Prefix + r.path })
 	return adminRoute{}, nil, refuse(http.StatusNotFound, "there is nothing here; there are: %s", paths)
 }
 
@@ -188,8 +189,8 @@ func adminQuery(raw string, known []string) (url.Values, error) {
 }
 
 // body reads the call's JSON. An empty body is that of an empty object.
-func (c *adminCall) body(into any) error {
-	decoder := json.NewDecoder(http.MaxBytesReader(c.w, c.r.Body, maxAdminBody))
+func (c *call) body(into any) error {
+	decoder := json.NewDecoder(http.MaxBytesReader(c.w, c.r.Body, MaxAdminBody))
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(into)
 	if err == nil {
@@ -201,12 +202,12 @@ func (c *adminCall) body(into any) error {
 	case errors.Is(err, io.EOF):
 		return nil
 	case errors.As(err, new(*http.MaxBytesError)):
-		return refuse(http.StatusRequestEntityTooLarge, "the body is over %d bytes", maxAdminBody)
+		return refuse(http.StatusRequestEntityTooLarge, "the body is over %d bytes", MaxAdminBody)
 	}
 	return refuse(http.StatusBadRequest, "the body: %s", strings.TrimPrefix(err.Error(), "json: "))
 }
 
-func (c *adminCall) answer(v any) error {
+func (c *call) answer(v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
 		return err
@@ -218,7 +219,7 @@ func (c *adminCall) answer(v any) error {
 
 // refuse makes an error that tells the operator what is wrong.
 func refuse(status int, format string, args ...any) error {
-	return &callError{status, fmt.Errorf(format, args...)}
+	return &Error{status, fmt.Errorf(format, args...)}
 }
 
 // storeRefusal makes the answer of what a store said.
@@ -226,7 +227,7 @@ func storeRefusal(rt *gateway.Runtime, err error) error {
 	if err == nil {
 		return nil
 	}
-	if refusal, ok := errors.AsType[*callError](err); ok {
+	if refusal, ok := errors.AsType[*Error](err); ok {
 		return refusal // whoever answers looks at the error itself, not at what it wraps
 	}
 	status := http.StatusInternalServerError

@@ -1,4 +1,4 @@
-package caddymodule
+package admin
 
 import (
 	"context"
@@ -11,11 +11,10 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/scheduler"
-	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-// accountView is an account as the admin API shows it.
-type accountView struct {
+// Account is an account as the admin API shows it.
+type Account struct {
 	Name        string   `json:"name"`
 	Platform    string   `json:"platform"`
 	Type        string   `json:"type"`   // api_key, setup_token or oauth
@@ -29,10 +28,10 @@ type accountView struct {
 	// StateUntil is null where the state does not end by itself.
 	StateUntil *time.Time `json:"state_until"`
 	Reason     *string    `json:"reason"` // null = there is nothing to say
-	Marks      []markView `json:"marks"`  // what ends last first
+	Marks      []Mark     `json:"marks"`  // what ends last first
 	// Models are names and prefixes, as clients write them; none = every model.
-	Models  []string            `json:"models"`
-	Windows []accountWindowView `json:"windows"`
+	Models  []string        `json:"models"`
+	Windows []AccountWindow `json:"windows"`
 	// LastUsed is when it was given a request last; null = not since its store, if
 	// that is embedded, was opened.
 	LastUsed *time.Time `json:"last_used"`
@@ -40,16 +39,16 @@ type accountView struct {
 	ErrorNextTry *time.Time `json:"error_next_try"`
 }
 
-// markView is part of an account that is out or comes last.
-type markView struct {
+// Mark is part of an account that is out or comes last.
+type Mark struct {
 	Scope  string    `json:"scope"`
 	Reason string    `json:"reason"`
 	Until  time.Time `json:"until"`
 }
 
-// accountWindowView is a window of an account, as upstream last told; null = it
+// AccountWindow is a window of an account, as upstream last told; null = it
 // did not say.
-type accountWindowView struct {
+type AccountWindow struct {
 	Name        string     `json:"name"`
 	Start       *time.Time `json:"start"`
 	End         *time.Time `json:"end"`
@@ -59,7 +58,7 @@ type accountWindowView struct {
 
 // declaredAccount is an account of the config, and a config that has it.
 type declaredAccount struct {
-	*upstream.Account
+	*gateway.Account
 	config *gateway.Gateway
 	groups []string
 }
@@ -89,7 +88,7 @@ func (s *adminStore) accounts() (all []declaredAccount) {
 }
 
 // viewAccounts is what is known of accounts.
-func (s *adminStore) viewAccounts(ctx context.Context, accounts ...declaredAccount) ([]accountView, error) {
+func (s *adminStore) viewAccounts(ctx context.Context, accounts ...declaredAccount) ([]Account, error) {
 	places := make([]string, len(accounts))
 	for i, account := range accounts {
 		places[i] = scheduler.AccountPlace(account.Name)
@@ -99,7 +98,7 @@ func (s *adminStore) viewAccounts(ctx context.Context, accounts ...declaredAccou
 		return nil, err
 	}
 	now := s.State.Now() // by which the states are
-	views := make([]accountView, len(accounts))
+	views := make([]Account, len(accounts))
 	for i, account := range accounts {
 		standing := s.State.Standing(places[i])
 		views[i] = viewOfAccount(account, &standing, loads[i], now)
@@ -107,11 +106,11 @@ func (s *adminStore) viewAccounts(ctx context.Context, accounts ...declaredAccou
 	return views, nil
 }
 
-func viewOfAccount(a declaredAccount, standing *scheduler.Standing, load scheduler.Load, now time.Time) accountView {
-	v := accountView{
+func viewOfAccount(a declaredAccount, standing *scheduler.Standing, load scheduler.Load, now time.Time) Account {
+	v := Account{
 		Name: a.Name, Platform: string(a.Platform), Type: a.Kind.String(), Groups: orEmpty(a.groups),
 		Priority: a.Priority, Concurrency: a.Concurrency, InUse: load.InUse, Waiting: load.Waiting,
-		Marks: []markView{}, Models: []string{}, Windows: []accountWindowView{}, LastUsed: momentView(load.LastUsed),
+		Marks: []Mark{}, Models: []string{}, Windows: []AccountWindow{}, LastUsed: momentView(load.LastUsed),
 	}
 	state, until, reason := standing.State(now)
 	if a.Disabled {
@@ -130,13 +129,13 @@ func viewOfAccount(a declaredAccount, standing *scheduler.Standing, load schedul
 		v.ErrorNextTry = momentView(standing.ErrorNext)
 	}
 	for _, m := range standing.Marks(now) {
-		v.Marks = append(v.Marks, markView{m.Scope, m.Reason, m.Until.UTC()})
+		v.Marks = append(v.Marks, Mark{m.Scope, m.Reason, m.Until.UTC()})
 	}
 	for _, rule := range a.Models {
 		v.Models = append(v.Models, rule.Match)
 	}
 	for _, w := range standing.Windows {
-		view := accountWindowView{Name: w.Name, Start: momentView(w.Start), End: momentView(w.End), Status: w.Status}
+		view := AccountWindow{Name: w.Name, Start: momentView(w.Start), End: momentView(w.End), Status: w.Status}
 		if w.Utilization >= 0 {
 			view.Utilization = new(w.Utilization)
 		}
@@ -149,7 +148,7 @@ func viewOfAccount(a declaredAccount, standing *scheduler.Standing, load schedul
 const disabledInConfig = "disabled in the config"
 
 // listAccounts answers GET accounts.
-func listAccounts(c *adminCall) error {
+func listAccounts(c *call) error {
 	views, err := c.store.viewAccounts(c.ctx, c.store.accounts()...)
 	if err != nil {
 		return err
@@ -158,8 +157,8 @@ func listAccounts(c *adminCall) error {
 }
 
 // actOnAccount answers a POST that does something to the account in the path.
-func actOnAccount(act func(c *adminCall, a declaredAccount) error) func(*adminCall) error {
-	return func(c *adminCall) error {
+func actOnAccount(act func(c *call, a declaredAccount) error) func(*call) error {
+	return func(c *call) error {
 		var body struct{}
 		if err := c.body(&body); err != nil {
 			return err
@@ -181,12 +180,12 @@ func actOnAccount(act func(c *adminCall, a declaredAccount) error) func(*adminCa
 }
 
 // pauseAccount keeps new requests from an account, until resumeAccount.
-func pauseAccount(c *adminCall, a declaredAccount) error {
+func pauseAccount(c *call, a declaredAccount) error {
 	return a.config.Scheduler.Pause(c.ctx, a.Name, c.caller())
 }
 
 // resumeAccount ends a pause.
-func resumeAccount(c *adminCall, a declaredAccount) error {
+func resumeAccount(c *call, a declaredAccount) error {
 	standing := c.store.State.Standing(scheduler.AccountPlace(a.Name))
 	if a.Disabled && standing.Pause == nil {
 		return refuse(http.StatusConflict, "account %s is %s; change the config and reload it", a.Name, disabledInConfig)
@@ -195,12 +194,12 @@ func resumeAccount(c *adminCall, a declaredAccount) error {
 }
 
 // resetAccount ends what keeps an account out or puts it last, but for a pause.
-func resetAccount(c *adminCall, a declaredAccount) error {
+func resetAccount(c *call, a declaredAccount) error {
 	return a.config.Scheduler.Reset(c.ctx, a.Name)
 }
 
-// caller is who calls, as far as that is known: the admin endpoint has no logins.
-func (c *adminCall) caller() string {
+// Caller is who calls, as far as that is known: the admin endpoint has no logins.
+func (c *call) caller() string {
 	const api = "the admin API"
 	host, _, err := net.SplitHostPort(c.r.RemoteAddr)
 	if address, parseErr := netip.ParseAddr(host); err != nil || parseErr != nil || address.Unmap().IsLoopback() {

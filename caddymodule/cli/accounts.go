@@ -1,4 +1,4 @@
-package caddymodule
+package cli
 
 import (
 	"bytes"
@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
 )
 
 func accountsCommand(endpoint Endpoint) *cobra.Command {
@@ -29,7 +31,7 @@ func accountsCommand(endpoint Endpoint) *cobra.Command {
 
 func actOnAccountCommand(c *adminClient, act, short string) *cobra.Command {
 	return &cobra.Command{Use: act + " <name>", Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
-		return ask(cmd, c, http.MethodPost, pathOf("accounts", args[0], act), nil, func(out io.Writer, a accountView) {
+		return ask(cmd, c, http.MethodPost, pathOf("accounts", args[0], act), nil, func(out io.Writer, a admin.Account) {
 			text := "account " + a.Name + " is " + a.State
 			if a.StateUntil != nil {
 				text += " until " + timeOr("", a.StateUntil)
@@ -44,7 +46,7 @@ func actOnAccountCommand(c *adminClient, act, short string) *cobra.Command {
 
 // printAccounts prints a row for each account, and below it, indented, what there
 // is to say of how it stands.
-func printAccounts(out io.Writer, accounts []accountView) {
+func printAccounts(out io.Writer, accounts []admin.Account) {
 	var rows bytes.Buffer
 	t := table(&rows, "NAME", "PLATFORM", "TYPE", "GROUPS", "PRIORITY", "IN USE", "CONCURRENCY", "WAITING", "STATE", "UNTIL", "LAST USED", "MODELS")
 	for _, a := range accounts {
@@ -64,7 +66,7 @@ func printAccounts(out io.Writer, accounts []accountView) {
 }
 
 // details are what a table has no room for.
-func accountDetails(a *accountView) (lines []string) {
+func accountDetails(a *admin.Account) (lines []string) {
 	if a.Reason != nil && a.StateUntil == nil { // else a mark says the same
 		line := *a.Reason
 		if a.ErrorNextTry != nil {

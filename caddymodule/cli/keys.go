@@ -1,4 +1,4 @@
-package caddymodule
+package cli
 
 import (
 	"cmp"
@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
 )
 
 func keysCommand(endpoint Endpoint) *cobra.Command {
@@ -66,18 +67,18 @@ func addKeyCommand(c *adminClient) *cobra.Command {
 		if flags.Changed("monthly") {
 			limits["monthly"] = monthly
 		}
-		return ask(cmd, c, http.MethodPost, pathOf("users", args[0], "keys"), body, func(out io.Writer, k keyView) {
+		return ask(cmd, c, http.MethodPost, pathOf("users", args[0], "keys"), body, func(out io.Writer, k admin.Key) {
 			notes := cmd.ErrOrStderr()
 			fmt.Fprintf(notes, "The key %s of user %s, shown this once; keep it safe:\n\n", k.ID, k.User)
 			fmt.Fprintln(out, k.Key)
 			fmt.Fprintln(notes)
-			printKeys(notes, []keyView{k})
+			printKeys(notes, []admin.Key{k})
 		})
 	}
 	return cmd
 }
 
-func printKeys(out io.Writer, keys []keyView) {
+func printKeys(out io.Writer, keys []admin.Key) {
 	t := table(out, "ID", "USER", "SOURCE", "PREFIX", "GROUPS", "MODELS", "EXPIRES", "DAILY", "MONTHLY", "CREATED", "LAST USED")
 	for _, k := range keys {
 		prefix, created, used := "unknown", "unknown", "unknown"

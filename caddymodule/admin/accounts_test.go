@@ -1,31 +1,32 @@
-package caddymodule
+package admin_test
 
 import (
 	"encoding/json"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
 // listed calls GET accounts and returns it by name.
-func listed(t *testing.T, api *adminAPI) map[string]accountView {
+func listed(t *testing.T, api *admin.API) map[string]admin.Account {
 	t.Helper()
-	status, body, _ := callAdmin(t, api, "GET", "/sub2api/accounts", "")
-	var all []accountView
+	status, body, _ := admintest.Call(t, api, "GET", "/sub2api/accounts", "")
+	var all []admin.Account
 	if err := json.Unmarshal([]byte(body), &all); status != 200 || err != nil {
 		t.Fatalf("%d %s: %v", status, body, err)
 	}
-	if strings.Contains(body, hidden) {
+	if strings.Contains(body, admintest.Hidden) {
 		t.Errorf("a secret is shown: %s", body)
 	}
-	views := map[string]accountView{}
+	views := map[string]admin.Account{}
 	for _, v := range all {
 		views[v.Name] = v
 	}
@@ -33,8 +34,8 @@ func listed(t *testing.T, api *adminAPI) map[string]accountView {
 }
 
 func TestAccountsOfAStoreThatKnowsNothingOfThem(t *testing.T) {
-	api, _ := accountAPI(t)
-	_, body, header := callAdmin(t, api, "GET", "/sub2api/accounts", "")
+	api, _ := admintest.AccountAPI(t)
+	_, body, header := admintest.Call(t, api, "GET", "/sub2api/accounts", "")
 	want := `[{"name":"gem","platform":"gemini","type":"api_key","groups":[],"priority":0,"concurrency":0,"in_use":0,"waiting":0,"state":"active","state_until":null,"reason":null,"marks":[],"models":[],"windows":[],"last_used":null,"error_next_try":null},` +
 		`{"name":"main","platform":"anthropic","type":"api_key","groups":["default","pro"],"priority":10,"concurrency":2,"in_use":0,"waiting":0,"state":"active","state_until":null,"reason":null,"marks":[],"models":["claude-sonnet-4-5","claude-haiku-*"],"windows":[],"last_used":null,"error_next_try":null},` +
 		`{"name":"max","platform":"anthropic","type":"oauth","groups":["default"],"priority":50,"concurrency":0,"in_use":0,"waiting":0,"state":"active","state_until":null,"reason":null,"marks":[],"models":[],"windows":[],"last_used":null,"error_next_try":null},` +
@@ -48,11 +49,11 @@ func TestAccountsOfAStoreThatKnowsNothingOfThem(t *testing.T) {
 }
 
 func TestAccountsSayHowTheyStand(t *testing.T) {
-	api, rt := accountAPI(t)
+	api, rt := admintest.AccountAPI(t)
 	zone := time.FixedZone("", 8*3600)
 	until := time.Now().Add(time.Hour).Truncate(time.Second).In(zone)
 	utc := func(d time.Duration) *time.Time { return new(until.Add(d).UTC()) }
-	stand(t, rt, "main", func(st *scheduler.Standing) {
+	admintest.Stand(t, rt, "main", func(st *scheduler.Standing) {
 		st.Limits = []scheduler.Limit{
 			{Claim: "5h", Until: until, Reason: "window used up"},
 			{Claim: "7d_opus", Family: "opus", Until: until.Add(time.Minute), Reason: "opus used up"},
@@ -66,14 +67,14 @@ func TestAccountsSayHowTheyStand(t *testing.T) {
 			{Name: "7d", Status: "allowed", Utilization: -1},
 		}
 	})
-	stand(t, rt, "max", func(st *scheduler.Standing) {
+	admintest.Stand(t, rt, "max", func(st *scheduler.Standing) {
 		st.Error, st.ErrorNext = "401", until
 		st.Demotions = []scheduler.Demotion{{Until: until, Reason: "refused"}}
 	})
-	stand(t, rt, "gem", func(st *scheduler.Standing) {
+	admintest.Stand(t, rt, "gem", func(st *scheduler.Standing) {
 		st.Demotions = []scheduler.Demotion{{Until: until, Reason: "connection refused"}}
 	})
-	stand(t, rt, "team", func(st *scheduler.Standing) { st.Error, st.ErrorNext = "402", until })
+	admintest.Stand(t, rt, "team", func(st *scheduler.Standing) { st.Error, st.ErrorNext = "402", until })
 	candidates := &scheduler.Candidates{Places: []scheduler.Place{{Name: "account/max", Limit: 1}}}
 	for _, lease := range []string{"1", "2"} {
 		if _, err := rt.State.Acquire(t.Context(), &scheduler.Ask{Lease: lease, TTL: time.Minute, Candidates: candidates, Question: true, MaxWaiting: 9}); err != nil {
@@ -85,16 +86,16 @@ func TestAccountsSayHowTheyStand(t *testing.T) {
 		t.Errorf("last used %v", used)
 	}
 	main := got["main"]
-	want := accountView{
+	want := admin.Account{
 		Name: "main", Platform: "anthropic", Type: "api_key", Groups: []string{"default", "pro"}, Priority: 10, Concurrency: 2,
 		State: "rate_limited", StateUntil: utc(0), Reason: new("window used up"),
-		Marks: []markView{
+		Marks: []admin.Mark{
 			{"opus out (7d_opus)", "opus used up", *utc(time.Minute)},
 			{"claude-x last", "429", *utc(time.Second)},
 			{"account out (5h)", "window used up", *utc(0)},
 		},
 		Models: []string{"claude-sonnet-4-5", "claude-haiku-*"},
-		Windows: []accountWindowView{
+		Windows: []admin.AccountWindow{
 			{"5h", utc(-5 * time.Hour), utc(0), "rejected", new(1.02)},
 			{"7d", nil, nil, "allowed", nil},
 		},
@@ -124,14 +125,14 @@ func TestAccountsSayHowTheyStand(t *testing.T) {
 }
 
 func TestPausingResumingAndResettingAccounts(t *testing.T) {
-	api, rt := accountAPI(t)
+	api, rt := admintest.AccountAPI(t)
 	until := time.Now().Add(time.Hour)
 	limit := func(st *scheduler.Standing) {
 		st.Error, st.Limits = "401", []scheduler.Limit{{Claim: "5h", Until: until, Reason: "used up"}}
 		st.Demotions = []scheduler.Demotion{{Model: "m", Until: until}}
 	}
-	stand(t, rt, "main", limit)
-	stand(t, rt, "max", limit)
+	admintest.Stand(t, rt, "main", limit)
+	admintest.Stand(t, rt, "max", limit)
 	for _, step := range []struct {
 		method, path, body string
 		status             int
@@ -165,8 +166,8 @@ func TestPausingResumingAndResettingAccounts(t *testing.T) {
 		{"DELETE", "accounts/main/resume", "", 405, "use POST"},
 		{"PUT", "accounts/main/reset", "", 405, "use POST"},
 	} {
-		status, body, header := callAdmin(t, api, step.method, "/sub2api/"+step.path, step.body)
-		if status != step.status || strings.Contains(body, hidden) {
+		status, body, header := admintest.Call(t, api, step.method, "/sub2api/"+step.path, step.body)
+		if status != step.status || strings.Contains(body, admintest.Hidden) {
 			t.Errorf("%s %s: status %d, want %d: %s", step.method, step.path, status, step.status, body)
 		}
 		for want := range strings.SplitSeq(step.want, " … ") {
@@ -181,32 +182,19 @@ func TestPausingResumingAndResettingAccounts(t *testing.T) {
 }
 
 func TestTheFirstPauseCounts(t *testing.T) {
-	api, rt := accountAPI(t)
+	api, rt := admintest.AccountAPI(t)
 	began := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
-	stand(t, rt, "main", func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann", At: began} })
-	callAdmin(t, api, "POST", "/sub2api/accounts/main/pause", "")
+	admintest.Stand(t, rt, "main", func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann", At: began} })
+	admintest.Call(t, api, "POST", "/sub2api/accounts/main/pause", "")
 	if v := listed(t, api)["main"]; *v.Reason != "paused by ann at 2026-11-25T12:00:00Z" {
 		t.Errorf("reason %q", *v.Reason)
 	}
 }
 
-func TestWhoPauses(t *testing.T) {
-	for remote, want := range map[string]string{
-		"127.0.0.1:1234": "the admin API", "[::1]:1234": "the admin API", "[::ffff:127.0.0.1]:1": "the admin API", "@": "the admin API", "": "the admin API",
-		"10.0.0.3:1": "the admin API, from 10.0.0.3", "[2001:db8::1]:1": "the admin API, from 2001:db8::1",
-	} {
-		r := httptest.NewRequest("POST", "/", nil)
-		r.RemoteAddr = remote
-		if got := (&adminCall{r: r}).caller(); got != want {
-			t.Errorf("%q: %q, want %q", remote, got, want)
-		}
-	}
-}
-
 func TestAccountsOfSeveralSites(t *testing.T) {
-	api, rt := accountAPI(t)
+	api, rt := admintest.AccountAPI(t)
 	// Another site of the store, whose config came later.
-	second := accountConfig()
+	second := admintest.AccountConfig()
 	second.Accounts = second.Accounts[:1]
 	second.Accounts[0].Priority = 99
 	second.Scheduler = scheduler.Settings{
@@ -214,7 +202,7 @@ func TestAccountsOfSeveralSites(t *testing.T) {
 		Groups:   []scheduler.Group{{Name: "second", Accounts: []string{"main"}}, {Name: "pro", Accounts: []string{"main"}}},
 	}
 	second.Accounts = second.Scheduler.Accounts
-	joined(t, rt, second).Begin(t.Context())
+	admintest.Join(t, rt, second).Begin(t.Context())
 	got := listed(t, api)
 	if len(got) != 5 || got["main"].Priority != 99 {
 		t.Errorf("%d accounts, main is %+v", len(got), got["main"])
@@ -225,10 +213,10 @@ func TestAccountsOfSeveralSites(t *testing.T) {
 }
 
 func TestAccountsOfAStateThatIsClosed(t *testing.T) {
-	api, rt := accountAPI(t)
+	api, rt := admintest.AccountAPI(t)
 	rt.State.Close()
 	for _, act := range []string{"pause", "resume", "reset"} {
-		if status, body, _ := callAdmin(t, api, "POST", "/sub2api/accounts/main/"+act, ""); status != 503 || !strings.Contains(body, `changing the state of account "main"`) {
+		if status, body, _ := admintest.Call(t, api, "POST", "/sub2api/accounts/main/"+act, ""); status != 503 || !strings.Contains(body, `changing the state of account "main"`) {
 			t.Errorf("%s: %d %s", act, status, body)
 		}
 	}

@@ -1,4 +1,4 @@
-package caddymodule
+package admin
 
 import (
 	"net/http"
@@ -12,7 +12,7 @@ import (
 func (s *adminStore) zone() *time.Location { return s.configs[0].Zone }
 
 // queryMoment reads a time of the query; where there is none, it is zero.
-func (c *adminCall) queryMoment(word string) (time.Time, error) {
+func (c *call) queryMoment(word string) (time.Time, error) {
 	text := c.query.Get(word)
 	at, err := config.ParseMoment(text, c.store.zone())
 	if err == nil {
@@ -26,7 +26,7 @@ func (c *adminCall) queryMoment(word string) (time.Time, error) {
 
 // bodyMoment reads a time to come of the body. nil, which is absent or null, is
 // the zero time: never.
-func (c *adminCall) bodyMoment(word string, text *string) (time.Time, error) {
+func (c *call) bodyMoment(word string, text *string) (time.Time, error) {
 	if text == nil {
 		return time.Time{}, nil
 	}

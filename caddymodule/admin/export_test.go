@@ -1,4 +1,4 @@
-package caddymodule
+package admin_test
 
 import (
 	"bufio"
@@ -18,20 +18,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
 )
 
 func TestRecordsHaveEveryFieldInOrder(t *testing.T) {
-	ledger := newBookLedger()
-	ledger.records = newestFirst(2)
-	odd := &ledger.records[1]
+	ledger := admintest.NewLedger()
+	ledger.RecordList = admintest.NewestFirst(2)
+	odd := &ledger.RecordList[1]
 	odd.Model, odd.Session, odd.Estimated, odd.Unpriced, odd.RateMultiplier = "=1+1\n<&\"é\xff", "-x", true, true, 1_250_000_000
-	api := exportAPI(t, ledger)
+	api := admintest.Serving(t, ledger)
 
-	want, err := json.Marshal(ledger.records)
+	want, err := json.Marshal(ledger.RecordList)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, body, header := callAdmin(t, api, "GET", "/sub2api/records?limit=0", "")
+	_, body, header := admintest.Call(t, api, "GET", "/sub2api/records?limit=0", "")
 	if got := strings.ReplaceAll(body, "\n", ""); got != string(want) {
 		t.Errorf("as JSON:\n%s\nwant\n%s", got, want)
 	}
@@ -39,7 +40,7 @@ func TestRecordsHaveEveryFieldInOrder(t *testing.T) {
 		t.Errorf("as JSON it is %s", got)
 	}
 
-	_, body, header = callAdmin(t, api, "GET", "/sub2api/records?format=csv", "")
+	_, body, header = admintest.Call(t, api, "GET", "/sub2api/records?format=csv", "")
 	rows, err := csv.NewReader(strings.NewReader(body)).ReadAll()
 	if err != nil || len(rows) != 3 || header.Get("Content-Type") != "text/csv; charset=utf-8" {
 		t.Fatalf("%v, %d rows, %v", err, len(rows), header)
@@ -73,9 +74,9 @@ func TestRecordsHaveEveryFieldInOrder(t *testing.T) {
 }
 
 func TestRecordsByPages(t *testing.T) {
-	ledger := newBookLedger()
-	ledger.records = newestFirst(250)
-	api := exportAPI(t, ledger)
+	ledger := admintest.NewLedger()
+	ledger.RecordList = admintest.NewestFirst(250)
+	api := admintest.Serving(t, ledger)
 	for query, want := range map[string][2]string{
 		"":                            {"r0", "r99"},
 		"?after=r99":                  {"r100", "r199"},
@@ -87,7 +88,7 @@ func TestRecordsByPages(t *testing.T) {
 		"?user=alice&after=r3":        {"r4", "r103"},
 		"?from=2026-11-25&after=r248": {"r249", "r249"},
 	} {
-		_, body, _ := callAdmin(t, api, "GET", "/sub2api/records"+query, "")
+		_, body, _ := admintest.Call(t, api, "GET", "/sub2api/records"+query, "")
 		var got []billing.Record
 		if err := json.Unmarshal([]byte(body), &got); err != nil || len(got) == 0 {
 			t.Errorf("%q: %v: %s", query, err, body)
@@ -125,19 +126,19 @@ const mostKept = 1 << 20
 
 func TestAMillionRowsAreNotHeld(t *testing.T) {
 	for path, rows := range map[string]int{"usage?by=user,model&format=csv": 1_000_000, "records?limit=0": 100_000} {
-		ledger := &endless{bookLedger: newBookLedger(), rows: rows}
-		api := exportAPI(t, ledger)
+		ledger := &admintest.Endless{Ledger: admintest.NewLedger(), RowCount: rows}
+		api := admintest.Serving(t, ledger)
 		before, most := heap(), uint64(0)
-		ledger.each = func(i int) {
+		ledger.Each = func(i int) {
 			if i%(rows/4) == rows/4-1 {
 				most = max(most, heap())
 			}
 		}
 		client := &nowhere{header: http.Header{}}
-		if err := api.serve(client, httptest.NewRequest("GET", "/sub2api/"+path, nil)); err != nil {
+		if err := api.Serve(client, httptest.NewRequest("GET", "/sub2api/"+path, nil)); err != nil {
 			t.Fatal(err)
 		}
-		if client.bytes < 50*ledger.rows {
+		if client.bytes < 50*ledger.RowCount {
 			t.Errorf("%s: %d bytes", path, client.bytes)
 		}
 		if most > before+mostKept {
@@ -149,16 +150,16 @@ func TestAMillionRowsAreNotHeld(t *testing.T) {
 func TestAnExportThatFails(t *testing.T) {
 	broken := errors.New("broken in the middle")
 	var log bytes.Buffer
-	ledger := &endless{bookLedger: newBookLedger(), rows: 10_000}
-	api := exportAPI(t, ledger)
-	api.pool()[0].Logs.Set(slog.New(slog.NewTextHandler(&log, nil)))
+	ledger := &admintest.Endless{Ledger: admintest.NewLedger(), RowCount: 10_000}
+	api := admintest.Serving(t, ledger)
+	api.Runtimes()[0].Logs.Set(slog.New(slog.NewTextHandler(&log, nil)))
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := api.serve(w, r); err != nil {
+		if err := api.Serve(w, r); err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		}
 	}))
 	defer server.Close()
-	ledger.fail = broken
+	ledger.Fail = broken
 	for _, path := range []string{"records", "records?format=csv", "usage", "usage?format=csv"} {
 		log.Reset()
 		response, err := http.Get(server.URL + "/sub2api/" + path)
@@ -175,7 +176,7 @@ func TestAnExportThatFails(t *testing.T) {
 		}
 	}
 	// What fails before anything went out has a status of its own.
-	ledger.rows = 3
+	ledger.RowCount = 3
 	response, err := http.Get(server.URL + "/sub2api/records")
 	if err != nil {
 		t.Fatal(err)
@@ -188,12 +189,12 @@ func TestAnExportThatFails(t *testing.T) {
 }
 
 func TestAnExportEndsWhenItsClientLeaves(t *testing.T) {
-	ledger := &endless{bookLedger: newBookLedger(), rows: 1 << 40}
-	api := exportAPI(t, ledger)
+	ledger := &admintest.Endless{Ledger: admintest.NewLedger(), RowCount: 1 << 40}
+	api := admintest.Serving(t, ledger)
 	ended := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(ended)
-		_ = api.serve(w, r)
+		_ = api.Serve(w, r)
 	}))
 	defer server.Close()
 	response, err := http.Get(server.URL + "/sub2api/records?limit=0")

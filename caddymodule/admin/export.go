@@ -1,4 +1,4 @@
-package caddymodule
+package admin
 
 import (
 	"bufio"
@@ -66,7 +66,7 @@ func (w *begunWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-func newExport[T any](c *adminCall, columns []column[T]) (*export[T], error) {
+func newExport[T any](c *call, columns []column[T]) (*export[T], error) {
 	e := &export[T]{columns: columns, client: &begunWriter{ResponseWriter: c.w}, cells: make([]string, len(columns))}
 	e.out = bufio.NewWriterSize(e.client, exportBuffer)
 	switch format := c.query.Get("format"); format {
@@ -144,7 +144,7 @@ func (e *export[T]) jsonRow(row *T) {
 
 // end completes the answer. err is why the rows ended before their end; if some
 // went out, the client sees that the answer was cut.
-func (e *export[T]) end(c *adminCall, err error) error {
+func (e *export[T]) end(c *call, err error) error {
 	if err != nil {
 		if !e.client.begun {
 			return err

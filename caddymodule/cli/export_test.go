@@ -1,4 +1,4 @@
-package caddymodule
+package cli
 
 import (
 	"bytes"
@@ -6,11 +6,13 @@ import (
 	"net/http"
 	"runtime"
 	"testing"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
 )
 
 func TestTheCommandsHoldNoMillionRows(t *testing.T) {
-	ledger := &endless{bookLedger: newBookLedger(), rows: 30_000}
-	api := exportAPI(t, ledger)
+	ledger := &admintest.Endless{Ledger: admintest.NewLedger(), RowCount: 30_000}
+	api := admintest.Serving(t, ledger)
 	answer, err := http.Get("http://" + adminServer(t, api) + "/sub2api/records?limit=0")
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +36,7 @@ func TestTheCommandsHoldNoMillionRows(t *testing.T) {
 	if _, err := rows.Token(); err != nil {
 		t.Fatal(err)
 	}
-	if err := printRecords(out, rows); err != nil || lines != ledger.rows+1 {
+	if err := printRecords(out, rows); err != nil || lines != ledger.RowCount+1 {
 		t.Errorf("%v after %d lines", err, lines)
 	}
 	if most > before+1<<20 {

@@ -1,4 +1,5 @@
-package caddymodule
+// Package cli is the commands that look after a gateway, over its admin API.
+package cli
 
 import (
 	"bytes"
@@ -15,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
 )
 
 // Endpoint is how the admin endpoint of a Caddy that runs is found and asked.
@@ -27,8 +29,8 @@ type Endpoint struct {
 	Request func(address, method, uri string, body io.Reader) (*http.Response, error)
 }
 
-// operatorCommands are the commands over the admin API.
-func operatorCommands(endpoint Endpoint) []*cobra.Command {
+// Commands are the commands over the admin API.
+func Commands(endpoint Endpoint) []*cobra.Command {
 	return []*cobra.Command{
 		accountsCommand(endpoint), usersCommand(endpoint), keysCommand(endpoint), usageCommand(endpoint), recordsCommand(endpoint),
 	}
@@ -76,7 +78,7 @@ func (c *adminClient) call(method, path string, query url.Values, body any) (io.
 	if c.store != "" {
 		query.Set("store", c.store)
 	}
-	uri := adminPrefix + path
+	uri := admin.Prefix + path
 	if len(query) > 0 {
 		uri += "?" + query.Encode()
 	}

@@ -1,4 +1,4 @@
-package caddymodule
+package cli
 
 import (
 	"errors"
@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+
+	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
 )
 
 // servedAt is the address of a server with this handler.
@@ -73,9 +75,9 @@ func TestCommandsWithoutAnAnswer(t *testing.T) {
 	dropping := servedAt(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	secure := httptest.NewTLSServer(http.NotFoundHandler())
 	defer secure.Close()
-	failing := newBookLedger()
-	broken := adminServer(t, exportAPI(t, failing))
-	failing.fail = errors.New("out\nof order")
+	failing := admintest.NewLedger()
+	broken := adminServer(t, admintest.Serving(t, failing))
+	failing.Fail = errors.New("out\nof order")
 	const builtWithout, off, other = "it was built without sub2api", "admin off", "is not Caddy's admin endpoint: "
 	for _, test := range []struct{ address, words, want, not string }{
 		{withConfig, "users", builtWithout, other},

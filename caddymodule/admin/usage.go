@@ -1,4 +1,4 @@
-package caddymodule
+package admin
 
 import (
 	"errors"
@@ -11,12 +11,12 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// defaultRecordLimit is how many records an answer has where the query does not
+// DefaultRecordLimit is how many records an answer has where the query does not
 // say.
-const defaultRecordLimit = 100
+const DefaultRecordLimit = 100
 
 // filter reads what selects records from the query.
-func (c *adminCall) filter() (f billing.RecordFilter, err error) {
+func (c *call) filter() (f billing.RecordFilter, err error) {
 	f = billing.RecordFilter{
 		User: c.query.Get("user"), KeyID: c.query.Get("key"), Account: c.query.Get("account"), Group: c.query.Get("group"), Model: c.query.Get("model"),
 	}
@@ -25,7 +25,7 @@ func (c *adminCall) filter() (f billing.RecordFilter, err error) {
 }
 
 // queryRange reads two times of the query; zero = unbounded.
-func (c *adminCall) queryRange(fromWord, toWord string) (from, to time.Time, err error) {
+func (c *call) queryRange(fromWord, toWord string) (from, to time.Time, err error) {
 	if from, err = c.queryMoment(fromWord); err != nil {
 		return from, to, err
 	}
@@ -60,7 +60,7 @@ var usageColumns = []column[billing.UsageRow]{
 }
 
 // showUsage answers GET usage.
-func showUsage(c *adminCall) error {
+func showUsage(c *call) error {
 	filter, err := c.filter()
 	if err != nil {
 		return err
@@ -126,7 +126,7 @@ var recordColumns = []column[billing.Record]{
 }
 
 // showRecords answers GET records.
-func showRecords(c *adminCall) error {
+func showRecords(c *call) error {
 	filter, err := c.filter()
 	if err != nil {
 		return err
@@ -134,7 +134,7 @@ func showRecords(c *adminCall) error {
 	if filter.SettledFrom, filter.SettledTo, err = c.queryRange("settled_from", "settled_to"); err != nil {
 		return err
 	}
-	filter.Limit = defaultRecordLimit
+	filter.Limit = DefaultRecordLimit
 	if text := c.query.Get("limit"); text != "" {
 		if filter.Limit, err = strconv.Atoi(text); err != nil || filter.Limit < 0 {
 			return refuse(http.StatusBadRequest, "limit: %.80q is no number of records; 0 is all", text)
