@@ -7,6 +7,8 @@
 package gatewaytest
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,8 +25,9 @@ import (
 )
 
 const (
-	// asCaddy makes the test's binary the caddy command.
 	asCaddy = "SUB2API_TEST_AS_CADDY"
+	// AsCaddy in the environment makes the test's binary the caddy command.
+	AsCaddy = asCaddy + "=1"
 
 	startTimeout = 40 * time.Second
 	stopTimeout  = 15 * time.Second
@@ -53,6 +56,28 @@ func Main(m *testing.M, caddy func()) {
 func endWithTest() {
 	io.Copy(io.Discard, os.Stdin)
 	os.Exit(1)
+}
+
+// command is a caddy command, with a home of its own.
+func command(t testing.TB, ctx context.Context, home string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd.Env = append(os.Environ(), AsCaddy, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
+	if _, err := cmd.StdinPipe(); err != nil { // see endWithTest
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// Command is a caddy command that is not started yet, and what it prints. It ends with the
+// test, and after 50 s at most.
+func Command(t testing.TB, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	t.Cleanup(cancel)
+	cmd, output := command(t, ctx, t.TempDir(), args...), new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = output, output
+	return cmd, output
 }
 
 // Gateway is one gateway, of one process at a time.
@@ -103,12 +128,8 @@ func (g *Gateway) launch() {
 		g.t.Fatal(err)
 	}
 	defer output.Close()
-	cmd, ended := exec.Command(os.Args[0], "run", "--config", g.configFile(), "--adapter", "caddyfile"), make(chan struct{})
-	cmd.Env = append(os.Environ(), asCaddy+"=1", "XDG_DATA_HOME="+g.dir, "XDG_CONFIG_HOME="+g.dir)
+	cmd, ended := command(g.t, context.Background(), g.dir, "run", "--config", g.configFile(), "--adapter", "caddyfile"), make(chan struct{})
 	cmd.Stdout, cmd.Stderr = output, output
-	if _, err := cmd.StdinPipe(); err != nil { // see endWithTest
-		g.t.Fatal(err)
-	}
 	if err := cmd.Start(); err != nil {
 		g.t.Fatal(err)
 	}
