@@ -250,33 +250,9 @@ func (x *exchange) refuse(f *upstream.Failure) {
 }
 
 func (x *exchange) answerFailure(f *upstream.Failure) (status int) {
-	e := &apiError{
-		status: http.StatusBadGateway, kind: serverError, message: "the upstream service failed; try again",
-		retryAfter: f.RetryAfter, final: f.Paid,
-	}
-	switch {
-	case f.Kind == upstream.Unauthorized, f.Kind == upstream.Denied, f.Kind == 0 && f.Status == http.StatusUnauthorized:
-		e.message, e.final = "the upstream account of this request can't be used at present", true
-	case f.Kind == upstream.Unreachable:
-		e.message = "the upstream service could not be reached; try again"
-	case f.Status == http.StatusBadRequest, f.Status == http.StatusNotFound,
-		f.Status == http.StatusRequestEntityTooLarge, f.Status == http.StatusUnprocessableEntity:
+	e := errUpstream(f)
+	if e == nil {
 		return x.passFailure(f)
-	case f.Status == http.StatusTooManyRequests:
-		e.status, e.kind, e.message = f.Status, rateLimitError, "the upstream rate limit is reached; try again later"
-		if !f.Reset.IsZero() {
-			e.retryAfter = untilBack(f.Reset)
-		}
-	case f.Status == statusOverloaded:
-		e.status, e.kind, e.message = f.Status, overloadedError, "the upstream service is overloaded; try again"
-	case f.Status == http.StatusGatewayTimeout:
-		e.status, e.kind, e.message = f.Status, timeoutError, "the upstream service took too long to answer; try again"
-	}
-	if f.Paid {
-		e.message = "the upstream service broke off its answer after a long time; it may have been paid for, so it was not asked for again"
-		if f.Late {
-			e.message = "the upstream service took too long to answer; the answer may have been paid for, so it was not asked for again"
-		}
 	}
 	x.fail(e)
 	return e.status
@@ -298,11 +274,7 @@ func (x *exchange) passFailure(f *upstream.Failure) (status int) {
 		body, message = renamer.Error(body), string(renamer.Error([]byte(message)))
 	}
 	if !x.out.whole(f.Status, header, body) {
-		kind := f.Type
-		if kind == "" {
-			kind = invalidRequestError
-		}
-		x.fail(&apiError{kind: kind, message: message})
+		x.fail(errPassed(f.Type, message))
 	}
 	return f.Status
 }

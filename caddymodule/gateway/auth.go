@@ -18,7 +18,7 @@ import (
 func (x *exchange) authenticate() bool {
 	text := gatewayKey(x.r.Header)
 	if text == "" {
-		x.fail(unauthorized("no gateway key: send one as x-api-key or as Authorization: Bearer"))
+		x.fail(errKey("no gateway key: send one as x-api-key or as Authorization: Bearer"))
 		return false
 	}
 	digest := sha256.Sum256([]byte(text))
@@ -26,10 +26,6 @@ func (x *exchange) authenticate() bool {
 		return true
 	}
 	return x.login(digest)
-}
-
-func unauthorized(message string) *apiError {
-	return &apiError{status: http.StatusUnauthorized, kind: authenticationError, final: true, message: message}
 }
 
 // login finds a key that is not the config's in the store.
@@ -41,17 +37,14 @@ func (x *exchange) login(digest [sha256.Size]byte) bool {
 	}
 	from, now := visitorAddress(x.runtime.hooks.ClientAddress(x.r)), time.Now()
 	if wait := x.runtime.visitors.mustWait(digest, from, x.WrongKeyLimit, now); wait > 0 {
-		x.fail(&apiError{
-			status: http.StatusTooManyRequests, kind: rateLimitError, retryAfter: wait,
-			message: "too many requests with wrong gateway keys came from this address; try again later",
-		})
+		x.fail(errWrongKeys(wait))
 		return false
 	}
 	found, owner, err := ledger.Login(x.ctx, digest)
 	switch {
 	case errors.Is(err, billing.ErrUnknownKey):
 		x.runtime.visitors.wrong(digest, from, now)
-		x.fail(unauthorized("invalid gateway key"))
+		x.fail(errKey("invalid gateway key"))
 	case err != nil:
 		if !x.gone() {
 			x.storeFailed("looking for a gateway key", err)
@@ -75,14 +68,14 @@ func (g *Gateway) keyOf(found *billing.Key, owner *billing.Profile, now time.Tim
 	case k.User != nil:
 	case owner.Source == billing.SourceConfig:
 		// A config that has dropped the user has dropped his keys.
-		return nil, unauthorized("invalid gateway key")
+		return nil, errKey("invalid gateway key")
 	case owner.Disabled:
-		return nil, unauthorized("the owner of this gateway key is disabled")
+		return nil, errKey("the owner of this gateway key is disabled")
 	default:
 		k.User = &User{Name: owner.Name, Concurrency: owner.Concurrency}
 	}
 	if !found.Expires.IsZero() && !now.Before(found.Expires) {
-		return nil, unauthorized("this gateway key expired at " + found.Expires.UTC().Format(time.RFC3339))
+		return nil, errKey("this gateway key expired at " + found.Expires.UTC().Format(time.RFC3339))
 	}
 	for _, name := range found.Groups {
 		if group := g.Groups[name]; group != nil {
@@ -90,10 +83,7 @@ func (g *Gateway) keyOf(found *billing.Key, owner *billing.Profile, now time.Tim
 		}
 	}
 	if len(found.Groups) > 0 && len(k.Groups) == 0 {
-		return nil, &apiError{
-			status: http.StatusBadRequest, kind: invalidRequestError, final: true,
-			message: "the groups of this gateway key are no longer there: " + strings.Join(found.Groups, ", "),
-		}
+		return nil, invalid("the groups of this gateway key are no longer there: " + strings.Join(found.Groups, ", "))
 	}
 	return k, nil
 }
@@ -130,10 +120,7 @@ func (k *Key) mayAsk(model string) bool {
 // key without groups may use every account; the group is nil then.
 func (g *Gateway) chooseGroup(k *Key, force upstream.Platform, model string) (*Group, *apiError) {
 	if !k.mayAsk(model) {
-		return nil, &apiError{
-			status: http.StatusBadRequest, kind: invalidRequestError, final: true,
-			message: "this gateway key may not use the model " + shorten(model),
-		}
+		return nil, invalid("this gateway key may not use the model " + shorten(model))
 	}
 	if len(k.Groups) == 0 {
 		if g.Scheduler.Serves("", force, model) {
@@ -145,15 +132,7 @@ func (g *Gateway) chooseGroup(k *Key, force upstream.Platform, model string) (*G
 			return group, nil
 		}
 	}
-	return nil, noAccount(force, model)
-}
-
-func noAccount(force upstream.Platform, model string) *apiError {
-	message := "no account that this key may use serves the model " + shorten(model)
-	if force != "" {
-		message += " on the platform " + string(force)
-	}
-	return &apiError{status: http.StatusBadRequest, kind: invalidRequestError, message: message, final: true}
+	return nil, errNoAccount(force, model)
 }
 
 // shorten bounds a client's text for a message.

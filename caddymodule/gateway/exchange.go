@@ -3,7 +3,6 @@ package gateway
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/internal/modelname"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -123,10 +121,7 @@ func (x *exchange) gone() bool {
 	}
 	if c := cutBy(x.ctx); c != nil {
 		x.record.Status = http.StatusServiceUnavailable
-		x.fail(&apiError{
-			status: http.StatusServiceUnavailable, kind: overloadedError, retryAfter: shutdownRetryAfter,
-			message: c.why + "; try again",
-		})
+		x.fail(errEnded(c.why))
 	} else {
 		x.record.Status = statusClientGone
 		x.out.gone()
@@ -137,20 +132,14 @@ func (x *exchange) gone() bool {
 // internal answers with a fault of the gateway's own, and logs it.
 func (x *exchange) internal(doing string, err error) {
 	x.logger.Error("a request failed inside the gateway", "doing", doing, "request_id", x.id, "error", err)
-	x.fail(&apiError{
-		status: http.StatusInternalServerError, kind: serverError,
-		message: "the gateway could not process the request; its log says why, under this request_id",
-	})
+	x.fail(errInternal())
 }
 
 // failStore answers a request that can't be served while the store is out of
 // reach, or takes no records.
 func (x *exchange) failStore(doing string, err error) {
 	x.logger.Error("a request failed for want of the store", "doing", doing, "request_id", x.id, "error", err)
-	x.fail(&apiError{
-		status: http.StatusServiceUnavailable, kind: serverError, retryAfter: store.OpenRetry,
-		message: "the gateway's store can't be used at present; try again",
-	})
+	x.fail(errStore())
 }
 
 // readCall reads the request, whole and before any waiting: only then is it
@@ -158,27 +147,21 @@ func (x *exchange) failStore(doing string, err error) {
 // session. false means that it was refused, and answered.
 func (x *exchange) readCall() bool {
 	if encoding := x.r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		x.fail(&apiError{
-			status: http.StatusUnsupportedMediaType, kind: invalidRequestError, final: true,
-			message: "compressed request bodies are not accepted; send the body without Content-Encoding",
-		})
+		x.fail(errCompressed())
 		return false
 	}
 	body, err := x.readBody()
 	if err != nil {
 		if x.tooLarge(err) {
-			x.fail(&apiError{
-				status: http.StatusRequestEntityTooLarge, kind: requestTooLarge, final: true,
-				message: fmt.Sprintf("the request body is larger than %d bytes", x.MaxBody),
-			})
+			x.fail(errBodyTooLarge(x.MaxBody))
 		} else if !x.gone() {
-			x.fail(&apiError{status: http.StatusBadRequest, kind: invalidRequestError, final: true, message: "the request body could not be read whole"})
+			x.fail(invalid("the request body could not be read whole"))
 		}
 		return false
 	}
 	request, err := anthropic.ParseRequest(body)
 	if err != nil {
-		x.fail(&apiError{status: http.StatusBadRequest, kind: invalidRequestError, final: true, message: err.Error()})
+		x.fail(invalid(err.Error()))
 		return false
 	}
 	x.bodySize = int64(len(body))

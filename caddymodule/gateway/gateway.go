@@ -200,21 +200,14 @@ func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request) bool {
 // what that forces.
 func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, e *endpoint, path string, force upstream.Platform) {
 	if !g.runtime.Enter() {
-		(&apiError{
-			status: http.StatusServiceUnavailable, kind: overloadedError, retryAfter: shutdownRetryAfter,
-			message: "the gateway is shutting down; try again",
-		}).write(w, newRequestID())
+		errEnded(errShutdown.why).write(w, newRequestID())
 		return
 	}
 	defer g.runtime.Leave()
 	x := newExchange(g, w, r, path, force)
 	defer x.end()
 	if r.Method != e.method {
-		x.fail(&apiError{
-			status: http.StatusMethodNotAllowed, kind: invalidRequestError, final: true,
-			message: "method not allowed; use " + e.method,
-			header:  http.Header{"Allow": {e.method}},
-		})
+		x.fail(errMethod(e.method))
 		return
 	}
 	if x.authenticate() {

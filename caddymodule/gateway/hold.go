@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -133,32 +131,12 @@ func (x *exchange) letGo() {
 	x.runtime.money.freed(x.key.User.Name)
 }
 
-// cannotPay is the refusal for want of money. Its headers make Claude Code show
-// the message and not retry.
+// cannotPay is the refusal for want of money.
 func (x *exchange) cannotPay(r *billing.Refusal) *apiError {
 	if r.Held {
-		return &apiError{
-			status: http.StatusTooManyRequests, kind: rateLimitError, retryAfter: busyRetryAfter,
-			message: "what is left of the budget is set aside for requests in flight; try again",
-		}
+		return errSetAside()
 	}
-	e := &apiError{
-		status: http.StatusTooManyRequests, kind: billingError, final: true,
-		message: "spend limit reached: " + x.lacking(r),
-		header: http.Header{
-			"Anthropic-Ratelimit-Unified-Status":                  {"rejected"},
-			"Anthropic-Ratelimit-Unified-Overage-Utilization":     {"1"},
-			"Anthropic-Ratelimit-Unified-Overage-Disabled-Reason": {"out_of_credits"},
-		},
-	}
-	if (r.Lack == billing.LackWindow || r.Lack == billing.LackKeyLimit) && !r.Until.IsZero() {
-		reset := strconv.FormatInt(r.Until.Unix(), 10)
-		e.header.Set("Anthropic-Ratelimit-Unified-Reset", reset)
-		e.header.Set("Anthropic-Ratelimit-Unified-Overage-Reset", reset)
-		e.header.Set("Anthropic-Ratelimit-Unified-Overage-Period", r.Span.String())
-		e.retryAfter = max(time.Second, time.Until(r.Until))
-	}
-	return e
+	return errSpent(x.lacking(r), r)
 }
 
 // lacking says what lacks, to the client.

@@ -21,7 +21,7 @@ func (a *answer) large(body []byte) {
 	a.record.Status = a.response.StatusCode
 	a.record.TTFTMS = time.Since(a.arrived).Milliseconds()
 	if !a.out.begin(a.response.StatusCode, header) {
-		a.fail(&apiError{kind: serverError, message: "upstream did not stream its answer"})
+		a.fail(errNotStreamed())
 		a.settleLarge(body, 0)
 		return
 	}

@@ -94,10 +94,7 @@ func (x *exchange) listModels() {
 	if text := query.Get("limit"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > maxModelLimit {
-			x.fail(&apiError{
-				status: http.StatusBadRequest, kind: invalidRequestError, final: true,
-				message: "limit: must be a number from 1 to " + strconv.Itoa(maxModelLimit),
-			})
+			x.fail(invalid("limit: must be a number from 1 to " + strconv.Itoa(maxModelLimit)))
 			return
 		}
 		limit = n
@@ -134,7 +131,7 @@ func (x *exchange) listModels() {
 func (x *exchange) oneModel() {
 	id := strings.TrimPrefix(x.path, modelsPath+"/")
 	if !slices.Contains(x.modelNames(), modelname.Base(id)) {
-		x.fail(&apiError{status: http.StatusNotFound, kind: notFoundError, final: true, message: "model: " + shorten(id)})
+		x.fail(errNotFound("model: " + shorten(id)))
 		return
 	}
 	x.answerJSON(x.modelOf(id))

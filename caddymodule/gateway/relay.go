@@ -359,37 +359,17 @@ func (x *exchange) failPick(err error, last *upstream.Failure) {
 	case last != nil:
 		x.refuse(last)
 	case errors.Is(err, scheduler.ErrNoAccount):
-		x.fail(noAccount(x.force, x.call.Model))
+		x.fail(errNoAccount(x.force, x.call.Model))
 	case errors.Is(err, scheduler.ErrUnavailable):
 		x.failStore("choosing an account", err)
 	case errors.Is(err, scheduler.ErrFull):
-		x.fail(&apiError{
-			status: http.StatusTooManyRequests, kind: rateLimitError, retryAfter: busyRetryAfter,
-			message: "too many requests are in flight; try again",
-		})
+		x.fail(errBusy())
 	case errors.As(err, &out):
-		x.fail(allOut(out.Until))
+		x.fail(errAllOut(out.Until))
 	default:
 		x.internal("choosing an account", err)
 	}
 }
-
-// allOut is the refusal while every account is out, until the soonest is back or
-// asked whether it is; zero = none will be by itself.
-func allOut(until time.Time) *apiError {
-	e := &apiError{status: http.StatusServiceUnavailable, kind: overloadedError}
-	if until.IsZero() {
-		e.final = true
-		e.message = "every account that serves this model is out, until the operator of this gateway acts"
-		return e
-	}
-	e.retryAfter = untilBack(until)
-	e.message = "every account that serves this model is out for now; try again"
-	return e
-}
-
-// untilBack is the retry-after for a time.
-func untilBack(at time.Time) time.Duration { return max(time.Second, time.Until(at)) }
 
 // noteMove logs and counts that a session has left its account: what is in the
 // prompt cache there, and thinking that is bound to the account, is lost to it.

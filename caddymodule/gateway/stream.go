@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/upstream"
 	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
 )
@@ -277,8 +276,7 @@ func (s *stream) rename(p []byte) []byte {
 func (s *stream) finish(err error) {
 	var failure *upstream.Failure
 	var late *timeout
-	// The status is for a stream of which nothing has gone out.
-	ours := &apiError{status: http.StatusServiceUnavailable, retryAfter: store.OpenRetry, kind: serverError, message: "the upstream service broke off its answer"}
+	ours := errStreamBroken()
 	switch {
 	case err == nil:
 		return
@@ -289,12 +287,12 @@ func (s *stream) finish(err error) {
 		// answer: a client that leaves upon it has left nothing.
 		ours = nil
 	case errors.As(context.Cause(s.ctx), &late):
-		ours.kind, ours.message = timeoutError, "the upstream service fell silent in the middle of its answer"
+		ours = errStreamSilent()
 		failure = s.brokenOff(late)
 	case cutBy(s.exchange.ctx) != nil:
-		ours.kind, ours.message = overloadedError, cutBy(s.exchange.ctx).why+"; try again"
+		ours = errStreamEnded(cutBy(s.exchange.ctx).why)
 	case errors.Is(err, errUnsettled):
-		ours.message = "the gateway could not record this answer; its log says why, under this request_id"
+		ours = errNotRecorded()
 	case s.clientLeft():
 		s.record.Status = statusClientGone
 		ours = nil

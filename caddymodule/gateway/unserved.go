@@ -20,10 +20,7 @@ func answerUnserved(w http.ResponseWriter, r *http.Request, path string) {
 		path = rest
 		message += ": the base URL that the client was given has a /v1 too many"
 	}
-	e := &apiError{
-		status: http.StatusNotFound, kind: notFoundError, final: true,
-		message: message + ". Served are " + served() + "; the same also below " + forcePrefix,
-	}
+	e := errNotFound(message + ". Served are " + served() + "; the same also below " + forcePrefix)
 	id := newRequestID()
 	body := e.body(id)
 	switch dialectOf(path, force, r.Header) {
