@@ -26,7 +26,7 @@ type answer struct {
 	ctx      context.Context // of the request to upstream
 	cancel   context.CancelCauseFunc
 	unlink   func() bool // lets the request to upstream outlive the client's
-	guard    *watch
+	guard    *deadline
 	from     io.Reader // upstream's body, opened by read
 }
 

@@ -32,10 +32,10 @@ type exchange struct {
 	force   upstream.Platform // by the path; "" = none
 	id      string            // request-id of the answer, and id of the record
 	arrived time.Time
-	clock   clock
+	clock   stopwatch
 	key     *Key
 	group   *Group // nil without one
-	out     *client
+	out     *downstream
 
 	// ctx ends when the client leaves or the gateway shuts down.
 	ctx    context.Context
@@ -63,8 +63,8 @@ type exchange struct {
 
 func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request, path string, force upstream.Platform) *exchange {
 	x := &exchange{Gateway: g, r: r, path: path, force: force, id: newRequestID(), arrived: time.Now()}
-	x.clock = clock{x.arrived}
-	x.out = newClient(w, x.id, x.clock)
+	x.clock = stopwatch{x.arrived}
+	x.out = newDownstream(w, x.id, x.clock)
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
 	x.unhook = context.AfterFunc(g.runtime.Context, func() { x.cancel(errShutdown) })
 	return x

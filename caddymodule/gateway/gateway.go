@@ -139,11 +139,11 @@ const (
 // one that they began with.
 type Gateway struct {
 	*Config
-	Scheduler *scheduler.Scheduler
-	runtime   *Runtime
-	start     start
-	allow     anthropic.HeaderList
-	logger    *slog.Logger
+	Scheduler    *scheduler.Scheduler
+	runtime      *Runtime
+	registration registration
+	allow        anthropic.HeaderList
+	logger       *slog.Logger
 }
 
 // New puts a config to work. Nothing is opened before begin, or the first
@@ -176,7 +176,7 @@ func (g *Gateway) Begin(ctx context.Context) {
 // until they end.
 func (g *Gateway) GiveUp() {
 	g.runtime.unwatch(g)
-	g.start.giveUp()
+	g.registration.giveUp()
 }
 
 // Serve answers the requests whose paths are the gateway's; false: it is not one of

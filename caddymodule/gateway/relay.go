@@ -196,7 +196,7 @@ func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.
 	defer cancel(nil)
 	unlink := context.AfterFunc(x.ctx, func() { cancel(context.Cause(x.ctx)) })
 	defer unlink()
-	guard := newWatch(cancel, x.clock)
+	guard := newDeadline(cancel, x.clock)
 	defer guard.stop()
 	guard.begin(x.firstLimit(), nil)
 

@@ -60,8 +60,8 @@ type Runtime struct {
 	Logs    currentLogger
 	// unpriced are the models that a warning was logged of.
 	unpriced warnedModels
-	money    moneyLine
-	visitors visitors
+	money    balanceQueue
+	visitors keyThrottle
 	// questions are those that the gateway asks accounts itself.
 	questions questions
 

@@ -44,7 +44,7 @@ func (x *exchange) countTokens() {
 func (x *exchange) count(account *upstream.Account, secret string) *upstream.Failure {
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	defer cancel(nil)
-	guard := newWatch(cancel, x.clock)
+	guard := newDeadline(cancel, x.clock)
 	defer guard.stop()
 	guard.begin(&timeout{what: "no whole answer", option: "header_timeout", after: x.HeaderTimeout, silence: true}, nil)
 	x.record.ModelSent = x.call.Sent(account)

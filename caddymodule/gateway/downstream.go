@@ -6,13 +6,13 @@ import (
 	"time"
 )
 
-// client writes the answer of one request. The request's goroutine and the
+// downstream writes the answer of one request. The request's goroutine and the
 // keepalive's timer share it.
-type client struct {
+type downstream struct {
 	w     http.ResponseWriter
 	rc    *http.ResponseController
 	id    string
-	clock clock
+	clock stopwatch
 
 	mu       sync.Mutex
 	started  bool          // the header is out
@@ -25,14 +25,14 @@ type client struct {
 	after    time.Duration
 }
 
-func newClient(w http.ResponseWriter, id string, clock clock) *client {
-	return &client{w: w, id: id, rc: http.NewResponseController(w), clock: clock}
+func newDownstream(w http.ResponseWriter, id string, clock stopwatch) *downstream {
+	return &downstream{w: w, id: id, rc: http.NewResponseController(w), clock: clock}
 }
 
 // keepAlive sends the client comment lines, one when it has heard nothing for
 // the after time, and one every interval from then on. Only a streaming client
 // understands them. It ends with end.
-func (c *client) keepAlive(interval, after time.Duration) {
+func (c *downstream) keepAlive(interval, after time.Duration) {
 	if interval <= 0 {
 		return
 	}
@@ -45,7 +45,7 @@ func (c *client) keepAlive(interval, after time.Duration) {
 
 // answering has the first comment go out within a time, if none has: an account has begun
 // to answer, and nothing is wrong but that it says nothing yet.
-func (c *client) answering(within time.Duration) {
+func (c *downstream) answering(within time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.beat == nil || c.started || c.ended {
@@ -65,7 +65,7 @@ const answeringAfter = 15 * time.Second
 
 // onBeat runs when the client may have heard nothing for long enough. Writes
 // don't touch the timer: it looks back at the last one.
-func (c *client) onBeat() {
+func (c *downstream) onBeat() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended || c.started && !c.stream {
@@ -88,7 +88,7 @@ func (c *client) onBeat() {
 
 // write relays the next bytes of the stream: one write, one flush. between
 // tells whether they end between two events, now is the time on the clock.
-func (c *client) write(p []byte, between bool, now time.Duration) error {
+func (c *downstream) write(p []byte, between bool, now time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.startStream()
@@ -98,7 +98,7 @@ func (c *client) write(p []byte, between bool, now time.Duration) error {
 
 // fail answers with an error: as the answer where nothing was sent, else as an
 // event, after seal.
-func (c *client) fail(e *apiError, seal string) {
+func (c *downstream) fail(e *apiError, seal string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -111,7 +111,7 @@ func (c *client) fail(e *apiError, seal string) {
 }
 
 // whole answers with a complete body; false if a stream has begun.
-func (c *client) whole(status int, header http.Header, body []byte) bool {
+func (c *downstream) whole(status int, header http.Header, body []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.start(status, header) {
@@ -123,14 +123,14 @@ func (c *client) whole(status int, header http.Header, body []byte) bool {
 
 // begin answers with a header, for a body to follow; false if a stream has
 // begun.
-func (c *client) begin(status int, header http.Header) bool {
+func (c *downstream) begin(status int, header http.Header) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.start(status, header)
 }
 
 // start writes the header of an answer that is no event stream.
-func (c *client) start(status int, header http.Header) bool {
+func (c *downstream) start(status int, header http.Header) bool {
 	if c.started {
 		return false
 	}
@@ -145,14 +145,14 @@ func (c *client) start(status int, header http.Header) bool {
 }
 
 // chunk writes the next part of a body that has begun.
-func (c *client) chunk(p []byte) error {
+func (c *downstream) chunk(p []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.put(p, c.clock.now())
 }
 
 // gone marks the request of a client that left, for the access log.
-func (c *client) gone() {
+func (c *downstream) gone() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.started {
@@ -162,7 +162,7 @@ func (c *client) gone() {
 }
 
 // end stops the keepalive. Nothing is written after it.
-func (c *client) end() {
+func (c *downstream) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
@@ -172,7 +172,7 @@ func (c *client) end() {
 }
 
 // header sets headers of the stream to come; too late, it does nothing.
-func (c *client) header(name, value string) {
+func (c *downstream) header(name, value string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.started && value != "" {
@@ -180,7 +180,7 @@ func (c *client) header(name, value string) {
 	}
 }
 
-func (c *client) startStream() {
+func (c *downstream) startStream() {
 	if c.started {
 		return
 	}
@@ -193,7 +193,7 @@ func (c *client) startStream() {
 	c.w.WriteHeader(http.StatusOK)
 }
 
-func (c *client) put(p []byte, now time.Duration) error {
+func (c *downstream) put(p []byte, now time.Duration) error {
 	if _, err := c.w.Write(p); err != nil {
 		return err
 	}

@@ -157,7 +157,7 @@ func TestServingBeforeTheStoreIsBack(t *testing.T) {
 		t.Errorf("a token: %v, after %v", err, time.Since(began))
 	}
 	f.restart(t)
-	soon(t, "the store is told", func() bool { return f.start.ready.Load() != nil && f.runtime.store.Down() == nil })
+	soon(t, "the store is told", func() bool { return f.registration.ready.Load() != nil && f.runtime.store.Down() == nil })
 	if !f.credentialInRedis() {
 		t.Error("the store was not told of the credential")
 	}
@@ -183,7 +183,7 @@ func TestRefusingUntilTheStoreIsBack(t *testing.T) {
 		t.Errorf("100 requests waited %v for the store", took)
 	}
 	f.restart(t)
-	soon(t, "the store is told", func() bool { return f.start.ready.Load() != nil })
+	soon(t, "the store is told", func() bool { return f.registration.ready.Load() != nil })
 	if _, err := f.Ledger(t.Context()); err != nil || !f.credentialInRedis() {
 		t.Errorf("with the store back: %v", err)
 	}
@@ -199,10 +199,10 @@ func TestConfigThatIsOverTellsTheStoreNothing(t *testing.T) {
 	if _, err := f.Ledger(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	f.start.giveUp()
+	f.registration.giveUp()
 	f.restart(t)
 	soon(t, "Redis is back", func() bool { return f.runtime.store.Down() == nil })
-	if f.start.ready.Load() != nil {
+	if f.registration.ready.Load() != nil {
 		t.Error("the store was told of an old config")
 	}
 }
@@ -238,7 +238,7 @@ func TestWrongKeyOfAStoreThatIsBack(t *testing.T) {
 			f.server.Del("{sub2api}:documents:tokens")
 			soon(t, "the key is the store's", func() bool {
 				_, err := f.Ledger(t.Context())
-				return err == nil && f.start.ready.Load() != nil
+				return err == nil && f.registration.ready.Load() != nil
 			})
 		})
 	}

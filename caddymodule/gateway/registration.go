@@ -23,9 +23,9 @@ const (
 	startReminder = time.Minute
 )
 
-// start is what it takes until a config is known to its store. Requests try, and
+// registration is what it takes until a config is known to its store. Requests try, and
 // where the store was out of reach, it is tried before the store counts as back.
-type start struct {
+type registration struct {
 	ready atomic.Pointer[billing.Ledger] // from then on
 
 	mu     sync.Mutex     // held by a try
@@ -42,10 +42,10 @@ type start struct {
 // it fails with scheduler.ErrUnavailable, unless requests are to be served
 // meanwhile: then the ledger goes by what it was told to declare.
 func (g *Gateway) Ledger(ctx context.Context) (billing.Ledger, error) {
-	if ready := g.start.ready.Load(); ready != nil {
+	if ready := g.registration.ready.Load(); ready != nil {
 		return *ready, nil
 	}
-	s := &g.start
+	s := &g.registration
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if ready := s.ready.Load(); ready != nil {
@@ -65,7 +65,7 @@ func (g *Gateway) Ledger(ctx context.Context) (billing.Ledger, error) {
 // tellAgain tells the store of the config where that failed: it is back, as soon as
 // that has worked.
 func (g *Gateway) tellAgain(ctx context.Context) error {
-	s := &g.start
+	s := &g.registration
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || s.ready.Load() != nil {
@@ -76,7 +76,7 @@ func (g *Gateway) tellAgain(ctx context.Context) error {
 
 // try tells the store of the config, and notes what comes of it. start.mu is held.
 func (g *Gateway) try(ctx context.Context, down func() error) error {
-	s := &g.start
+	s := &g.registration
 	// All wait for it, so it does not fail because the first to ask leaves.
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), startTimeout)
 	defer cancel()
@@ -97,7 +97,7 @@ func (g *Gateway) try(ctx context.Context, down func() error) error {
 // tell opens the store and tells it of users and credentials. What fails because
 // of an outage is scheduler.ErrUnavailable.
 func (g *Gateway) tell(ctx context.Context, down func() error) error {
-	s, store := &g.start, g.runtime.store
+	s, store := &g.registration, g.runtime.store
 	if s.opened == nil {
 		ledger, err := store.Open(ctx, g.EncryptionKey)
 		if err != nil {
@@ -125,7 +125,7 @@ func (g *Gateway) tell(ctx context.Context, down func() error) error {
 }
 
 // giveUp is called when the config is no longer in force.
-func (s *start) giveUp() {
+func (s *registration) giveUp() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = true

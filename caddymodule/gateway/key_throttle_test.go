@@ -15,7 +15,7 @@ func digestOf(n int) (d [sha256.Size]byte) {
 
 func TestWhoGuessesKeysMustWait(t *testing.T) {
 	const limit = 3
-	var v visitors
+	var v keyThrottle
 	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	guesser, other := netip.MustParsePrefix("192.0.2.1/32"), netip.MustParsePrefix("192.0.2.2/32")
 	v.right(digestOf(1000))
@@ -57,7 +57,7 @@ func TestWhoGuessesKeysMustWait(t *testing.T) {
 }
 
 func TestVisitorsTakeBoundedMemory(t *testing.T) {
-	var v visitors
+	var v keyThrottle
 	now := time.Now()
 	address := func(n int) netip.Prefix {
 		var bytes [4]byte

@@ -26,12 +26,12 @@ func (t *timeout) Error() string {
 	return fmt.Sprintf("upstream sent %s within %s (%s)", t.what, t.after, t.option)
 }
 
-// watch ends a request to upstream that takes too long: by a limit on the
+// deadline ends a request to upstream that takes too long: by a limit on the
 // phase at hand, and by a limit on silence. Signs of life don't touch its
 // timer: it looks back at the last one when it fires.
-type watch struct {
+type deadline struct {
 	cancel context.CancelCauseFunc
-	clock  clock
+	clock  stopwatch
 	heard  atomic.Int64 // on the clock
 
 	mu    sync.Mutex
@@ -44,18 +44,18 @@ type watch struct {
 	total *timeout      // limit on them; nil = none
 }
 
-// clock counts from the arrival of a request.
-type clock struct{ start time.Time }
+// stopwatch counts from the arrival of a request.
+type stopwatch struct{ start time.Time }
 
-func (c clock) now() time.Duration { return time.Since(c.start) }
+func (c stopwatch) now() time.Duration { return time.Since(c.start) }
 
-func newWatch(cancel context.CancelCauseFunc, clock clock) *watch {
-	return &watch{cancel: cancel, clock: clock}
+func newDeadline(cancel context.CancelCauseFunc, clock stopwatch) *deadline {
+	return &deadline{cancel: cancel, clock: clock}
 }
 
 // begin starts a phase, in place of the one before. phase and idle may be nil,
 // for no limit.
-func (w *watch) begin(phase, idle *timeout) {
+func (w *deadline) begin(phase, idle *timeout) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended {
@@ -71,7 +71,7 @@ func (w *watch) begin(phase, idle *timeout) {
 }
 
 // bound limits all that is to come; nil is no limit.
-func (w *watch) bound(total *timeout) {
+func (w *deadline) bound(total *timeout) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.ended || total == nil {
@@ -83,9 +83,9 @@ func (w *watch) bound(total *timeout) {
 }
 
 // alive tells that upstream was heard at that time.
-func (w *watch) alive(now time.Duration) { w.heard.Store(int64(now)) }
+func (w *deadline) alive(now time.Duration) { w.heard.Store(int64(now)) }
 
-func (w *watch) stop() {
+func (w *deadline) stop() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.ended, w.phase, w.idle, w.total = true, nil, nil, nil
@@ -94,7 +94,7 @@ func (w *watch) stop() {
 	}
 }
 
-func (w *watch) onTimer() {
+func (w *deadline) onTimer() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := w.clock.now()
@@ -111,10 +111,10 @@ func (w *watch) onTimer() {
 }
 
 // silentUntil is when the silence will have lasted too long.
-func (w *watch) silentUntil() time.Duration { return time.Duration(w.heard.Load()) + w.idle.after }
+func (w *deadline) silentUntil() time.Duration { return time.Duration(w.heard.Load()) + w.idle.after }
 
 // set makes the timer fire at the next limit.
-func (w *watch) set(now time.Duration) {
+func (w *deadline) set(now time.Duration) {
 	next := time.Duration(math.MaxInt64)
 	if w.phase != nil {
 		next = w.until

@@ -15,9 +15,9 @@ const (
 	maxVisitors = 100_000
 )
 
-// visitors tells those who have a right key from those who guess. Keys of the
+// keyThrottle tells those who have a right key from those who guess. Keys of the
 // config don't come here.
-type visitors struct {
+type keyThrottle struct {
 	mu      sync.Mutex
 	began   time.Time            // of the period
 	guesses map[netip.Prefix]int // in the period
@@ -26,7 +26,7 @@ type visitors struct {
 
 // mustWait is how long an address that has sent too many wrong keys must wait until
 // a key that was not right before is looked at; 0 = it need not.
-func (v *visitors) mustWait(digest [sha256.Size]byte, from netip.Prefix, limit int, now time.Time) time.Duration {
+func (v *keyThrottle) mustWait(digest [sha256.Size]byte, from netip.Prefix, limit int, now time.Time) time.Duration {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if _, known := v.known[digest]; known || limit == 0 || now.Sub(v.began) >= guessPeriod {
@@ -39,7 +39,7 @@ func (v *visitors) mustWait(digest [sha256.Size]byte, from netip.Prefix, limit i
 }
 
 // wrong counts a wrong key.
-func (v *visitors) wrong(digest [sha256.Size]byte, from netip.Prefix, now time.Time) {
+func (v *keyThrottle) wrong(digest [sha256.Size]byte, from netip.Prefix, now time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.known, digest) // it was revoked
@@ -51,7 +51,7 @@ func (v *visitors) wrong(digest [sha256.Size]byte, from netip.Prefix, now time.T
 
 // place is where the guesses of an address are counted: with more addresses than
 // are told apart, all new ones together.
-func (v *visitors) place(from netip.Prefix) netip.Prefix {
+func (v *keyThrottle) place(from netip.Prefix) netip.Prefix {
 	if _, told := v.guesses[from]; !told && len(v.guesses) >= maxVisitors {
 		return netip.Prefix{}
 	}
@@ -59,7 +59,7 @@ func (v *visitors) place(from netip.Prefix) netip.Prefix {
 }
 
 // right remembers a right key.
-func (v *visitors) right(digest [sha256.Size]byte) {
+func (v *keyThrottle) right(digest [sha256.Size]byte) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if _, known := v.known[digest]; known {

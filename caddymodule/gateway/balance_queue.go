@@ -14,29 +14,29 @@ import (
 // has given money back: others may have, or an operator has credited some.
 const askAnyway = 500 * time.Millisecond
 
-// moneyLine is where requests wait for money that others of their user have set
+// balanceQueue is where requests wait for money that others of their user have set
 // aside: for each user one line, first come, first served. Only the first in line
 // asks the ledger.
-type moneyLine struct {
+type balanceQueue struct {
 	mu    sync.Mutex
 	lines map[string][]chan struct{} // by user; each is told to ask
 }
 
 // busy tells whether somebody of the user waits.
-func (l *moneyLine) busy(user string) bool {
+func (l *balanceQueue) busy(user string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.lines[user]) > 0
 }
 
 // freed tells that money of the user may be there.
-func (l *moneyLine) freed(user string) {
+func (l *balanceQueue) freed(user string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.tell(user)
 }
 
-func (l *moneyLine) tell(user string) {
+func (l *balanceQueue) tell(user string) {
 	if line := l.lines[user]; len(line) > 0 {
 		select {
 		case line[0] <- struct{}{}:
@@ -47,7 +47,7 @@ func (l *moneyLine) tell(user string) {
 
 // wait calls try in the user's turn, again and again, until it does not fail with
 // a refusal that time may mend. After the wait it returns that refusal.
-func (l *moneyLine) wait(ctx context.Context, user string, wait time.Duration, try func() error) error {
+func (l *balanceQueue) wait(ctx context.Context, user string, wait time.Duration, try func() error) error {
 	turn := l.join(user)
 	defer l.leave(user, turn)
 	timer := time.NewTimer(wait)
@@ -72,7 +72,7 @@ func (l *moneyLine) wait(ctx context.Context, user string, wait time.Duration, t
 	}
 }
 
-func (l *moneyLine) join(user string) chan struct{} {
+func (l *balanceQueue) join(user string) chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.lines == nil {
@@ -83,14 +83,14 @@ func (l *moneyLine) join(user string) chan struct{} {
 	return turn
 }
 
-func (l *moneyLine) first(user string, turn chan struct{}) bool {
+func (l *balanceQueue) first(user string, turn chan struct{}) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.lines[user][0] == turn
 }
 
 // leave has the next in line ask.
-func (l *moneyLine) leave(user string, turn chan struct{}) {
+func (l *balanceQueue) leave(user string, turn chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	line := l.lines[user]

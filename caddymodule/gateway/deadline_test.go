@@ -28,8 +28,8 @@ func TestWatch(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(context.Background())
 				defer cancel(nil)
-				c := clock{time.Now()}
-				w := newWatch(cancel, c)
+				c := stopwatch{time.Now()}
+				w := newDeadline(cancel, c)
 				w.begin(test.phase, test.idle)
 				for range 60 {
 					time.Sleep(time.Second)

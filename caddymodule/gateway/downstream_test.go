@@ -12,35 +12,35 @@ import (
 func TestKeepAlive(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		run  func(*client)
+		run  func(*downstream)
 		want string
 	}{
-		{"nothing for long", func(*client) { time.Sleep(81 * time.Second) }, ": keepalive\n\n: keepalive\n\n: keepalive\n\n"},
-		{"a stream in time", func(c *client) {
+		{"nothing for long", func(*downstream) { time.Sleep(81 * time.Second) }, ": keepalive\n\n: keepalive\n\n: keepalive\n\n"},
+		{"a stream in time", func(c *downstream) {
 			c.write([]byte("data: 1\n\n"), true, c.clock.now())
 			time.Sleep(49 * time.Second)
 		}, "data: 1\n\n"},
-		{"silence between two events", func(c *client) {
+		{"silence between two events", func(c *downstream) {
 			c.write([]byte("data: 1\n\n"), true, c.clock.now())
 			time.Sleep(51 * time.Second)
 			c.write([]byte("data: 2\n\n"), true, c.clock.now())
 		}, "data: 1\n\n: keepalive\n\ndata: 2\n\n"},
-		{"silence within an event", func(c *client) {
+		{"silence within an event", func(c *downstream) {
 			c.write([]byte("data: 1"), false, c.clock.now())
 			time.Sleep(100 * time.Second)
 			c.write([]byte("\n\n"), true, c.clock.now())
 		}, "data: 1\n\n"},
-		{"another answer is left alone", func(c *client) {
+		{"another answer is left alone", func(c *downstream) {
 			c.whole(http.StatusOK, http.Header{}, []byte("{}"))
 			time.Sleep(100 * time.Second)
 		}, "{}"},
-		{"a body that goes on is left alone", func(c *client) {
+		{"a body that goes on is left alone", func(c *downstream) {
 			c.begin(http.StatusOK, http.Header{})
 			c.chunk([]byte("{"))
 			time.Sleep(100 * time.Second)
 			c.chunk([]byte("}"))
 		}, "{}"},
-		{"after the end", func(c *client) {
+		{"after the end", func(c *downstream) {
 			c.end()
 			time.Sleep(100 * time.Second)
 		}, ""},
@@ -48,7 +48,7 @@ func TestKeepAlive(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				recorder := httptest.NewRecorder()
-				c := newClient(recorder, "req_1", clock{time.Now()})
+				c := newDownstream(recorder, "req_1", stopwatch{time.Now()})
 				c.keepAlive(15*time.Second, 50*time.Second)
 				test.run(c)
 				c.end()

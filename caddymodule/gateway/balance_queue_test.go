@@ -42,7 +42,7 @@ func (p *purse) put(amount int) {
 
 func TestMoneyIsGivenInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var line moneyLine
+		var line balanceQueue
 		p := new(purse)
 		var all sync.WaitGroup
 		for i, amount := range []int{3, 1, 1} { // the first needs most, and is not passed
@@ -98,7 +98,7 @@ func TestWaitingForMoney(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				var line moneyLine
+				var line balanceQueue
 				p := new(purse)
 				ctx, leave := context.WithCancel(t.Context())
 				defer leave()
