@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -116,7 +117,7 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 	if err := caddy.Run(demoConfig(listen, admin, dir, upstream.URL)); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	fmt.Print(demoText(listen, admin, usual))
+	fmt.Print(demoText(os.Args[0], listen, admin, usual))
 	<-stopped.Done()
 	return caddy.ExitCodeSuccess, end()
 }
@@ -169,7 +170,7 @@ func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
 	}
 }
 
-func demoText(listen, admin string, usual bool) string {
+func demoText(program, listen, admin string, usual bool) string {
 	host, port, _ := net.SplitHostPort(listen)
 	if host == "" || host == "0.0.0.0" || host == "::" {
 		host = "127.0.0.1"
@@ -184,7 +185,19 @@ func demoText(listen, admin string, usual bool) string {
 curl -N %[1]s/v1/messages -H 'x-api-key: %[2]s' -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' -d '{"model":"claude-sonnet-5-5","max_tokens":256,"stream":true,"messages":[{"role":"user","content":"Hello"}]}'
 
 Claude Code: ANTHROPIC_BASE_URL=%[1]s ANTHROPIC_AUTH_TOKEN=%[2]s claude
-Caddy's admin endpoint is at %[3]s. Users, keys and usage: caddy sub2api users%[4]s
+Caddy's admin endpoint is at %[3]s. Users, keys and usage: %[5]s sub2api users%[4]s
 Ctrl+C ends the demo.
-`, url, demoKey, admin, address)
+`, url, demoKey, admin, address, typed(program))
+}
+
+// typed is what a person types to run this program again, of its path as it was started
+// with.
+func typed(program string) string {
+	switch {
+	case strings.Contains(filepath.ToSlash(program), "/go-build"): // of `go run`
+		return "go run ./cmd/caddy"
+	case strings.ContainsAny(program, " '"):
+		return "'" + strings.ReplaceAll(program, "'", `'\''`) + "'"
+	}
+	return program
 }
