@@ -10,18 +10,19 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/internal/freeport"
 )
 
 const (
@@ -241,18 +242,13 @@ func (g *Gateway) tail() string {
 func (g *Gateway) configFile() string { return filepath.Join(g.dir, "Caddyfile") }
 func (g *Gateway) logFile() string    { return filepath.Join(g.dir, "log") }
 
-// FreeAddress is an address of this machine that nobody listens on.
+// FreeAddress is an address of this machine that nobody listens on, and no other test
+// gets.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
-	var err error
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", lowestPort+rand.IntN(highestPort-lowestPort+1))
-		var listener net.Listener
-		if listener, err = net.Listen("tcp", address); err == nil {
-			listener.Close()
-			return address
-		}
+	port, err := freeport.Take(lowestPort, highestPort)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatalf("found no free port from %d to %d: %v", lowestPort, highestPort, err)
-	return ""
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }
