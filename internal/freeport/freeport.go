@@ -15,6 +15,10 @@ import (
 	"github.com/gofrs/flock"
 )
 
+// Dir is the directory, among those for temporary files, that has a file for each port
+// that was ever taken. A process has those open whose ports it took.
+const Dir = "sub2api-test-ports"
+
 // held keeps the locks from being collected, which would end them.
 var held struct {
 	mu    sync.Mutex
@@ -24,7 +28,7 @@ var held struct {
 // Take returns a port from lowest to highest that nobody listens on, nor on those at a
 // distance from it. They are the caller's until its process ends.
 func Take(lowest, highest int, distances ...int) (int, error) {
-	dir := filepath.Join(os.TempDir(), "sub2api-test-ports")
+	dir := filepath.Join(os.TempDir(), Dir)
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return 0, err
 	}
