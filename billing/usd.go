@@ -207,3 +207,19 @@ func roundedQuotient(hi, lo, d uint64) uint64 {
 	}
 	return quotient
 }
+
+// Short is String for people: cents, and more where there is more.
+func (u USD) Short() string {
+	text := u.String()
+	point := strings.IndexByte(text, '.')
+	return text[:point+3] + strings.TrimRight(text[point+3:], "0")
+}
+
+// ShortUSD is Short of an amount as String writes it. Other texts stay as they are.
+func ShortUSD(text string) string {
+	amount, err := ParseUSD(text)
+	if err != nil {
+		return text
+	}
+	return amount.Short()
+}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/internal/redistest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
@@ -60,7 +61,7 @@ func looksAfterAccounts(t *testing.T, store func(*testing.T) string) {
 
 	// A pause outlives reloads, and even a process that is killed at once.
 	o.write(t, o.caddyfile("10s", "retry {\n\t\t\tmax_switches 1\n\t\t}"))
-	if cmd, out := caddyCommand(t, "reload", "--config", o.config, "--adapter", "caddyfile", "--address", o.admin); cmd.Run() != nil {
+	if cmd, out := gatewaytest.Command(t, "reload", "--config", o.config, "--adapter", "caddyfile", "--address", o.admin); cmd.Run() != nil {
 		t.Fatal(out)
 	}
 	o.wantPaused(t)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 )
 
 // Whoever asks the admin API as soon as something listens is asked to come again
@@ -22,7 +24,7 @@ func TestTheAdminAPIFromTheFirstMomentOn(t *testing.T) {
 	}
 	defer silent.Close()
 	dir := t.TempDir()
-	s := &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), admin: freeAddress(t), url: "http://" + freeAddress(t)}
+	s := &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), admin: gatewaytest.FreeAddress(t), url: "http://" + gatewaytest.FreeAddress(t)}
 	text := fmt.Sprintf(`{
 	admin %s
 	persist_config off
@@ -46,7 +48,7 @@ func TestTheAdminAPIFromTheFirstMomentOn(t *testing.T) {
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.cmd, s.log = caddyCommand(t, "run", "--config", s.config, "--adapter", "caddyfile")
+	s.cmd, s.log = gatewaytest.Command(t, "run", "--config", s.config, "--adapter", "caddyfile")
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 )
 
 // operator types commands at a site.
@@ -24,7 +25,7 @@ type operator struct {
 // try runs `caddy sub2api` with these words, and returns what it printed.
 func (o *operator) try(t *testing.T, words ...string) (out, notes string, err error) {
 	t.Helper()
-	cmd, _ := caddyCommand(t, append([]string{"sub2api"}, append(words, "--address", o.admin)...)...)
+	cmd, _ := gatewaytest.Command(t, append([]string{"sub2api"}, append(words, "--address", o.admin)...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
@@ -107,7 +108,7 @@ func TestANewOperatorsWay(t *testing.T) {
 func newOperatorsWay(t *testing.T, store string) {
 	o := &operator{site: startSiteOver(t, "1s", store)}
 	o.write(t, o.caddyfile("1s", "group pro {\n\t\t\tlimits {\n\t\t\t\tdaily 10\n\t\t\t}\n\t\t}"))
-	if cmd, out := caddyCommand(t, "reload", "--config", o.config, "--adapter", "caddyfile", "--address", o.admin); cmd.Run() != nil {
+	if cmd, out := gatewaytest.Command(t, "reload", "--config", o.config, "--adapter", "caddyfile", "--address", o.admin); cmd.Run() != nil {
 		t.Fatal(out)
 	}
 	if out := o.run(t, "users"); !strings.Contains(out, "alice  config  enabled  100.00") {

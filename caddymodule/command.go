@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,6 +21,9 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/spf13/cobra"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/cli"
+	"github.com/sub2api/caddy-sub2api/caddymodule/config"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -47,8 +53,19 @@ func addCommands(cmd *cobra.Command) {
 	}
 	demo.Flags().String("listen", demoListen, "The address to listen on")
 	demo.Flags().Duration("pause", 50*time.Millisecond, "The pause between two events of a streamed answer")
-	onlyCommands(cmd)
-	cmd.AddCommand(demo, accountsCommand(), usersCommand(), keysCommand(), usageCommand(), recordsCommand())
+	cmd.Args, cmd.RunE = cobra.NoArgs, func(cmd *cobra.Command, _ []string) error { return cmd.Help() } // by itself it does nothing
+	cmd.AddCommand(demo)
+	cmd.AddCommand(cli.Commands(adminEndpoint)...)
+}
+
+// adminEndpoint is that of the Caddy that runs, asked as Caddy's own commands do.
+var adminEndpoint = cli.Endpoint{
+	Address: func(given, config, adapter string) (string, error) {
+		return caddycmd.DetermineAdminAPIAddress(given, nil, config, adapter)
+	},
+	Request: func(address, method, uri string, body io.Reader) (*http.Response, error) {
+		return caddycmd.AdminAPIRequest(address, method, uri, nil, body)
+	},
 }
 
 const (
@@ -81,7 +98,7 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 		err := caddy.Stop()
 		closing, cancel := context.WithTimeout(context.Background(), demoEnd)
 		defer cancel()
-		waitClosed(closing)
+		gateway.WaitClosed(closing)
 		return errors.Join(err, os.RemoveAll(dir))
 	}
 	defer func() { _ = end() }() // where it fails before it serves
@@ -100,7 +117,7 @@ func runDemo(flags caddycmd.Flags) (int, error) {
 	if err := caddy.Run(demoConfig(listen, admin, dir, upstream.URL)); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	fmt.Print(demoText(listen, admin, usual))
+	fmt.Print(demoText(os.Args[0], listen, admin, usual))
 	<-stopped.Done()
 	return caddy.ExitCodeSuccess, end()
 }
@@ -120,14 +137,14 @@ func adminAddress() (address string, usual bool, err error) {
 }
 
 func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
-	handler := Handler{
-		Store: &Store{Embedded: &EmbeddedStore{Dir: filepath.Join(dir, "store")}},
-		Accounts: []Account{
+	handler := config.Config{
+		Store: &config.Store{Embedded: &config.EmbeddedStore{Dir: filepath.Join(dir, "store")}},
+		Accounts: []config.Account{
 			{Name: "first", APIKey: "sk-upstream-first", BaseURL: upstreamURL, Concurrency: 8},
 			{Name: "second", APIKey: "sk-upstream-second", BaseURL: upstreamURL, Concurrency: 8},
 		},
-		Groups: []Group{{Name: "default"}},
-		Users:  []User{{Name: "demo", Balance: "5", Keys: []Key{{Key: demoKey, Groups: []string{"default"}}}}},
+		Groups: []config.Group{{Name: "default"}},
+		Users:  []config.User{{Name: "demo", Balance: "5", Keys: []config.Key{{Key: demoKey, Groups: []string{"default"}}}}},
 	}
 	notFound := caddyhttp.StaticResponse{StatusCode: "404", Body: "not found"}
 	server := caddyhttp.Server{
@@ -153,7 +170,7 @@ func demoConfig(listen, admin, dir, upstreamURL string) *caddy.Config {
 	}
 }
 
-func demoText(listen, admin string, usual bool) string {
+func demoText(program, listen, admin string, usual bool) string {
 	host, port, _ := net.SplitHostPort(listen)
 	if host == "" || host == "0.0.0.0" || host == "::" {
 		host = "127.0.0.1"
@@ -168,7 +185,19 @@ func demoText(listen, admin string, usual bool) string {
 curl -N %[1]s/v1/messages -H 'x-api-key: %[2]s' -H 'anthropic-version: 2023-06-01' -H 'content-type: application/json' -d '{"model":"claude-sonnet-5-5","max_tokens":256,"stream":true,"messages":[{"role":"user","content":"Hello"}]}'
 
 Claude Code: ANTHROPIC_BASE_URL=%[1]s ANTHROPIC_AUTH_TOKEN=%[2]s claude
-Caddy's admin endpoint is at %[3]s. Users, keys and usage: caddy sub2api users%[4]s
+Caddy's admin endpoint is at %[3]s. Users, keys and usage: %[5]s sub2api users%[4]s
 Ctrl+C ends the demo.
-`, url, demoKey, admin, address)
+`, url, demoKey, admin, address, typed(program))
+}
+
+// typed is what a person types to run this program again, of its path as it was started
+// with.
+func typed(program string) string {
+	switch {
+	case strings.Contains(filepath.ToSlash(program), "/go-build"): // of `go run`
+		return "go run ./cmd/caddy"
+	case strings.ContainsAny(program, " '"):
+		return "'" + strings.ReplaceAll(program, "'", `'\''`) + "'"
+	}
+	return program
 }

@@ -6,13 +6,14 @@ import (
 	"testing"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 )
 
 // reload gives the operator's site a config with these lines.
 func (o *operator) reload(t *testing.T, lines ...string) {
 	t.Helper()
 	o.write(t, o.caddyfile("1s", strings.Join(lines, "\n\t\t")))
-	if cmd, out := caddyCommand(t, "reload", "--config", o.config, "--adapter", "caddyfile", "--address", o.admin); cmd.Run() != nil {
+	if cmd, out := gatewaytest.Command(t, "reload", "--config", o.config, "--adapter", "caddyfile", "--address", o.admin); cmd.Run() != nil {
 		t.Fatal(out)
 	}
 }

@@ -9,14 +9,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 )
 
 func TestTheDemoLeavesNoFilesBehind(t *testing.T) {
 	home, temp := t.TempDir(), t.TempDir()
-	address := freeAddress(t)
-	cmd, log := caddyCommand(t, "sub2api", "demo", "--listen", address)
+	address := gatewaytest.FreeAddress(t)
+	cmd, log := gatewaytest.Command(t, "sub2api", "demo", "--listen", address)
 	// Nothing but these says where files go.
-	cmd.Env = []string{asCaddy + "=1", "HOME=" + home, "TMPDIR=" + temp, "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{gatewaytest.AsCaddy, "HOME=" + home, "TMPDIR=" + temp, "PATH=" + os.Getenv("PATH")}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -8,15 +8,10 @@ import (
 	"github.com/sub2api/caddy-sub2api/internal/roundtrip"
 )
 
-// OnSettle has f told how long each Settle takes in the gateways that run.
-func OnSettle(f func(time.Duration)) {
-	runtimes.Range(func(_, value any) bool {
-		for _, g := range value.(*runtime).watched() {
-			var timed billing.Ledger = timedLedger{*g.start.ready.Load(), f}
-			g.start.ready.Store(&timed)
-		}
-		return true
-	})
+// OnSettle has f told how long each Settle takes in the gateways that start from now on.
+func OnSettle(f func(time.Duration)) (undo func()) {
+	caddyHooks.Ledger = func(l billing.Ledger) billing.Ledger { return timedLedger{l, f} }
+	return func() { caddyHooks.Ledger = nil }
 }
 
 type timedLedger struct {
@@ -35,7 +30,6 @@ func (l timedLedger) Settle(ctx context.Context, record *billing.Record, along r
 // what an answer may take before it counts as paid, and how long a client hears
 // nothing of an account that has begun to answer. It returns how to undo that.
 func ShortTimes(paid, answering time.Duration) (undo func()) {
-	oldPaid, oldAnswering := mayBePaid, answeringAfter
-	mayBePaid, answeringAfter = paid, answering
-	return func() { mayBePaid, answeringAfter = oldPaid, oldAnswering }
+	caddyHooks.PaidAfter, caddyHooks.AnsweringAfter = paid, answering
+	return func() { caddyHooks.PaidAfter, caddyHooks.AnsweringAfter = 0, 0 }
 }

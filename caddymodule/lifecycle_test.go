@@ -2,7 +2,6 @@ package caddymodule_test
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -20,32 +19,11 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
-// asCaddy makes this test binary the caddy command, so that the tests can run
-// Caddy as a process of its own.
-const asCaddy = "SUB2API_TEST_AS_CADDY"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(asCaddy) != "" {
-		caddycmd.Main()
-		return
-	}
-	os.Exit(m.Run())
-}
-
-// caddyCommand is a caddy process that is not started yet.
-func caddyCommand(t *testing.T, args ...string) (*exec.Cmd, *bytes.Buffer) {
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
-	t.Cleanup(cancel)
-	cmd := exec.CommandContext(ctx, os.Args[0], args...)
-	home := t.TempDir()
-	cmd.Env = append(os.Environ(), asCaddy+"=1", "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
-	var output bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &output, &output
-	return cmd, &output
-}
+func TestMain(m *testing.M) { gatewaytest.Main(m, caddycmd.Main) }
 
 // site is one gateway process and its upstream.
 type site struct {
@@ -107,9 +85,9 @@ func startSiteOver(t *testing.T, grace, store string) *site {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { sim.Close() })
-	s := &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), admin: freeAddress(t), url: "http://" + freeAddress(t), store: store, sim: sim}
+	s := &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), admin: gatewaytest.FreeAddress(t), url: "http://" + gatewaytest.FreeAddress(t), store: store, sim: sim}
 	s.write(t, s.caddyfile(grace, ""))
-	s.cmd, s.log = caddyCommand(t, "run", "--config", s.config, "--adapter", "caddyfile")
+	s.cmd, s.log = gatewaytest.Command(t, "run", "--config", s.config, "--adapter", "caddyfile")
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -219,7 +197,7 @@ func TestReloadCutsNoStream(t *testing.T) {
 			})
 			s.write(t, test.config(s))
 			for range 2 {
-				if cmd, out := caddyCommand(t, "reload", "--config", s.config, "--adapter", "caddyfile", "--address", s.admin); cmd.Run() != nil {
+				if cmd, out := gatewaytest.Command(t, "reload", "--config", s.config, "--adapter", "caddyfile", "--address", s.admin); cmd.Run() != nil {
 					t.Fatalf("caddy reload: %s", out)
 				}
 			}
@@ -241,7 +219,7 @@ func TestReloadCutsNoStream(t *testing.T) {
 func TestValidateAndAdaptWhileServing(t *testing.T) {
 	s := startSite(t, "1s")
 	for _, args := range [][]string{{"validate", "--config", s.config, "--adapter", "caddyfile"}, {"adapt", "--config", s.config, "--adapter", "caddyfile"}} {
-		cmd, out := caddyCommand(t, args...)
+		cmd, out := gatewaytest.Command(t, args...)
 		began := time.Now()
 		if err := cmd.Run(); err != nil {
 			t.Errorf("caddy %s: %v\n%s", args[0], err, out)
@@ -251,7 +229,7 @@ func TestValidateAndAdaptWhileServing(t *testing.T) {
 		}
 	}
 	s.write(t, strings.ReplaceAll(s.caddyfile("1s", ""), "sk-alice", "{env.SUB2API_TEST_ABSENT}"))
-	cmd, out := caddyCommand(t, "validate", "--config", s.config, "--adapter", "caddyfile")
+	cmd, out := gatewaytest.Command(t, "validate", "--config", s.config, "--adapter", "caddyfile")
 	if err := cmd.Run(); err == nil || !strings.Contains(out.String(), "SUB2API_TEST_ABSENT") {
 		t.Errorf("validating a config with an unset variable: %v\n%s", err, out)
 	}
@@ -261,10 +239,10 @@ func TestSecondProcessOnOneStore(t *testing.T) {
 	s := startSite(t, "1s")
 	s.streams(t, 1, func(string, error) {}).Wait()
 	other := *s
-	other.admin, other.url = freeAddress(t), "http://"+freeAddress(t)
+	other.admin, other.url = gatewaytest.FreeAddress(t), "http://"+gatewaytest.FreeAddress(t)
 	other.config = filepath.Join(t.TempDir(), "Caddyfile")
 	other.write(t, other.caddyfile("1s", ""))
-	cmd, out := caddyCommand(t, "run", "--config", other.config, "--adapter", "caddyfile")
+	cmd, out := gatewaytest.Command(t, "run", "--config", other.config, "--adapter", "caddyfile")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

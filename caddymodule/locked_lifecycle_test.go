@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 )
 
 // lockLedger has this process, which is not the gateway's, execute SQL on a store's
@@ -39,7 +40,7 @@ func lockLedger(t *testing.T, store, statement string) (unlock func()) {
 // restart begins a process again that has ended, and waits until it answers.
 func (s *site) restart(t *testing.T) {
 	t.Helper()
-	s.cmd, s.log = caddyCommand(t, "run", "--config", s.config, "--adapter", "caddyfile")
+	s.cmd, s.log = gatewaytest.Command(t, "run", "--config", s.config, "--adapter", "caddyfile")
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +79,7 @@ func TestServingWhileTheDatabaseIsLocked(t *testing.T) {
 	s.restart(t)
 	serve()
 	s.write(t, s.caddyfile("5s", "user bob {\n\t\t\tbalance 5\n\t\t\tkey sk-bob default\n\t\t}"))
-	if cmd, out := caddyCommand(t, "reload", "--config", s.config, "--adapter", "caddyfile", "--address", s.admin); cmd.Run() != nil {
+	if cmd, out := gatewaytest.Command(t, "reload", "--config", s.config, "--adapter", "caddyfile", "--address", s.admin); cmd.Run() != nil {
 		t.Errorf("caddy reload: %s", out)
 	}
 	serve()

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -107,7 +108,7 @@ func startCrowd(t *testing.T, n int, handler string) *crowd {
 	sim.Set("", simulator.Always(simulator.Fixed(simulator.Reply{Deltas: 20}, []byte(longTalk(0)))))
 	c := &crowd{
 		held:   &holding{sim: sim, going: make(chan struct{})},
-		settle: freeAddress(t),
+		settle: gatewaytest.FreeAddress(t),
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: n, DisableCompression: true}},
 	}
 	direct := httptest.NewServer(sim)
@@ -118,10 +119,10 @@ func startCrowd(t *testing.T, n int, handler string) *crowd {
 	t.Cleanup(sync.OnceFunc(func() { close(c.held.going) })) // before server.Close
 
 	dir := t.TempDir()
-	c.site = &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), url: "http://" + freeAddress(t)}
+	c.site = &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), url: "http://" + gatewaytest.FreeAddress(t)}
 	handler = strings.NewReplacer("SIM", strings.TrimPrefix(server.URL, "http://"), "STORE", filepath.Join(dir, "store")).Replace(handler)
 	c.write(t, fmt.Sprintf("{\n\tadmin off\n\tpersist_config off\n\tauto_https off\n}\nhttp://%s {\n\ttest_settle\n}\n%s {\n%s\n}\n", c.settle, c.url, handler))
-	c.cmd, c.log = caddyCommand(t, "run", "--config", c.config, "--adapter", "caddyfile")
+	c.cmd, c.log = gatewaytest.Command(t, "run", "--config", c.config, "--adapter", "caddyfile")
 	// A machine of two cores and 1 GiB: of that much memory, Caddy by itself sets
 	// this limit to Go's collector, in a container.
 	c.cmd.Env = append(c.cmd.Env, "GOMAXPROCS=2", "GOMEMLIMIT=920MiB")

@@ -13,6 +13,7 @@ import (
 	"github.com/alicebob/miniredis/v2"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -94,7 +95,7 @@ func TestGatewaysShareWhatIsInRedis(t *testing.T) {
 	wantBalance(t, opening-2*price, first, second)
 	for more, ok := range map[string]bool{"retry {\n\t\t\tmax_switches 1\n\t\t}": true, "billing {\n\t\t\tdurability power\n\t\t}": false} {
 		second.write(t, second.caddyfile("1s", more))
-		cmd, out := caddyCommand(t, "reload", "--config", second.config, "--adapter", "caddyfile", "--address", second.admin)
+		cmd, out := gatewaytest.Command(t, "reload", "--config", second.config, "--adapter", "caddyfile", "--address", second.admin)
 		if err := cmd.Run(); (err == nil) != ok || !ok && !strings.Contains(out.String(), "durability is another than that of the store") {
 			t.Errorf("reload with %s: %v %s", more, err, out)
 		}
@@ -179,7 +180,7 @@ func TestValidateNeedsNoRedis(t *testing.T) {
 	server := miniredis.RunT(t)
 	address := server.Addr()
 	server.Close()
-	s := &site{dir: t.TempDir(), admin: freeAddress(t), url: "http://" + freeAddress(t), store: overRedis(t, address, "")}
+	s := &site{dir: t.TempDir(), admin: gatewaytest.FreeAddress(t), url: "http://" + gatewaytest.FreeAddress(t), store: overRedis(t, address, "")}
 	sim, err := simulator.Start(simulator.Config{})
 	if err != nil {
 		t.Fatal(err)
@@ -190,7 +191,7 @@ func TestValidateNeedsNoRedis(t *testing.T) {
 	s.write(t, s.caddyfile("1s", ""))
 	validate := func() {
 		t.Helper()
-		if cmd, out := caddyCommand(t, "validate", "--config", s.config, "--adapter", "caddyfile"); cmd.Run() != nil {
+		if cmd, out := gatewaytest.Command(t, "validate", "--config", s.config, "--adapter", "caddyfile"); cmd.Run() != nil {
 			t.Errorf("caddy validate: %s", out)
 		}
 		if keys := server.Keys(); len(keys) > 0 {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
 	_ "github.com/sub2api/caddy-sub2api/caddymodule"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -110,7 +110,7 @@ func startPair(b *testing.B, reply simulator.Reply) pair {
 	}
 	b.Cleanup(func() { sim.Close() })
 	sim.Set("", simulator.Always(reply))
-	side := pair{sim.URL, "http://" + freeAddress(b), "http://" + freeAddress(b)}
+	side := pair{sim.URL, "http://" + gatewaytest.FreeAddress(b), "http://" + gatewaytest.FreeAddress(b)}
 	store := b.TempDir()
 	b.Cleanup(func() { // Caddy does not wait until the store is closed; who opens it next does
 		ledger, err := sqliteledger.Open(context.Background(), store, sqliteledger.Options{LockWait: 10 * time.Second})
@@ -163,15 +163,6 @@ func loadCaddyfile(tb testing.TB, text string) {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { caddy.Stop() })
-}
-
-func freeAddress(tb testing.TB) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 func cpuTime() time.Duration {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -17,13 +19,13 @@ func TestOneStoreHasOneRuntime(t *testing.T) {
 	if err := os.Symlink(base, filepath.Join(base, "link")); err != nil {
 		t.Skipf("no symbolic links here: %v", err)
 	}
-	join := func(dir string) *runtime {
+	join := func(dir string) *gateway.Runtime {
 		t.Helper()
-		rt, err := joinRuntime(embeddedStorage{dir: dir})
+		rt, err := joinRuntime(store.Embedded{Dir: dir})
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { leaveRuntime(rt.key) })
+		t.Cleanup(func() { leaveRuntime(rt.Key) })
 		return rt
 	}
 	// The directory does not exist yet.
@@ -39,40 +41,40 @@ func TestOneStoreHasOneRuntime(t *testing.T) {
 	if join(filepath.Join(base, "other")) == first {
 		t.Error("two stores share a runtime")
 	}
-	if _, err := joinRuntime(embeddedStorage{dir: filepath.Join(base, "new", "store"), keeping: keeping{sync: true}}); err == nil || !strings.Contains(err.Error(), "durability") {
+	if _, err := joinRuntime(store.Embedded{Dir: filepath.Join(base, "new", "store"), Keeping: store.Keeping{Sync: true}}); err == nil || !strings.Contains(err.Error(), "durability") {
 		t.Errorf("another durability: %v", err)
 	}
 }
 
 func TestDroppedRuntimeIsAdopted(t *testing.T) {
 	dir := t.TempDir()
-	first, err := joinRuntime(embeddedStorage{dir: dir})
+	first, err := joinRuntime(store.Embedded{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !first.enter() {
+	if !first.Enter() {
 		t.Fatal("a new runtime refuses requests")
 	}
-	leaveRuntime(first.key) // a request is still in flight
-	second, err := joinRuntime(embeddedStorage{dir: dir})
+	leaveRuntime(first.Key) // a request is still in flight
+	second, err := joinRuntime(store.Embedded{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if second != first {
 		t.Error("a store that still serves has a second runtime")
 	}
-	first.leave()
-	if !first.enter() {
+	first.Leave()
+	if !first.Enter() {
 		t.Error("it closed in spite of having been taken back")
 	}
-	first.leave()
-	leaveRuntime(second.key)
-	<-first.closed
-	third, err := joinRuntime(embeddedStorage{dir: dir})
+	first.Leave()
+	leaveRuntime(second.Key)
+	<-first.Closed()
+	third, err := joinRuntime(store.Embedded{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer leaveRuntime(third.key)
+	defer leaveRuntime(third.Key)
 	if third == first {
 		t.Error("a closed runtime is used again")
 	}
@@ -80,62 +82,43 @@ func TestDroppedRuntimeIsAdopted(t *testing.T) {
 
 func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
 	server := miniredis.RunT(t)
-	named := func(more string) redisStorage {
-		return redisStorage{mustRedis(t, "redis://"+server.Addr()+more), keeping{}}
+	plain := store.Redis{
+		Network: "tcp", Addresses: []string{server.Addr()}, Namespace: "sub2api", Timeout: time.Second, Spool: t.TempDir(),
+		Keeping: store.Keeping{Zone: time.UTC},
 	}
-	first, err := joinRuntime(named(""))
+	named := func(change func(*store.Redis)) *store.Redis {
+		s := plain
+		change(&s)
+		return &s
+	}
+	first, err := joinRuntime(&plain)
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := joinRuntime(named("/0 {\nusername default\npassword pw\n}"))
+	second, err := joinRuntime(named(func(s *store.Redis) { s.Access = store.Access{Username: "default", Password: "pw"} }))
 	if err != nil || second != first {
 		t.Errorf("another user name makes another runtime: %v", err)
 	}
-	if _, err := joinRuntime(named(" {\non_outage refuse\n}")); err == nil || !strings.Contains(err.Error(), "on_outage is another than that of the store as it is open now") {
+	if _, err := joinRuntime(named(func(s *store.Redis) { s.Refuse = true })); err == nil || !strings.Contains(err.Error(), "on_outage is another than that of the store as it is open now") {
 		t.Errorf("another on_outage: %v", err)
 	}
-	leaveRuntime(second.key)
+	leaveRuntime(second.Key)
 	if n := server.TotalConnectionCount(); n != 0 {
 		t.Errorf("%d connections before the runtime was used", n)
 	}
-	if _, err := first.state.Change(t.Context(), "account/main", func(st *scheduler.Standing) { st.Error = "because" }); err != nil {
+	if _, err := first.State.Change(t.Context(), "account/main", func(st *scheduler.Standing) { st.Error = "because" }); err != nil {
 		t.Fatal(err)
 	}
-	other, err := joinRuntime(named("/1"))
+	other, err := joinRuntime(named(func(s *store.Redis) { s.Database = 1 }))
 	if err != nil || other == first {
 		t.Errorf("two databases share a runtime: %v", err)
 	}
-	leaveRuntime(other.key)
-	leaveRuntime(first.key)
-	<-first.closed
+	leaveRuntime(other.Key)
+	leaveRuntime(first.Key)
+	<-first.Closed()
 	for end := time.Now().Add(5 * time.Second); server.CurrentConnectionCount() > 0; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d connections are open after the runtime was closed", server.CurrentConnectionCount())
 		}
-	}
-}
-
-func TestWrongKeyIsAnErrorWhereRedisCanBeReached(t *testing.T) {
-	server := miniredis.RunT(t)
-	named := redisStorage{mustRedis(t, "redis://"+server.Addr()+" {\ntimeout 100ms\n}"), keeping{}}
-	b := named.backend(nil)
-	defer b.close()
-	d, err := b.documents(t.Context(), keyOf(1))
-	if err != nil {
-		t.Fatal(err)
-	}
-	mustSave(t, d, tokenDocuments, "main", "SECRET")
-	for _, step := range []struct {
-		key sealer
-		ok  bool
-	}{{keyOf(1), true}, {keyOf(2), false}, {nil, false}} {
-		if err := named.checkKey(t.Context(), step.key); (err == nil) != step.ok {
-			t.Errorf("key %x: error %v", step.key, err)
-		}
-	}
-	server.Close()
-	began := time.Now()
-	if err := named.checkKey(t.Context(), keyOf(2)); err != nil || time.Since(began) > time.Second {
-		t.Errorf("without Redis: error %v after %s", err, time.Since(began))
 	}
 }

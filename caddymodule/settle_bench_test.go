@@ -25,14 +25,14 @@ func BenchmarkSettleUnderLoad(b *testing.B) {
 
 func benchmarkSettleUnderLoad(b *testing.B, clients int) {
 	const body = `{"model":"claude-sonnet-5-5","max_tokens":64,"stream":true,"messages":[{"role":"user","content":"Say hi in five words."}]}`
-	side := startPair(b, simulator.Fixed(simulator.Reply{Text: "Hi there, nice to see you."}, []byte(body)))
 	var mu sync.Mutex
 	var all []time.Duration
-	caddymodule.OnSettle(func(took time.Duration) {
+	defer caddymodule.OnSettle(func(took time.Duration) {
 		mu.Lock()
 		defer mu.Unlock()
 		all = append(all, took)
-	})
+	})()
+	side := startPair(b, simulator.Fixed(simulator.Reply{Text: "Hi there, nice to see you."}, []byte(body)))
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 1000}}
 	b.SetParallelism(clients)
 	b.ResetTimer()

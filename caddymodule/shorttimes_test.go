@@ -17,6 +17,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
 	"github.com/sub2api/caddy-sub2api/caddymodule"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -49,7 +50,7 @@ func startHasty(t *testing.T, paid, answering time.Duration, words string) *hast
 		}
 		undo()
 	})
-	h := &hasty{url: "http://" + freeAddress(t), sim: sim}
+	h := &hasty{url: "http://" + gatewaytest.FreeAddress(t), sim: sim}
 	loadCaddyfile(t, fmt.Sprintf(`{
 	admin off
 	persist_config off

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
 
 // siteWords is a site that says something of everything that sites share.
@@ -151,6 +152,20 @@ func TestSitesOfAStoreAgreeInACaddyfile(t *testing.T) {
 	}
 }
 
+// handlerOf is a handler as Caddy makes it from a Caddyfile.
+func handlerOf(t *testing.T, body string) *Handler {
+	t.Helper()
+	tokens, err := caddyfile.Tokenize([]byte("sub2api {\n"+body+"\n}"), "Caddyfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := new(Handler)
+	if err := h.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
 // loadSites provisions the handlers of two sites as `caddy validate` does.
 func loadSites(t *testing.T, first, second *Handler) error {
 	t.Helper()
@@ -187,7 +202,7 @@ func TestSitesOfAStoreAgreeInJSON(t *testing.T) {
 		digest := fmt.Sprintf("%x", sha256.Sum256([]byte("sk-bob")))
 		changed := strings.Replace(siteWords, test.was, strings.ReplaceAll(test.is, "DIGEST", digest), 1)
 		t.Run(test.is, func(t *testing.T) {
-			err := loadSites(t, configured(t, store+siteWords), configured(t, store+changed))
+			err := loadSites(t, handlerOf(t, store+siteWords), handlerOf(t, store+changed))
 			// Caddy loads servers in any order.
 			if want := test.want; err != nil && strings.Contains(want, " is ") {
 				want = strings.NewReplacer(" is ", "|", " and ", "|", " at ", "|").Replace(want)
@@ -206,7 +221,7 @@ func TestSitesOfAStoreAgreeInJSON(t *testing.T) {
 
 func TestSitesAreThoseOfOneConfig(t *testing.T) {
 	store := "\n\tstore embedded " + t.TempDir()
-	h := func(words string) *Handler { return configured(t, store+words) }
+	h := func(words string) *Handler { return handlerOf(t, store+words) }
 	config := func(handlers ...*Handler) *caddy.Config {
 		var routes []string
 		for _, h := range handlers {

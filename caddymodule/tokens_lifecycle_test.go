@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -31,7 +32,7 @@ func newTokenSite(t *testing.T) *tokenSite {
 	}
 	t.Cleanup(func() { sim.Close() })
 	dir := t.TempDir()
-	s := &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), admin: freeAddress(t), url: "http://" + freeAddress(t), sim: sim}
+	s := &site{dir: dir, config: filepath.Join(dir, "Caddyfile"), admin: gatewaytest.FreeAddress(t), url: "http://" + gatewaytest.FreeAddress(t), sim: sim}
 	return &tokenSite{site: s, access: "access-0", refresh: "refresh-0"}
 }
 
@@ -60,7 +61,7 @@ func (s *tokenSite) configure(t *testing.T) {
 func (s *tokenSite) run(t *testing.T) {
 	t.Helper()
 	s.configure(t)
-	s.cmd, s.log = caddyCommand(t, "run", "--config", s.config, "--adapter", "caddyfile")
+	s.cmd, s.log = gatewaytest.Command(t, "run", "--config", s.config, "--adapter", "caddyfile")
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -189,7 +190,7 @@ func TestSealedStoreNeedsItsKey(t *testing.T) {
 		s.encryptionKey = key
 		s.configure(t)
 		for _, command := range []string{"run", "validate"} {
-			cmd, out := caddyCommand(t, command, "--config", s.config, "--adapter", "caddyfile")
+			cmd, out := gatewaytest.Command(t, command, "--config", s.config, "--adapter", "caddyfile")
 			err := cmd.Run()
 			if log := out.String(); err == nil || !strings.Contains(log, want) || strings.Contains(log, right) || strings.Contains(log, wrong) {
 				t.Errorf("caddy %s: %v; it does not say %q, or it shows a key:\n%s", command, err, want, log)
@@ -218,7 +219,7 @@ func TestAccountErrorsLastUntilTheCredentialChanges(t *testing.T) {
 	reload := func() {
 		t.Helper()
 		s.configure(t)
-		if cmd, out := caddyCommand(t, "reload", "--config", s.config, "--adapter", "caddyfile", "--address", s.admin, "--force"); cmd.Run() != nil {
+		if cmd, out := gatewaytest.Command(t, "reload", "--config", s.config, "--adapter", "caddyfile", "--address", s.admin, "--force"); cmd.Run() != nil {
 			t.Fatalf("caddy reload: %s", out)
 		}
 	}

@@ -69,42 +69,16 @@ func (a *account) holdMore(s sums) {
 	}
 }
 
-// judge says who pays at a moment, and what speaks against it. What waiting can't mend
-// comes first.
+// judge is billing.Judge.
 func (a *account) judge(c *billing.Claim, now time.Time, loc *time.Location) (payer string, refusal *billing.Refusal) {
-	switch {
-	case c.Terms != nil:
-		payer, refusal = billing.PaidFromSubscription, a.subscription.judge(c, now, loc)
-	case c.Unlimited:
-		payer = billing.PaidByNobody
-	default:
-		payer = billing.PaidFromBalance
-		if left := a.user.Amount; c.Least > 0 && left.Plus(-a.user.Held) < c.Least {
-			refusal = &billing.Refusal{Lack: billing.LackBalance, Left: left, Held: left >= c.Least}
-		}
+	budgets := billing.Budgets{Balance: a.user.Balance}
+	if s := &a.subscription; c.Terms != nil {
+		budgets.Subscription = billing.SubscriptionBudget{Subscribed: s.subscribed, Until: s.until, Windows: s.Moved(now, loc), Held: s.held}
 	}
-	if a.key == nil {
-		return payer, refusal
+	if k := a.key; k != nil {
+		budgets.Key = &billing.KeyBudget{Limits: k.limits, Windows: k.Moved(now, loc), Held: k.held}
 	}
-	r := a.key.Moved(now, loc).Lacks(billing.LackKeyLimit, a.key.limits, now, a.key.held, c.Least)
-	if refusal == nil || r != nil && refusal.Held && !r.Held {
-		refusal = r
-	}
-	return payer, refusal
-}
-
-func (s *subscription) judge(c *billing.Claim, now time.Time, loc *time.Location) *billing.Refusal {
-	subscribed, until := s.subscribed, s.until
-	if c.Terms.Declared {
-		subscribed, until = true, c.Terms.Until
-	}
-	switch {
-	case !subscribed:
-		return &billing.Refusal{Lack: billing.LackSubscription}
-	case !until.IsZero() && !now.Before(until):
-		return &billing.Refusal{Lack: billing.LackTime, Until: until}
-	}
-	return s.Moved(now, loc).Lacks(billing.LackWindow, c.Terms.Limits, now, s.held, c.Least)
+	return billing.Judge(c, &budgets, now)
 }
 
 // public is what a ledger shows of a subscription.

@@ -3,7 +3,6 @@ package redisledger
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -11,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/gofrs/flock"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
@@ -65,7 +66,7 @@ type spool struct {
 // directory is a subdirectory of a spool, which this process has locked.
 type directory struct {
 	path string
-	lock io.Closer
+	lock *flock.Flock
 	// current takes new records since begun, in the own directory; other has those of
 	// before. In an adopted one, all of it has been with Redis since begun.
 	current, other *spoolFile
@@ -277,9 +278,14 @@ func (s *spool) openDirectory(path string) (_ *directory, err error) {
 			err = errors.Join(err, d.close())
 		}
 	}()
-	if d.lock, err = lockFile(filepath.Join(path, "lock")); err != nil {
+	lock := flock.New(filepath.Join(path, "lock"), flock.SetFlag(os.O_CREATE|os.O_RDWR), flock.SetPermissions(0o600))
+	switch isOurs, err := lock.TryLock(); {
+	case err != nil:
 		return nil, fmt.Errorf("locking %s: %w", path, err)
+	case !isOurs:
+		return nil, errHeld
 	}
+	d.lock = lock
 	for name, file := range map[string]**spoolFile{"journal-0": &d.current, "journal-1": &d.other} {
 		f, err := journal.OpenFile(filepath.Join(path, name))
 		if err != nil {

@@ -52,19 +52,34 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 		now = l.now()
 	}
 	h := hold{amount: claim.Amount, payer: billing.Payer{UserNumber: u.number}}
-	var refusal *billing.Refusal
-	h.payer.Billing, h.on[0], refusal = l.payerOf(u, claim, now)
+	budgets := billing.Budgets{Balance: billing.Balance{Amount: u.amount, Held: u.held}}
+	switch {
+	case claim.Terms != nil:
+		s := l.people.subscriptions[membership{claim.User, claim.Terms.Group}]
+		if s == nil && claim.Terms.Declared {
+			s = l.people.subscription(membership{claim.User, claim.Terms.Group})
+		}
+		if s != nil {
+			b := &budgets.Subscription
+			*b = billing.SubscriptionBudget{Subscribed: s.subscribed, Until: s.until, Held: s.held}
+			if s.isAhead(now) && b.Refuses(claim, now) == nil {
+				l.move(&settled{subscription: s}, &s.purse, now)
+			}
+			b.Windows = s.windows
+			h.on[0] = &s.held
+		}
+	case !claim.Unlimited:
+		h.on[0] = &u.held
+	}
 	if k != nil {
 		if k.isAhead(now) {
 			l.move(&settled{key: k, lastUsed: nanosOf(k.LastUsed)}, &k.purse, now)
 		}
-		r := k.windows.Lacks(billing.LackKeyLimit, k.Limits, now, k.held, claim.Least)
-		// What waiting can't mend comes first.
-		if r != nil && (refusal == nil || refusal.Held && !r.Held) {
-			refusal = r
-		}
+		budgets.Key = &billing.KeyBudget{Limits: k.Limits, Windows: k.windows, Held: k.held}
 		h.on[1] = &k.held
 	}
+	var refusal *billing.Refusal
+	h.payer.Billing, refusal = billing.Judge(claim, &budgets, now)
 	if refusal != nil {
 		return payer, refusal
 	}
@@ -89,49 +104,6 @@ func (l *Ledger) move(r *settled, p *purse, now time.Time) {
 	r.countIn(&p.windows, l.location)
 	l.current.records = append(l.current.records, r)
 	l.wake()
-}
-
-// payerOf is who pays for a claim, the sum of what is held there, and why it
-// does not suffice.
-func (l *Ledger) payerOf(u *user, claim *billing.Claim, now time.Time) (string, *billing.USD, *billing.Refusal) {
-	switch {
-	case claim.Terms != nil:
-		s, refusal := l.subscriptionFor(claim, now)
-		if refusal != nil {
-			return "", nil, refusal
-		}
-		if s.isAhead(now) {
-			l.move(&settled{subscription: s}, &s.purse, now)
-		}
-		refusal = s.windows.Lacks(billing.LackWindow, claim.Terms.Limits, now, s.held, claim.Least)
-		return billing.PaidFromSubscription, &s.held, refusal
-	case claim.Unlimited:
-		return billing.PaidByNobody, nil, nil
-	}
-	var refusal *billing.Refusal
-	if claim.Least > 0 && u.amount.Plus(-u.held) < claim.Least {
-		refusal = &billing.Refusal{Lack: billing.LackBalance, Left: u.amount, Held: u.amount >= claim.Least}
-	}
-	return billing.PaidFromBalance, &u.held, refusal
-}
-
-// subscriptionFor is the subscription that a claim's terms ask for, if it is in
-// force.
-func (l *Ledger) subscriptionFor(claim *billing.Claim, now time.Time) (*subscription, *billing.Refusal) {
-	terms := claim.Terms
-	of := membership{claim.User, terms.Group}
-	until := terms.Until
-	if !terms.Declared {
-		s := l.people.subscriptions[of]
-		if s == nil || !s.subscribed {
-			return nil, &billing.Refusal{Lack: billing.LackSubscription}
-		}
-		until = s.until
-	}
-	if !until.IsZero() && !now.Before(until) {
-		return nil, &billing.Refusal{Lack: billing.LackTime, Until: until}
-	}
-	return l.people.subscription(of), nil
 }
 
 // Release implements billing.Ledger.

@@ -235,7 +235,6 @@ func TestAnErrorEnds(t *testing.T) {
 		g.stop()
 		// A minute goes by while the gateway is down.
 		g.setBack("acct-main", time.Minute)
-		g.down = false
 		g.load()
 		before := len(g.asked())
 		refusal{503, "overloaded_error", false, ""}.check(t, g.say("claude-sonnet-5-5", false))

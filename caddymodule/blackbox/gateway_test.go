@@ -3,34 +3,27 @@
 package blackbox_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
 	_ "github.com/sub2api/caddy-sub2api/caddymodule"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
 // All secrets of the tests begin with one of these, and all accounts have names
 // with the third, so that a leak of any is found by one search.
 const (
-	upstreamSecret = "sk-upstream-"
-	gatewaySecret  = "sk-gateway-"
-	accountName    = "acct-"
+	upstreamSecret = gatewaytest.UpstreamSecret
+	gatewaySecret  = gatewaytest.GatewaySecret
+	accountName    = gatewaytest.AccountName
 )
 
 // aliceKey is the gateway key of the tests' usual user.
@@ -63,9 +56,16 @@ type gateway struct {
 	store string
 	log   string
 	http  *http.Client
-	down  bool
 
+	site      *gatewaytest.Site
 	caddyfile string
+}
+
+// over is a gateway in front of a simulated upstream that has no config yet.
+func over(t *testing.T, upstream simulator.Config) *gateway {
+	t.Helper()
+	s := gatewaytest.NewSite(t, upstream)
+	return &gateway{t: t, url: s.URL, sim: s.Upstream, store: s.Store, log: s.LogFile, http: s.Client, site: s}
 }
 
 // serve starts a gateway with the words of block in its directive, before the
@@ -74,55 +74,15 @@ type gateway struct {
 // a secret is in Caddy's log.
 func serve(t *testing.T, config simulator.Config, block string, site ...string) *gateway {
 	t.Helper()
-	sim, err := simulator.Start(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sim.Close() })
-	dir := t.TempDir()
-	g := &gateway{
-		t:     t,
-		url:   "http://" + freeAddress(t),
-		sim:   sim,
-		store: filepath.Join(dir, "store"),
-		log:   filepath.Join(dir, "caddy.log"),
-		http:  &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}},
-	}
-	if !strings.Contains(block, "store ") {
-		block = "store embedded " + g.store + "\n" + block
-	}
-	text := fmt.Sprintf(`{
-	admin off
-	persist_config off
-	auto_https off
-	grace_period 5s
-	log {
-		output file %s
-		level DEBUG
-	}
-}
-%s {
-	sub2api {
-		%s
-	}
-	%s
-}`, g.log, g.url, block, strings.Join(site, "\n"))
-	g.caddyfile = strings.ReplaceAll(text, "SIM", sim.URL)
+	g := over(t, config)
+	g.caddyfile = g.site.Caddyfile("DEBUG", block, strings.Join(site, "\n"))
 	g.load()
-	t.Cleanup(g.stop)
 	return g
 }
 
-func (g *gateway) load() {
-	g.t.Helper()
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(g.caddyfile), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		g.t.Fatalf("%v, in:\n%s", err, g.caddyfile)
-	}
-	if err := caddy.Load(adapted, true); err != nil {
-		g.t.Fatal(err)
-	}
-}
+func (g *gateway) load() { g.t.Helper(); g.site.Load(g.caddyfile) }
+
+func (g *gateway) stop() { g.t.Helper(); g.site.Stop() }
 
 // reload has Caddy take over the config with some of its words replaced.
 func (g *gateway) reload(old, new string) {
@@ -132,74 +92,25 @@ func (g *gateway) reload(old, new string) {
 	}
 	g.caddyfile = strings.ReplaceAll(g.caddyfile, old, new)
 	g.load()
-	g.http.CloseIdleConnections() // they are the old server's, which ends
 }
 
 // restart ends Caddy and starts it again, over the same store.
 func (g *gateway) restart() {
 	g.t.Helper()
 	g.stop()
-	g.down = false
 	g.load()
-}
-
-func freeAddress(t *testing.T) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
-// stop ends Caddy and looks for secrets in what it logged.
-func (g *gateway) stop() {
-	if g.down {
-		return
-	}
-	g.down = true
-	g.http.CloseIdleConnections()
-	if err := caddy.Stop(); err != nil {
-		g.t.Errorf("stopping Caddy: %v", err)
-	}
-	// Caddy does not wait until the store is closed; who opens it next does.
-	if _, err := os.Stat(g.store); err == nil {
-		ledger, err := sqliteledger.Open(context.Background(), g.store, sqliteledger.Options{LockWait: 10 * time.Second})
-		if err == nil {
-			err = ledger.Close()
-		}
-		if err != nil {
-			g.t.Errorf("opening the store that Caddy has left: %v", err)
-		}
-	}
-	logged, err := os.ReadFile(g.log)
-	if err != nil {
-		g.t.Error(err)
-	}
-	for line := range bytes.Lines(logged) {
-		if bytes.Contains(line, []byte(upstreamSecret)) || bytes.Contains(line, []byte(gatewaySecret)) {
-			g.t.Errorf("a secret is in the log: %s", line)
-		}
-	}
 }
 
 // records stops Caddy and returns the ledger's records, oldest first.
 func (g *gateway) records() []billing.Record {
 	g.t.Helper()
-	g.stop()
-	ledger, err := sqliteledger.Open(context.Background(), g.store, sqliteledger.Options{})
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer ledger.Close()
 	var out []billing.Record
-	err = ledger.Records(context.Background(), billing.RecordFilter{}, func(r *billing.Record) bool {
-		out = append([]billing.Record{*r}, out...)
-		return true
+	g.site.Books(func(ledger billing.Ledger) error {
+		return ledger.Records(context.Background(), billing.RecordFilter{}, func(r *billing.Record) bool {
+			out = append([]billing.Record{*r}, out...)
+			return true
+		})
 	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
 	return out
 }
 

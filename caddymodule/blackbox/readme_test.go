@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
@@ -38,40 +36,26 @@ func readmeCaddyfile(t *testing.T, heading string) string {
 // Its key is alice's.
 func serveReadme(t *testing.T, text string) *gateway {
 	t.Helper()
-	sim, err := simulator.Start(simulator.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sim.Close() })
 	dir := t.TempDir()
 	t.Setenv("XDG_DATA_HOME", dir)
 	t.Setenv("ANTHROPIC_API_KEY", "sk-upstream-main")
 	t.Setenv("SUB2API_KEY", aliceKey)
-	address := freeAddress(t)
-	g := &gateway{
-		t: t, url: "http://" + address, sim: sim, http: &http.Client{},
-		store: filepath.Join(dir, "caddy", "sub2api"),
-		log:   filepath.Join(dir, "caddy.log"),
-	}
+	g := over(t, simulator.Config{})
+	g.store = filepath.Join(dir, "caddy", "sub2api")
+	g.site.Store = g.store
 	for _, replaced := range [][2]string{
 		{"{\n", "{\n\tadmin off\n\tpersist_config off\n\tauto_https off\n"},
 		{"\tlog {\n", "\tlog {\n\t\toutput file " + g.log + "\n"},
-		{"\n:8080 {", "\n" + address[strings.LastIndexByte(address, ':'):] + " {"},
-		{"api_key {env.ANTHROPIC_API_KEY}", "api_key {env.ANTHROPIC_API_KEY}\nbase_url " + sim.URL},
+		{"\n:8080 {", "\n" + g.url[strings.LastIndexByte(g.url, ':'):] + " {"},
+		{"api_key {env.ANTHROPIC_API_KEY}", "api_key {env.ANTHROPIC_API_KEY}\nbase_url " + g.sim.URL},
 	} {
 		if !strings.Contains(text, replaced[0]) {
 			t.Fatalf("no %q in:\n%s", replaced[0], text)
 		}
 		text = strings.Replace(text, replaced[0], replaced[1], 1)
 	}
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		t.Fatalf("%v, in:\n%s", err, text)
-	}
-	if err := caddy.Load(adapted, true); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(g.stop)
+	g.caddyfile = text
+	g.load()
 	return g
 }
 

@@ -6,33 +6,27 @@
 package faults_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/caddy/v2/caddyconfig"
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
 	_ "github.com/sub2api/caddy-sub2api/caddymodule"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
 // All secrets of the tests begin with one of these, and all accounts have names
 // with the third, so that a leak of any is found by one search.
 const (
-	upstreamSecret = "sk-upstream-"
-	gatewaySecret  = "sk-gateway-"
-	accountName    = "acct-"
+	upstreamSecret = gatewaytest.UpstreamSecret
+	gatewaySecret  = gatewaytest.GatewaySecret
+	accountName    = gatewaytest.AccountName
 )
 
 // worker names the tests' users. Each has one user slot: a request that kept it
@@ -62,15 +56,13 @@ type gateway struct {
 	store     string
 	log       string
 	http      *http.Client
-	down      bool
 	*follower // of the log; nil = it is not read
+
+	site *gatewaytest.Site
 }
 
 // simulatorConfig is an upstream that remembers little.
 var simulatorConfig = simulator.Config{Keep: 10}
-
-// logName is the file that Caddy logs to.
-const logName = "caddy.log"
 
 // quiet keeps Caddy's log to what goes wrong inside the gateway.
 const quiet = "ERROR"
@@ -80,18 +72,9 @@ const quiet = "ERROR"
 // which fails if a secret is in Caddy's log.
 func serve(t testing.TB, config simulator.Config, level, block string) *gateway {
 	t.Helper()
-	sim, err := simulator.Start(config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { sim.Close() })
-	dir := t.TempDir()
-	g := &gateway{
-		t: t, parent: t, url: "http://" + freeAddress(t), sim: sim,
-		store: filepath.Join(dir, "store"), log: filepath.Join(dir, logName),
-		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256, DisableCompression: true}, Timeout: time.Minute},
-	}
-	t.Cleanup(g.stop)
+	s := gatewaytest.NewSite(t, config)
+	s.Client.Timeout = time.Minute
+	g := &gateway{t: t, parent: t, url: s.URL, sim: s.Upstream, store: s.Store, log: s.LogFile, http: s.Client, site: s}
 	g.load(level, block)
 	return g
 }
@@ -99,107 +82,39 @@ func serve(t testing.TB, config simulator.Config, level, block string) *gateway 
 // load gives Caddy a config, the first one or another one.
 func (g *gateway) load(level, block string) {
 	g.t.Helper()
-	text := fmt.Sprintf(`{
-	admin off
-	persist_config off
-	auto_https off
-	grace_period 5s
-	log {
-		output file %s
-		level %s
-	}
-}
-%s {
-	sub2api {
-		store embedded %s
-		%s
-	}
-}`, g.log, level, g.url, g.store, strings.NewReplacer("TLS-SIM", strings.Replace(g.sim.URL, "http:", "https:", 1), "SIM", g.sim.URL).Replace(block))
-	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": "Caddyfile"})
-	if err != nil {
-		g.t.Fatalf("%v, in:\n%s", err, text)
-	}
-	if err := caddy.Load(adapted, true); err != nil {
-		g.t.Fatal(err)
-	}
-}
-
-func freeAddress(t testing.TB) string {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
-// stop ends Caddy and looks for secrets in what it logged.
-func (g *gateway) stop() {
-	if g.down {
-		return
-	}
-	g.down = true
-	g.http.CloseIdleConnections()
-	if err := caddy.Stop(); err != nil {
-		g.t.Errorf("stopping Caddy: %v", err)
-	}
-	// Caddy does not wait until the store is closed; who opens it next does.
-	if _, err := os.Stat(g.store); err == nil {
-		ledger, err := sqliteledger.Open(context.Background(), g.store, sqliteledger.Options{LockWait: 10 * time.Second})
-		if err == nil {
-			err = ledger.Close()
-		}
-		if err != nil {
-			g.t.Errorf("opening the store that Caddy has left: %v", err)
-		}
-	}
-	logged, err := os.ReadFile(g.log)
-	if err != nil && !os.IsNotExist(err) {
-		g.t.Error(err)
-	}
-	for line := range bytes.Lines(logged) {
-		if bytes.Contains(line, []byte(upstreamSecret)) || bytes.Contains(line, []byte(gatewaySecret)) {
-			g.t.Errorf("a secret is in the log: %s", line)
-		}
-		if bytes.Contains(line, []byte("panic")) || bytes.Contains(line, []byte("failed inside the gateway")) {
-			g.t.Errorf("the log has a fault of the gateway's own: %s", line)
-		}
-	}
+	g.site.Load(g.site.Caddyfile(level, block, ""))
 }
 
 // records stops Caddy and returns the ledger's records by request-id. What they
 // charge is what the users' balances lack.
 func (g *gateway) records() map[string]billing.Record {
 	g.t.Helper()
-	g.stop()
-	ledger, err := sqliteledger.Open(context.Background(), g.store, sqliteledger.Options{})
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	defer ledger.Close()
 	out := map[string]billing.Record{}
 	charged := map[string]billing.USD{}
-	err = ledger.Records(context.Background(), billing.RecordFilter{}, func(r *billing.Record) bool {
-		if _, twice := out[r.ID]; twice {
-			g.t.Errorf("two records of %s", r.ID)
-		}
-		out[r.ID] = *r
-		charged[r.User] = charged[r.User].Plus(r.Charged)
-		return true
-	})
-	if err != nil {
-		g.t.Fatal(err)
-	}
-	opening, _ := billing.ParseUSD("1000")
-	for user, sum := range charged {
-		left, err := ledger.Balance(context.Background(), user)
+	g.site.Books(func(ledger billing.Ledger) error {
+		err := ledger.Records(context.Background(), billing.RecordFilter{}, func(r *billing.Record) bool {
+			if _, twice := out[r.ID]; twice {
+				g.t.Errorf("two records of %s", r.ID)
+			}
+			out[r.ID] = *r
+			charged[r.User] = charged[r.User].Plus(r.Charged)
+			return true
+		})
 		if err != nil {
-			g.t.Fatal(err)
+			return err
 		}
-		if sum.Plus(left.Amount) != opening {
-			g.t.Errorf("%s was charged %s and has %s left of %s", user, sum, left.Amount, opening)
+		opening, _ := billing.ParseUSD("1000")
+		for user, sum := range charged {
+			left, err := ledger.Balance(context.Background(), user)
+			if err != nil {
+				return err
+			}
+			if sum.Plus(left.Amount) != opening {
+				g.t.Errorf("%s was charged %s and has %s left of %s", user, sum, left.Amount, opening)
+			}
 		}
-	}
+		return nil
+	})
 	return out
 }
 

@@ -1,5 +1,5 @@
 // Command caddy is Caddy with its standard modules and sub2api: what
-// `xcaddy build --with github.com/sub2api/caddy-sub2api/caddymodule` makes.
+// `xcaddy build --with github.com/sub2api/caddy-sub2api` makes.
 package main
 
 import (
@@ -7,7 +7,7 @@ import (
 
 	_ "github.com/caddyserver/caddy/v2/modules/standard"
 
-	_ "github.com/sub2api/caddy-sub2api/caddymodule"
+	_ "github.com/sub2api/caddy-sub2api"
 )
 
 func main() { caddycmd.Main() }

@@ -7,24 +7,28 @@
 package gatewaytest
 
 import (
+	"bytes"
+	"context"
 	"errors"
-	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/sub2api/caddy-sub2api/internal/freeport"
 )
 
 const (
-	// asCaddy makes the test's binary the caddy command.
 	asCaddy = "SUB2API_TEST_AS_CADDY"
+	// AsCaddy in the environment makes the test's binary the caddy command.
+	AsCaddy = asCaddy + "=1"
 
 	startTimeout = 40 * time.Second
 	stopTimeout  = 15 * time.Second
@@ -53,6 +57,28 @@ func Main(m *testing.M, caddy func()) {
 func endWithTest() {
 	io.Copy(io.Discard, os.Stdin)
 	os.Exit(1)
+}
+
+// command is a caddy command, with a home of its own.
+func command(t testing.TB, ctx context.Context, home string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, os.Args[0], args...)
+	cmd.Env = append(os.Environ(), AsCaddy, "XDG_DATA_HOME="+home, "XDG_CONFIG_HOME="+home)
+	if _, err := cmd.StdinPipe(); err != nil { // see endWithTest
+		t.Fatal(err)
+	}
+	return cmd
+}
+
+// Command is a caddy command that is not started yet, and what it prints. It ends with the
+// test, and after 50 s at most.
+func Command(t testing.TB, args ...string) (*exec.Cmd, *bytes.Buffer) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	t.Cleanup(cancel)
+	cmd, output := command(t, ctx, t.TempDir(), args...), new(bytes.Buffer)
+	cmd.Stdout, cmd.Stderr = output, output
+	return cmd, output
 }
 
 // Gateway is one gateway, of one process at a time.
@@ -103,12 +129,8 @@ func (g *Gateway) launch() {
 		g.t.Fatal(err)
 	}
 	defer output.Close()
-	cmd, ended := exec.Command(os.Args[0], "run", "--config", g.configFile(), "--adapter", "caddyfile"), make(chan struct{})
-	cmd.Env = append(os.Environ(), asCaddy+"=1", "XDG_DATA_HOME="+g.dir, "XDG_CONFIG_HOME="+g.dir)
+	cmd, ended := command(g.t, context.Background(), g.dir, "run", "--config", g.configFile(), "--adapter", "caddyfile"), make(chan struct{})
 	cmd.Stdout, cmd.Stderr = output, output
-	if _, err := cmd.StdinPipe(); err != nil { // see endWithTest
-		g.t.Fatal(err)
-	}
 	if err := cmd.Start(); err != nil {
 		g.t.Fatal(err)
 	}
@@ -220,18 +242,13 @@ func (g *Gateway) tail() string {
 func (g *Gateway) configFile() string { return filepath.Join(g.dir, "Caddyfile") }
 func (g *Gateway) logFile() string    { return filepath.Join(g.dir, "log") }
 
-// FreeAddress is an address of this machine that nobody listens on.
+// FreeAddress is an address of this machine that nobody listens on, and no other test
+// gets.
 func FreeAddress(t testing.TB) string {
 	t.Helper()
-	var err error
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", lowestPort+rand.IntN(highestPort-lowestPort+1))
-		var listener net.Listener
-		if listener, err = net.Listen("tcp", address); err == nil {
-			listener.Close()
-			return address
-		}
+	port, err := freeport.Take(lowestPort, highestPort)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatalf("found no free port from %d to %d: %v", lowestPort, highestPort, err)
-	return ""
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 }

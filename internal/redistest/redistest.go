@@ -8,7 +8,6 @@ package redistest
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/sub2api/caddy-sub2api/internal/freeport"
 )
 
 const (
@@ -181,28 +181,7 @@ func (s setup) server(t testing.TB, dir string) (*Server, error) {
 }
 
 // freePort returns a port that nobody listens on, nor on the one busDistance above.
-func freePort() (int, error) {
-	var err error
-	for range 100 {
-		port := lowestPort + rand.IntN(highestPort-lowestPort+1)
-		if err = listens(port); err != nil {
-			continue
-		}
-		if err = listens(port + busDistance); err == nil {
-			return port, nil
-		}
-	}
-	return 0, fmt.Errorf("found no free port from %d to %d: %w", lowestPort, highestPort, err)
-}
-
-// listens says whether one can listen on the port.
-func listens(port int) error {
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-	if err != nil {
-		return err
-	}
-	return listener.Close()
-}
+func freePort() (int, error) { return freeport.Take(lowestPort, highestPort, busDistance) }
 
 // wait tries until it works, and says what it waited for and the last error if
 // it never does.

@@ -1,0 +1,280 @@
+package gateway
+
+import (
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
+)
+
+// answer is an account's answer on its way to the client.
+type answer struct {
+	*exchange
+	account  *upstream.Account
+	response *http.Response
+	ctx      context.Context // of the request to upstream
+	cancel   context.CancelCauseFunc
+	unlink   func() bool // lets the request to upstream outlive the client's
+	guard    *deadline
+	from     io.Reader // upstream's body, opened by read
+}
+
+// Limits of what is held in memory of an answer.
+const (
+	maxErrorBody = 1 << 20
+	// maxAnswer bounds the answer that is held whole, so that another account can
+	// be asked when it breaks off. The largest output of today's models, 128,000
+	// tokens, is under 1 MiB; results of server tools add more. A larger one is
+	// relayed as it comes.
+	maxAnswer = 4 << 20
+)
+
+var errTooLarge = errors.New("the answer is too large to be held")
+
+func isEventStream(header http.Header) bool {
+	kind, _, _ := strings.Cut(header.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
+}
+
+// bodyOf is upstream's body. No encoding was asked for; gzip is undone all the
+// same.
+func bodyOf(response *http.Response) (io.Reader, error) {
+	switch encoding := strings.ToLower(response.Header.Get("Content-Encoding")); encoding {
+	case "", "identity":
+		return response.Body, nil
+	case "gzip":
+		return gzip.NewReader(response.Body)
+	default:
+		return nil, fmt.Errorf("the answer has the content-encoding %q, which was not asked for", encoding)
+	}
+}
+
+// read reads upstream's body. With more than most bytes in it, it stops there
+// with errTooLarge.
+func (a *answer) read(most int64) (_ []byte, err error) {
+	if a.call.Stream { // else firstLimit holds for all of it
+		a.guard.begin(nil, a.idleLimit())
+	}
+	if a.from, err = bodyOf(a.response); err != nil {
+		return nil, err
+	}
+	var body []byte
+	if size := a.response.ContentLength; size > 0 {
+		body = make([]byte, 0, min(size+1, firstRead))
+	} else {
+		body = make([]byte, 0, 4<<10)
+	}
+	for {
+		n, err := a.from.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		a.guard.alive(a.clock.now())
+		switch {
+		case err == io.EOF:
+			return body, nil
+		case err != nil:
+			return body, err
+		case int64(len(body)) > most:
+			return body, errTooLarge
+		case len(body) == cap(body):
+			body = append(body, 0)[:len(body)]
+		}
+	}
+}
+
+func (a *answer) idleLimit() *timeout {
+	return &timeout{what: "nothing", option: "idle_timeout", after: a.IdleTimeout, silence: true}
+}
+
+// failure reads an answer that is not a success.
+func (a *answer) failure() *upstream.Failure {
+	body, err := a.read(maxErrorBody)
+	if err != nil && a.gone() {
+		a.settleNothing()
+		return nil
+	}
+	return a.refused(body, err)
+}
+
+// refused makes a Failure of an answer that is not a success, as far as it came: err
+// is how reading it ended. One that did not end in time is a time-out, unless its
+// status says more.
+func (a *answer) refused(body []byte, err error) *upstream.Failure {
+	f := anthropic.ReadFailure(a.response.StatusCode, a.response.Header, body, a.asked(), time.Now())
+	var late *timeout
+	if err != nil && errors.As(context.Cause(a.ctx), &late) {
+		f.Late = true
+		if f.Kind == upstream.Failed {
+			f.Status, f.Err = http.StatusGatewayTimeout, late
+		}
+	}
+	return f
+}
+
+func (x *exchange) asked() anthropic.Asked {
+	return anthropic.Asked{Model: x.model(), Fast: x.call.Fast}
+}
+
+// whole relays an answer that is not a stream.
+func (a *answer) whole() *upstream.Failure {
+	body, err := a.read(maxAnswer)
+	if errors.Is(err, errTooLarge) {
+		a.large(body)
+		return nil
+	}
+	if err != nil {
+		if a.gone() {
+			if len(body) > 0 {
+				a.settleBroken(anthropic.EstimateBySize(body, int64(len(body)), a.bounds()))
+			} else {
+				a.settleNothing()
+			}
+			return nil
+		}
+		return a.brokenOff(err)
+	}
+	if f := notAMessage(body); f != nil {
+		return f
+	}
+	a.succeeded()
+	a.record.Status = a.response.StatusCode
+	a.record.TTFTMS = time.Since(a.arrived).Milliseconds()
+	if err := a.settleLast(anthropic.ReadUsage(body, a.bounds())); err != nil {
+		a.storeFailed("recording what an answer used", err)
+		return nil
+	}
+	if renamer := a.renamer(); renamer != nil {
+		body = renamer.Body(body)
+	}
+	header := make(http.Header, 4)
+	copyHeader(header, a.response.Header, "Content-Type", prefixMismatch)
+	a.out.whole(a.response.StatusCode, header, body)
+	return nil
+}
+
+// notAMessage returns the failure of a success that holds something else than a
+// message: an error, or what a proxy or another API says; nil if it is a message.
+func notAMessage(body []byte) *upstream.Failure {
+	if !gjson.ValidBytes(body) { // cut short, or a page
+		return &upstream.Failure{Kind: upstream.Failed, Err: errors.New("the answer is not JSON")}
+	}
+	kind := gjson.GetBytes(body, "type").Str
+	switch {
+	case kind == "error", kind != "message" && gjson.GetBytes(body, "error").IsObject():
+		return anthropic.ReadError(body)
+	case kind != "message" && !gjson.GetBytes(body, "content").IsArray():
+		return &upstream.Failure{Kind: upstream.Failed, Err: errors.New("the answer is not a message")}
+	}
+	return nil
+}
+
+// renamer gives the client its own name for the model back; nil where upstream was
+// sent the same.
+func (x *exchange) renamer() *anthropic.Renamer {
+	if x.record.ModelSent == x.call.Model {
+		return nil
+	}
+	return &anthropic.Renamer{Sent: x.record.ModelSent, Asked: x.call.Model}
+}
+
+// bounds are what the answer can have used.
+func (x *exchange) bounds() anthropic.Bounds {
+	facts, _ := x.Prices.Facts(x.call.Model)
+	return anthropic.Bounds{Body: x.bodySize, Window: facts.MaxInputTokens, MaxTokens: x.call.MaxTokens, Alias: billing.IsAlias(x.call.Model)}
+}
+
+// prefixMismatch tells Claude Code that thinking blocks were dropped.
+const prefixMismatch = "Anthropic-Thinking-Prefix-Mismatch"
+
+func copyHeader(to, from http.Header, names ...string) {
+	for _, name := range names {
+		if values := from[name]; len(values) > 0 {
+			to[name] = values
+		}
+	}
+}
+
+// brokenOff makes a Failure of an answer that began and did not end as it
+// should.
+func (a *answer) brokenOff(err error) *upstream.Failure {
+	f := &upstream.Failure{Kind: upstream.Failed, Err: err}
+	var late *timeout
+	if errors.As(context.Cause(a.ctx), &late) {
+		f.Status, f.Late, f.Err = http.StatusGatewayTimeout, true, late
+	}
+	return f
+}
+
+// succeeded tells the scheduler that the account works.
+func (a *answer) succeeded() {
+	if a.endpoint == scheduler.Messages {
+		a.runtime.questions.answered(a.account.Name, a.model())
+	}
+	a.tell(a.account, a.success(scheduler.Success))
+}
+
+// endTrial tells it so as soon as the header is there, where others wait for that.
+func (a *answer) endTrial() {
+	if a.lease.Trial {
+		a.tell(a.account, a.success(scheduler.Answered))
+	}
+}
+
+func (a *answer) success(kind scheduler.OutcomeKind) scheduler.Outcome {
+	return scheduler.Outcome{
+		Kind:     kind,
+		Status:   a.response.StatusCode,
+		Model:    a.model(),
+		Fast:     a.call.Fast,
+		Endpoint: a.endpoint,
+		Sent:     a.sent,
+		Windows:  windowReports(anthropic.ReadWindows(a.response.Header)),
+	}
+}
+
+// refuse answers with the failure of the last account: upstream's own words
+// where it judged the request, ours where it was about the account.
+func (x *exchange) refuse(f *upstream.Failure) {
+	x.record.Status = x.answerFailure(f)
+	x.settleNothing()
+}
+
+func (x *exchange) answerFailure(f *upstream.Failure) (status int) {
+	e := errUpstream(f)
+	if e == nil {
+		return x.passFailure(f)
+	}
+	x.fail(e)
+	return e.status
+}
+
+// passFailure answers with upstream's own body and status: clients match the
+// words.
+func (x *exchange) passFailure(f *upstream.Failure) (status int) {
+	header := make(http.Header, 4)
+	copyHeader(header, f.Header, "Content-Type", "Retry-After", "X-Should-Retry")
+	if header["Content-Type"] == nil {
+		header.Set("Content-Type", "application/json")
+	}
+	if after := f.RetryAfter; after > longestRetryAfter {
+		setRetry(header, after, true)
+	}
+	body, message := f.Body, f.Message
+	if renamer := x.renamer(); renamer != nil {
+		body, message = renamer.Error(body), string(renamer.Error([]byte(message)))
+	}
+	if !x.out.whole(f.Status, header, body) {
+		x.fail(errPassed(f.Type, message))
+	}
+	return f.Status
+}

@@ -1,0 +1,81 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
+)
+
+// countTokens answers POST /v1/messages/count_tokens: one account is asked,
+// without a slot, a session or a record.
+func (x *exchange) countTokens() {
+	x.endpoint = scheduler.CountTokens
+	if !x.readCall() {
+		return
+	}
+	account, err := x.Scheduler.Choose(x.demand())
+	if err != nil {
+		x.failPick(err, nil)
+		return
+	}
+	if account.Platform == upstream.Antigravity {
+		x.answerJSON(map[string]int{"input_tokens": 100})
+		return
+	}
+	if failure := x.withCredential(account, x.count); failure != nil {
+		if errors.Is(failure.Err, scheduler.ErrUnavailable) {
+			x.storeFailed("reading an access token", failure.Err)
+			return
+		}
+		x.report(account, failure)
+		x.answerFailure(failure)
+	}
+}
+
+// count asks an account for the count and relays its answer. nil means that the
+// client has it, or is gone.
+func (x *exchange) count(account *upstream.Account, secret string) *upstream.Failure {
+	ctx, cancel := context.WithCancelCause(x.ctx)
+	defer cancel(nil)
+	guard := newDeadline(cancel, x.clock)
+	defer guard.stop()
+	guard.begin(&timeout{what: "no whole answer", option: "header_timeout", after: x.HeaderTimeout, silence: true}, nil)
+	x.record.ModelSent = x.call.Sent(account)
+	x.sent, x.secret = time.Now(), secret
+	response, err := x.runtime.transports.For(account).RoundTrip(
+		anthropic.Prepare(ctx, &x.call, account, secret, x.options(account)))
+	if err != nil {
+		if x.gone() {
+			return nil
+		}
+		return unreachable(ctx, err)
+	}
+	defer response.Body.Close()
+	a := &answer{exchange: x, account: account, response: response, ctx: ctx, guard: guard}
+	body, err := a.read(maxErrorBody)
+	switch {
+	case err != nil && x.gone():
+		return nil
+	case response.StatusCode/100 != 2:
+		return a.refused(body, err)
+	case err != nil:
+		return a.brokenOff(err)
+	case !gjson.ValidBytes(body) || gjson.GetBytes(body, "input_tokens").Type != gjson.Number:
+		if gjson.GetBytes(body, "error").IsObject() {
+			return anthropic.ReadError(body)
+		}
+		return a.brokenOff(errors.New("the answer is not a count of tokens"))
+	}
+	a.succeeded()
+	header := make(http.Header, 2)
+	copyHeader(header, response.Header, "Content-Type")
+	x.out.whole(response.StatusCode, header, body)
+	return nil
+}

@@ -1,0 +1,257 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/internal/modelname"
+	"github.com/sub2api/caddy-sub2api/scheduler"
+	"github.com/sub2api/caddy-sub2api/upstream"
+	"github.com/sub2api/caddy-sub2api/upstream/anthropic"
+)
+
+// statusClientGone is what access logs say of a client that left before its
+// answer, as nginx does.
+const statusClientGone = 499
+
+// busyRetryAfter is when a client that found every line full may try again.
+const busyRetryAfter = 5 * time.Second
+
+// exchange is one request and its answer.
+type exchange struct {
+	*Gateway
+	r       *http.Request
+	path    string            // the API's, without a platform's prefix
+	force   upstream.Platform // by the path; "" = none
+	id      string            // request-id of the answer, and id of the record
+	arrived time.Time
+	clock   stopwatch
+	key     *Key
+	group   *Group // nil without one
+	out     *downstream
+
+	// ctx ends when the client leaves or the gateway shuts down.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	unhook func() bool
+
+	call     anthropic.Call
+	endpoint scheduler.Endpoint
+	bodySize int64
+	sent     time.Time // when the request last went to an account
+	secret   string    // that it had then
+	session  string
+	shared   bool             // the users of the group share its account
+	strip    bool             // thinking blocks are to be left out
+	slot     *scheduler.Lease // of the user
+	lease    *scheduler.Lease // of the account asked last
+	ledger   billing.Ledger
+	claim    *billing.Claim // nil in simple mode
+	ahead    heldAhead      // nil once it was called, or if nothing was asked ahead
+	payer    billing.Payer
+	held     bool // money is, or was, set aside
+	record   billing.Record
+	settled  bool
+}
+
+func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request, path string, force upstream.Platform) *exchange {
+	x := &exchange{Gateway: g, r: r, path: path, force: force, id: newRequestID(), arrived: time.Now()}
+	x.clock = stopwatch{x.arrived}
+	x.out = newDownstream(w, x.id, x.clock)
+	x.ctx, x.cancel = context.WithCancelCause(r.Context())
+	x.unhook = context.AfterFunc(g.runtime.Context, func() { x.cancel(errShutdown) })
+	return x
+}
+
+// end lets go of what the exchange holds. The answer is complete.
+func (x *exchange) end() {
+	x.out.end()
+	x.unhook()
+	x.cancel(nil)
+}
+
+func newRequestID() string {
+	id, err := uuid.NewV7()
+	if err != nil { // no randomness to be had
+		panic(err)
+	}
+	return "req_" + strings.ReplaceAll(id.String(), "-", "")
+}
+
+// fail answers with an error that the gateway itself found.
+func (x *exchange) fail(e *apiError) { x.out.fail(e, "") }
+
+// cut is why the gateway ends a request from its own side.
+type cut struct{ why string }
+
+func (c *cut) Error() string { return c.why }
+
+var (
+	// errShutdown ends the relays that outlive the server's grace period.
+	errShutdown = &cut{"the gateway is shutting down"}
+	// errSlotLost ends those of a process that was frozen for so long that their
+	// slots may be others' by now.
+	errSlotLost = &cut{"the gateway stood still for too long to keep this request's place"}
+)
+
+// cutBy is why the gateway ended a request from its own side; nil if it did not.
+func cutBy(ctx context.Context) (c *cut) {
+	errors.As(context.Cause(ctx), &c)
+	return c
+}
+
+// slotLost ends the request, whose slot is no longer its own.
+func (x *exchange) slotLost() { x.cancel(errSlotLost) }
+
+// clientLeft tells whether the client has gone away.
+func (x *exchange) clientLeft() bool { return x.ctx.Err() != nil && cutBy(x.ctx) == nil }
+
+// gone tells whether the request has ended from this side: the client left, or
+// the gateway is shutting down. It answers accordingly.
+func (x *exchange) gone() bool {
+	if x.ctx.Err() == nil {
+		return false
+	}
+	if c := cutBy(x.ctx); c != nil {
+		x.record.Status = http.StatusServiceUnavailable
+		x.fail(errEnded(c.why))
+	} else {
+		x.record.Status = statusClientGone
+		x.out.gone()
+	}
+	return true
+}
+
+// internal answers with a fault of the gateway's own, and logs it.
+func (x *exchange) internal(doing string, err error) {
+	x.logger.Error("a request failed inside the gateway", "doing", doing, "request_id", x.id, "error", err)
+	x.fail(errInternal())
+}
+
+// failStore answers a request that can't be served while the store is out of
+// reach, or takes no records.
+func (x *exchange) failStore(doing string, err error) {
+	x.logger.Error("a request failed for want of the store", "doing", doing, "request_id", x.id, "error", err)
+	x.fail(errStore())
+}
+
+// readCall reads the request, whole and before any waiting: only then is it
+// noticed when the client leaves. It finds the group that serves it, and its
+// session. false means that it was refused, and answered.
+func (x *exchange) readCall() bool {
+	if encoding := x.r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		x.fail(errCompressed())
+		return false
+	}
+	body, err := x.readBody()
+	if err != nil {
+		if x.tooLarge(err) {
+			x.fail(errBodyTooLarge(x.MaxBody))
+		} else if !x.gone() {
+			x.fail(invalid("the request body could not be read whole"))
+		}
+		return false
+	}
+	request, err := anthropic.ParseRequest(body)
+	if err != nil {
+		x.fail(invalid(err.Error()))
+		return false
+	}
+	x.bodySize = int64(len(body))
+	x.call = anthropic.Call{Path: x.path, RawQuery: x.r.URL.RawQuery, Header: x.r.Header, Request: request}
+	var refusal *apiError
+	if x.group, refusal = x.chooseGroup(x.key, x.force, x.call.Model); refusal != nil {
+		x.fail(refusal)
+		return false
+	}
+	var byContent bool
+	x.session, byContent = x.call.Session(x.r.Header, x.key.ID, x.contentSession())
+	x.shared = byContent && x.contentSession() == anthropic.Cacheable
+	return true
+}
+
+// firstRead bounds the memory that a request is given before it has sent that
+// much: a length is easily claimed.
+const firstRead = 512 << 10
+
+func (x *exchange) readBody() ([]byte, error) {
+	if x.r.ContentLength > x.MaxBody {
+		return nil, &http.MaxBytesError{Limit: x.MaxBody}
+	}
+	from := http.MaxBytesReader(nil, x.r.Body, x.MaxBody)
+	size := int64(4 << 10)
+	if x.r.ContentLength > 0 {
+		size = min(x.r.ContentLength+1, firstRead) // + 1 to read EOF without growing
+	}
+	body := make([]byte, 0, size)
+	for {
+		n, err := from.Read(body[len(body):cap(body)])
+		body = body[:len(body)+n]
+		switch {
+		case err == io.EOF:
+			return body, nil
+		case err != nil:
+			return nil, err
+		case len(body) == cap(body):
+			body = append(body, 0)[:len(body)]
+		}
+	}
+}
+
+// tooLarge reports whether reading a body failed for its size, by our limit or by
+// one of the server in front of us.
+func (x *exchange) tooLarge(err error) bool {
+	var limit *http.MaxBytesError
+	return errors.As(err, &limit) || x.runtime.hooks.IsTooLarge(err)
+}
+
+// demand is what the request needs of an account.
+func (x *exchange) demand() scheduler.Demand {
+	d := scheduler.Demand{
+		Request: x.id,
+		User:    x.key.User.Name,
+		Force:   x.force,
+		Model:   x.model(),
+		Fast:    x.call.Fast,
+		Session: x.session,
+		Shared:  x.shared,
+
+		Endpoint: x.endpoint,
+	}
+	if x.group != nil {
+		d.Group = x.group.Name
+	}
+	return d
+}
+
+// model is the model that the request asks for, as accounts and marks know it.
+func (x *exchange) model() string { return modelname.Base(x.call.Model) }
+
+// options say how the request is prepared for an account.
+func (x *exchange) options(account *upstream.Account) anthropic.Options {
+	options := anthropic.Options{
+		InjectSystem: x.InjectSystem == InjectSystemAll ||
+			x.InjectSystem == InjectSystemOAuth && x.Scheduler.HoldsBearer(x.groupName(), x.force),
+		StripThinking: x.ThinkingBlocks == ThinkingStrip || x.strip,
+		InjectBeta:    x.InjectBeta,
+		Allow:         x.allow,
+	}
+	if x.Identity && account.Bearer() {
+		options.Identity = x.runtime.identities.See(account.Name, account.AccountUUID, x.r.Header)
+	}
+	return options
+}
+
+func (x *exchange) groupName() string {
+	if x.group == nil {
+		return ""
+	}
+	return x.group.Name
+}
