@@ -20,7 +20,7 @@ type aheadLedger interface {
 // answered: then it is to be asked.
 type heldAhead = func() (payer billing.Payer, answered bool, err error)
 
-// Open opens the ledger; false means that the request was answered. along is for the
+// open opens the ledger; false means that the request was answered. along is for the
 // ask for the user's slot: where the ledger is in the same store, money is set aside
 // in that round trip.
 func (x *exchange) open() (along roundtrip.Batch, ok bool) {
