@@ -24,7 +24,9 @@ func TestAnOperatorLooksAfterAccounts(t *testing.T) {
 	})
 	t.Run("miniredis", func(t *testing.T) {
 		server := miniredis.RunT(t)
-		looksAfterAccounts(t, func(t *testing.T) string { return overRedis(t, server.Addr(), "") })
+		looksAfterAccounts(t, func(t *testing.T) string {
+			return "redis redis://" + server.Addr() + " {\n\t\t\ttimeout 10s\n\t\t\tspool " + filepath.Join(t.TempDir(), "spool") + "\n\t\t}" // it is slow beside other tests
+		})
 	})
 	t.Run("redis", func(t *testing.T) {
 		server := redistest.Start(t)

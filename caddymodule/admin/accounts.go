@@ -198,7 +198,7 @@ func resetAccount(c *call, a declaredAccount) error {
 	return a.config.Scheduler.Reset(c.ctx, a.Name)
 }
 
-// Caller is who calls, as far as that is known: the admin endpoint has no logins.
+// caller is who calls, as far as that is known: the admin endpoint has no logins.
 func (c *call) caller() string {
 	const api = "the admin API"
 	host, _, err := net.SplitHostPort(c.r.RemoteAddr)

@@ -127,7 +127,7 @@ func TestEveryDateIsOfTheBillingZone(t *testing.T) {
 		address := adminServer(t, &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }})
 		out, _, err := command(address, "usage", "--from", test.day, "--json")
 		var rows []struct {
-			From int64 `json:"input_tokens"` // see bookLedger.Usage
+			From int64 `json:"input_tokens"` // see admintest.Ledger.Usage
 		}
 		if err == nil {
 			err = json.Unmarshal([]byte(out), &rows)

@@ -284,7 +284,7 @@ func (h *Config) checkUsers() error {
 	return nil
 }
 
-// CheckKey checks the user's j-th key; owners maps the keys seen so far to
+// checkKey checks the user's j-th key; owners maps the keys seen so far to
 // their users.
 func (h *Config) checkKey(u *User, j int, at spot, owners map[string]string) error {
 	word, key := fmt.Sprintf("key[%d]", j), &u.Keys[j]

@@ -73,7 +73,7 @@ const quiet = "ERROR"
 func serve(t testing.TB, config simulator.Config, level, block string) *gateway {
 	t.Helper()
 	s := gatewaytest.NewSite(t, config)
-	s.Client.Timeout = time.Minute
+	s.Client.Timeout, s.SeesFaults = time.Minute, true
 	g := &gateway{t: t, parent: t, url: s.URL, sim: s.Upstream, store: s.Store, log: s.LogFile, http: s.Client, site: s}
 	g.load(level, block)
 	return g

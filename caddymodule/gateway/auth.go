@@ -12,56 +12,45 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-// authenticate finds the gateway key of the request; false means that it was
-// refused, and answered. Keys are compared by their digests, so that the time it
-// takes tells nothing of a key.
-func (x *exchange) authenticate() bool {
+// authenticate finds the gateway key of the request. Keys are compared by their
+// digests, so that the time it takes tells nothing of a key.
+func (x *exchange) authenticate() error {
 	text := gatewayKey(x.r.Header)
 	if text == "" {
-		x.fail(errKey("no gateway key: send one as x-api-key or as Authorization: Bearer"))
-		return false
+		return errKey("no gateway key: send one as x-api-key or as Authorization: Bearer")
 	}
 	digest := sha256.Sum256([]byte(text))
 	if x.key = x.Keys[digest]; x.key != nil {
-		return true
+		return nil
 	}
 	return x.login(digest)
 }
 
 // login finds a key that is not the config's in the store.
-func (x *exchange) login(digest [sha256.Size]byte) bool {
+func (x *exchange) login(digest [sha256.Size]byte) error {
 	ledger, err := x.Gateway.Ledger(x.ctx)
 	if err != nil {
-		x.storeFailed("opening the store", err)
-		return false
+		return storeError("opening the store", err)
 	}
 	from, now := visitorAddress(x.runtime.hooks.ClientAddress(x.r)), time.Now()
 	if wait := x.runtime.visitors.mustWait(digest, from, x.WrongKeyLimit, now); wait > 0 {
-		x.fail(errWrongKeys(wait))
-		return false
+		return errWrongKeys(wait)
 	}
 	found, owner, err := ledger.Login(x.ctx, digest)
 	switch {
 	case errors.Is(err, billing.ErrUnknownKey):
 		x.runtime.visitors.wrong(digest, from, now)
-		x.fail(errKey("invalid gateway key"))
+		return errKey("invalid gateway key")
 	case err != nil:
-		if !x.gone() {
-			x.storeFailed("looking for a gateway key", err)
-		}
-	default:
-		x.runtime.visitors.right(digest)
-		var refusal *apiError
-		if x.key, refusal = x.keyOf(&found, &owner, now); refusal == nil {
-			return true
-		}
-		x.fail(refusal)
+		return storeError("looking for a gateway key", err)
 	}
-	return false
+	x.runtime.visitors.right(digest)
+	x.key, err = x.keyOf(&found, &owner, now)
+	return err
 }
 
 // keyOf makes the key of a request from what the store has of it.
-func (g *Gateway) keyOf(found *billing.Key, owner *billing.Profile, now time.Time) (*Key, *apiError) {
+func (g *Gateway) keyOf(found *billing.Key, owner *billing.Profile, now time.Time) (*Key, error) {
 	// What the config says of a user counts, also of one whom the API has made.
 	k := &Key{ID: found.ID, Models: found.Models, User: g.Users[owner.Name]}
 	switch {
@@ -118,7 +107,7 @@ func (k *Key) mayAsk(model string) bool {
 
 // chooseGroup picks the first of the key's groups that can serve the model. A
 // key without groups may use every account; the group is nil then.
-func (g *Gateway) chooseGroup(k *Key, force upstream.Platform, model string) (*Group, *apiError) {
+func (g *Gateway) chooseGroup(k *Key, force upstream.Platform, model string) (*Group, error) {
 	if !k.mayAsk(model) {
 		return nil, invalid("this gateway key may not use the model " + shorten(model))
 	}

@@ -19,44 +19,38 @@ type usageAnswer struct {
 }
 
 // usage answers GET /v1/usage.
-func (x *exchange) usage() {
+func (x *exchange) usage() error {
 	answer := usageAnswer{IsValid: true, PlanName: "unlimited", Remaining: "-1", Unit: "USD"}
 	if x.Simple {
-		x.answerJSON(answer)
-		return
+		return x.answerJSON(answer)
 	}
 	ledger, err := x.Gateway.Ledger(x.ctx)
 	if err != nil {
-		x.storeFailed("opening the store", err)
-		return
+		return storeError("opening the store", err)
 	}
 	if x.Storage.Outage() == store.OutageRefuses {
 		// The ledger would tell what it knew last; the state knows whether that is
 		// long ago.
 		if _, err := x.runtime.State.Load(x.ctx, scheduler.UserPlace(x.key.User.Name)); err != nil {
-			x.storeFailed("reaching the store", err)
-			return
+			return storeError("reaching the store", err)
 		}
 	}
 	if len(x.key.Groups) > 0 && x.key.Groups[0].Subscription {
 		left, err := x.subscriptionLeft(ledger, x.key.Groups[0])
 		if err != nil {
-			x.storeFailed("reading a subscription", err)
-			return
+			return storeError("reading a subscription", err)
 		}
 		answer.PlanName, answer.Remaining = x.key.Groups[0].Name, json.Number(left.String())
-		x.answerJSON(answer)
-		return
+		return x.answerJSON(answer)
 	}
 	if !x.key.User.Unlimited {
 		balance, err := ledger.Balance(x.ctx, x.key.User.Name)
 		if err != nil {
-			x.storeFailed("reading a balance", err)
-			return
+			return storeError("reading a balance", err)
 		}
 		answer.PlanName, answer.Remaining = "balance", json.Number(balance.Amount.String())
 	}
-	x.answerJSON(answer)
+	return x.answerJSON(answer)
 }
 
 // subscriptionLeft is what the windows of the user's subscription of a group have

@@ -15,28 +15,26 @@ import (
 
 // countTokens answers POST /v1/messages/count_tokens: one account is asked,
 // without a slot, a session or a record.
-func (x *exchange) countTokens() {
+func (x *exchange) countTokens() error {
 	x.endpoint = scheduler.CountTokens
-	if !x.readCall() {
-		return
+	if err := x.readCall(); err != nil {
+		return err
 	}
 	account, err := x.Scheduler.Choose(x.demand())
 	if err != nil {
-		x.failPick(err, nil)
-		return
+		return x.notPicked(err, nil)
 	}
 	if account.Platform == upstream.Antigravity {
-		x.answerJSON(map[string]int{"input_tokens": 100})
-		return
+		return x.answerJSON(map[string]int{"input_tokens": 100})
 	}
 	if failure := x.withCredential(account, x.count); failure != nil {
 		if errors.Is(failure.Err, scheduler.ErrUnavailable) {
-			x.storeFailed("reading an access token", failure.Err)
-			return
+			return storeError("reading an access token", failure.Err)
 		}
 		x.report(account, failure)
 		x.answerFailure(failure)
 	}
+	return nil
 }
 
 // count asks an account for the count and relays its answer. nil means that the

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -26,6 +27,29 @@ type apiError struct {
 	// header holds more headers of the answer; nil for none.
 	header http.Header
 }
+
+// Error implements error.
+func (e *apiError) Error() string { return e.message }
+
+// stepError is why a step of a request could not be taken.
+type stepError struct {
+	doing string
+	err   error
+	// ofStore: the store is at fault, or what it said.
+	ofStore bool
+}
+
+// Error implements error.
+func (e *stepError) Error() string { return e.doing + ": " + e.err.Error() }
+
+// Unwrap returns what was wrong.
+func (e *stepError) Unwrap() error { return e.err }
+
+// storeError is that a step failed for the store's sake.
+func storeError(doing string, err error) error { return &stepError{doing, err, true} }
+
+// errGone: the client has left, or the gateway ends the request.
+var errGone = errors.New("the request has ended")
 
 // What the gateway refuses and what fails is made here, and nowhere else. The type and
 // the status are those that clients of the API act upon.

@@ -85,6 +85,24 @@ func newRequestID() string {
 	return "req_" + strings.ReplaceAll(id.String(), "-", "")
 }
 
+// conclude answers a request that ended in an error, nil for one that has its answer.
+func (x *exchange) conclude(err error) {
+	var refusal *apiError
+	var step *stepError
+	switch {
+	case err == nil:
+	case errors.As(err, &refusal):
+		x.fail(refusal)
+	case x.gone():
+	case errors.As(err, &step) && step.ofStore:
+		x.storeFailed(step.doing, step.err)
+	case step != nil:
+		x.internal(step.doing, step.err)
+	default:
+		x.internal("serving a request", err)
+	}
+}
+
 // fail answers with an error that the gateway itself found.
 func (x *exchange) fail(e *apiError) { x.out.fail(e, "") }
 
@@ -144,37 +162,34 @@ func (x *exchange) failStore(doing string, err error) {
 
 // readCall reads the request, whole and before any waiting: only then is it
 // noticed when the client leaves. It finds the group that serves it, and its
-// session. false means that it was refused, and answered.
-func (x *exchange) readCall() bool {
+// session.
+func (x *exchange) readCall() (err error) {
 	if encoding := x.r.Header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
-		x.fail(errCompressed())
-		return false
+		return errCompressed()
 	}
 	body, err := x.readBody()
-	if err != nil {
-		if x.tooLarge(err) {
-			x.fail(errBodyTooLarge(x.MaxBody))
-		} else if !x.gone() {
-			x.fail(invalid("the request body could not be read whole"))
-		}
-		return false
+	switch {
+	case err == nil:
+	case x.tooLarge(err):
+		return errBodyTooLarge(x.MaxBody)
+	case x.ctx.Err() != nil:
+		return errGone
+	default:
+		return invalid("the request body could not be read whole")
 	}
 	request, err := anthropic.ParseRequest(body)
 	if err != nil {
-		x.fail(invalid(err.Error()))
-		return false
+		return invalid(err.Error())
 	}
 	x.bodySize = int64(len(body))
 	x.call = anthropic.Call{Path: x.path, RawQuery: x.r.URL.RawQuery, Header: x.r.Header, Request: request}
-	var refusal *apiError
-	if x.group, refusal = x.chooseGroup(x.key, x.force, x.call.Model); refusal != nil {
-		x.fail(refusal)
-		return false
+	if x.group, err = x.chooseGroup(x.key, x.force, x.call.Model); err != nil {
+		return err
 	}
 	var byContent bool
 	x.session, byContent = x.call.Session(x.r.Header, x.key.ID, x.contentSession())
 	x.shared = byContent && x.contentSession() == anthropic.Cacheable
-	return true
+	return nil
 }
 
 // firstRead bounds the memory that a request is given before it has sent that

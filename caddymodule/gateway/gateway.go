@@ -207,10 +207,12 @@ func (g *Gateway) answer(w http.ResponseWriter, r *http.Request, e *endpoint, pa
 	x := newExchange(g, w, r, path, force)
 	defer x.end()
 	if r.Method != e.method {
-		x.fail(errMethod(e.method))
+		x.conclude(errMethod(e.method))
 		return
 	}
-	if x.authenticate() {
-		e.serve(x)
+	err := x.authenticate()
+	if err == nil {
+		err = e.serve(x)
 	}
+	x.conclude(err)
 }

@@ -20,25 +20,20 @@ type aheadLedger interface {
 // answered: then it is to be asked.
 type heldAhead = func() (payer billing.Payer, answered bool, err error)
 
-// Open opens the ledger; false means that the request was answered. along is for the
-// ask for the user's slot: where the ledger is in the same store, money is set aside
+// open opens the ledger. along is for the ask for the user's slot: where the ledger is in the same store, money is set aside
 // in that round trip.
-func (x *exchange) open() (along roundtrip.Batch, ok bool) {
-	var err error
+func (x *exchange) open() (along roundtrip.Batch, err error) {
 	if x.ledger, err = x.Gateway.Ledger(x.ctx); err != nil {
-		if !x.gone() {
-			x.storeFailed("opening the store", err)
-		}
-		return nil, false
+		return nil, storeError("opening the store", err)
 	}
 	if x.Simple {
-		return nil, true
+		return nil, nil
 	}
 	x.claim = x.newClaim()
 	if ledger, ok := x.ledger.(aheadLedger); ok && !x.runtime.money.busy(x.claim.User) {
 		along, x.ahead = ledger.HoldIn(x.claim)
 	}
-	return along, true
+	return along, nil
 }
 
 // setAside sets aside what the request needs, and waits in line while others of
@@ -94,24 +89,22 @@ func (x *exchange) newClaim() *billing.Claim {
 	return c
 }
 
-// canPay sets aside what the request may cost, before upstream is asked.
-func (x *exchange) canPay() bool {
+// hold sets aside what the request may cost, before upstream is asked.
+func (x *exchange) hold() error {
 	x.payer = billing.Payer{Billing: billing.PaidByNobody}
 	if x.Simple {
-		return true
+		return nil
 	}
 	payer, err := x.setAside()
 	var refusal *billing.Refusal
 	switch {
-	case err == nil:
-		x.payer, x.held = payer, true
-		return true
 	case errors.As(err, &refusal):
-		x.fail(x.cannotPay(refusal))
-	case !x.gone():
-		x.storeFailed("setting money aside", err)
+		return x.cannotPay(refusal)
+	case err != nil:
+		return storeError("setting money aside", err)
 	}
-	return false
+	x.payer, x.held = payer, true
+	return nil
 }
 
 // letGo gives back what is set aside for a request that was not settled, also

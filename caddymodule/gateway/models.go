@@ -88,14 +88,13 @@ func builtInModels(platform upstream.Platform) []string {
 }
 
 // listModels answers GET /v1/models.
-func (x *exchange) listModels() {
+func (x *exchange) listModels() error {
 	query := x.r.URL.Query()
 	limit := defaultModelLimit
 	if text := query.Get("limit"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 || n > maxModelLimit {
-			x.fail(invalid("limit: must be a number from 1 to " + strconv.Itoa(maxModelLimit)))
-			return
+			return invalid("limit: must be a number from 1 to " + strconv.Itoa(maxModelLimit))
 		}
 		limit = n
 	}
@@ -123,18 +122,17 @@ func (x *exchange) listModels() {
 	if len(page) > 0 {
 		list.FirstID, list.LastID = &page[0], &page[len(page)-1]
 	}
-	x.answerJSON(list)
+	return x.answerJSON(list)
 }
 
 // oneModel answers GET /v1/models/{id}, under the id that the client wrote: "[1m]"
 // after it is no part of it.
-func (x *exchange) oneModel() {
+func (x *exchange) oneModel() error {
 	id := strings.TrimPrefix(x.path, modelsPath+"/")
 	if !slices.Contains(x.modelNames(), modelname.Base(id)) {
-		x.fail(errNotFound("model: " + shorten(id)))
-		return
+		return errNotFound("model: " + shorten(id))
 	}
-	x.answerJSON(x.modelOf(id))
+	return x.answerJSON(x.modelOf(id))
 }
 
 // modelOf makes the entry of a model. SDKs need a date: the epoch, as the API
@@ -158,11 +156,11 @@ func (x *exchange) modelOf(id string) model {
 	return m
 }
 
-func (x *exchange) answerJSON(v any) {
+func (x *exchange) answerJSON(v any) error {
 	body, err := json.Marshal(v)
 	if err != nil {
-		x.internal("encoding an answer", err)
-		return
+		return &stepError{doing: "encoding an answer", err: err}
 	}
 	x.out.whole(http.StatusOK, http.Header{"Content-Type": {"application/json"}}, body)
+	return nil
 }

@@ -267,7 +267,7 @@ func TestAnswerWhileTheStoreIsOutOfReach(t *testing.T) {
 	x := newExchange(f.Gateway, w, httptest.NewRequest(http.MethodGet, "/v1/usage", nil), "/v1/usage", "")
 	defer x.end()
 	x.key = &Key{User: &User{Name: "alice"}}
-	x.usage()
+	x.conclude(x.usage())
 	if w.Code != http.StatusServiceUnavailable || w.Header().Get("Retry-After") == "" || w.Header().Get("X-Should-Retry") != "" {
 		t.Errorf("%d %v %s", w.Code, w.Header(), w.Body)
 	}

@@ -14,56 +14,54 @@ import (
 )
 
 // messages answers POST /v1/messages: the main job.
-func (x *exchange) messages() {
-	if !x.readCall() {
-		return
+func (x *exchange) messages() error {
+	if err := x.readCall(); err != nil {
+		return err
 	}
 	if x.call.Stream {
 		x.out.keepAlive(x.Keepalive, x.KeepaliveAfter)
 	}
-	along, ok := x.open()
-	if !ok {
-		return
+	along, err := x.open()
+	if err != nil {
+		return err
 	}
 	// Both slots in one step; the account's, once it has answered.
 	defer func() {
 		x.letGo()
 		scheduler.Release(x.slot, x.lease)
 	}()
-	var err error
 	if x.slot, err = x.Scheduler.Admit(x.ctx, x.id, x.key.User.Name, x.key.User.Concurrency, along); err != nil {
-		x.failPick(err, nil)
-		return
+		return x.notPicked(err, nil)
 	}
 	x.slot.OnLost(x.slotLost)
-	if x.canPay() {
-		x.relay()
+	if err := x.hold(); err != nil {
+		return err
 	}
+	return x.relay()
 }
 
 // relay asks one account after the other, until one answers or none is left that
 // is worth asking. Nothing has gone to the client when the next one is asked.
-func (x *exchange) relay() {
+func (x *exchange) relay() error {
 	demand := x.demand()
 	var last *upstream.Failure
 	var tried tries
 	for switches := 0; ; switches++ {
 		lease, err := x.Scheduler.Pick(x.ctx, demand)
 		if err != nil {
-			x.failPick(err, last)
-			return
+			return x.notPicked(err, last)
 		}
 		x.lease = lease
 		lease.OnLost(x.slotLost)
 		x.noteMove(lease)
 		if last = x.attempt(lease); last == nil {
-			return
+			return nil
 		}
 		lease.Release()
 		demand.Exclude = append(demand.Exclude, lease.Account.Name)
 		if !x.elsewhere(last) || switches >= x.MaxSwitches || tried.enough(lease, last, x.Scheduler.Others(demand, last.Answer())) {
 			x.refuse(last)
-			return
+			return nil
 		}
 	}
 }
@@ -347,28 +345,27 @@ func windowReports(windows []upstream.Window) []scheduler.WindowReport {
 	return reports
 }
 
-// failPick answers a request that got no slot: with the failure of the last
-// account that was asked, where there was one.
-func (x *exchange) failPick(err error, last *upstream.Failure) {
+// notPicked is why a request got no slot. Where an account was asked before, its failure
+// is the answer.
+func (x *exchange) notPicked(err error, last *upstream.Failure) error {
 	var out *scheduler.OutError
 	switch {
 	case x.gone():
 		if x.record.Attempts > 0 {
 			x.settleNothing()
 		}
+		return nil
 	case last != nil:
 		x.refuse(last)
+		return nil
 	case errors.Is(err, scheduler.ErrNoAccount):
-		x.fail(errNoAccount(x.force, x.call.Model))
-	case errors.Is(err, scheduler.ErrUnavailable):
-		x.failStore("choosing an account", err)
+		return errNoAccount(x.force, x.call.Model)
 	case errors.Is(err, scheduler.ErrFull):
-		x.fail(errBusy())
+		return errBusy()
 	case errors.As(err, &out):
-		x.fail(errAllOut(out.Until))
-	default:
-		x.internal("choosing an account", err)
+		return errAllOut(out.Until)
 	}
+	return &stepError{"choosing an account", err, errors.Is(err, scheduler.ErrUnavailable)}
 }
 
 // noteMove logs and counts that a session has left its account: what is in the

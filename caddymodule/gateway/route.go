@@ -12,7 +12,7 @@ type endpoint struct {
 	method string
 	// path is as in the README; `{id}` stands for one segment.
 	path  string
-	serve func(*exchange)
+	serve func(*exchange) error
 }
 
 // endpoints are all that is served, and served below forcePrefix as well.

@@ -8,7 +8,7 @@ import (
 
 // Documents keeps small documents of a store, by kind and name. A document is
 // written whole: whatever happens, it is there in its old form or the new one.
-// Kinds that hold secrets are sealed where there is a key (see sealer).
+// Kinds that hold secrets are sealed where there is a key (see EncryptionKey).
 type Documents interface {
 	// Load returns a document; nil, nil if there is none.
 	Load(ctx context.Context, k Kind, name string) ([]byte, error)
@@ -71,7 +71,7 @@ func prepareKey(ctx context.Context, d Documents) error {
 	return err
 }
 
-// openStored is sealer.open for what may not be there.
+// openStored is EncryptionKey.open for what may not be there.
 func openStored(s EncryptionKey, k Kind, name string, stored []byte, where string) ([]byte, error) {
 	if stored == nil {
 		return nil, nil

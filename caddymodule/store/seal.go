@@ -45,7 +45,7 @@ func (s EncryptionKey) seal(k Kind, name string, content []byte) ([]byte, error)
 	return aead.Seal([]byte(sealedPrefix), nil, content, []byte(k.name+"/"+name)), nil
 }
 
-// Open returns a document of what was stored, sealed or not. where is its place,
+// open returns a document of what was stored, sealed or not. where is its place,
 // for errors.
 func (s EncryptionKey) open(k Kind, name string, stored []byte, where string) ([]byte, error) {
 	sealed, ok := bytes.CutPrefix(stored, []byte(sealedPrefix))

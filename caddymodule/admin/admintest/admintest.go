@@ -241,8 +241,14 @@ func Runtime(t *testing.T, named store.Config, ledger billing.Ledger, config *ga
 // Gateway has not started.
 func Gateway(t *testing.T, named store.Config, ledger billing.Ledger, config *gateway.Config) (*gateway.Runtime, *gateway.Gateway) {
 	t.Helper()
-	rt := gateway.AdoptRuntime(t.Name()+named.Key(), fakeStore{named, ledger, t.TempDir()}, gateway.Hooks{Exiting: func() bool { return true }})
-	t.Cleanup(func() { _ = rt.Destruct() })
+	rt := gateway.AdoptRuntime(named.Key(), fakeStore{named, ledger, t.TempDir()}, gateway.Hooks{Exiting: func() bool { return true }})
+	t.Cleanup(func() {
+		select {
+		case <-rt.Closed(): // by the test
+		default:
+			_ = rt.Destruct()
+		}
+	})
 	return rt, Join(t, rt, config)
 }
 
