@@ -101,7 +101,7 @@ func TestOverdraft(t *testing.T) {
 // redisStore is the words for a store in a Redis server of this process.
 func redisStore(t *testing.T) string {
 	server := miniredis.RunT(t)
-	return fmt.Sprintf("store redis redis://%s {\nspool %s\ntimeout 10s\n}\n", server.Addr(), t.TempDir()) // it takes its time beside other tests
+	return fmt.Sprintf("store redis redis://%s {\nspool %s\n}\n", server.Addr(), t.TempDir())
 }
 
 // wantIdentity stops the gateway and compares alice's records with her balance.
