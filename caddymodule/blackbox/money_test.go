@@ -1,6 +1,7 @@
 package blackbox_test
 
 import (
+	"crypto/rand"
 	"fmt"
 	"net/http"
 	"os"
@@ -98,10 +99,13 @@ func TestOverdraft(t *testing.T) {
 	}
 }
 
-// redisStore is the words for a store in a Redis server of this process.
+// redisStore is a store in the server that there is for tests, or in a small one.
 func redisStore(t *testing.T) string {
-	server := miniredis.RunT(t)
-	return fmt.Sprintf("store redis redis://%s {\nspool %s\n}\n", server.Addr(), t.TempDir())
+	address, timeout := os.Getenv("SUB2API_TEST_REDIS"), "10s"
+	if address == "" {
+		address, timeout = "redis://"+miniredis.RunT(t).Addr(), "1s" // it stands still now and then
+	}
+	return fmt.Sprintf("store redis %s {\nnamespace test-%s\nspool %s\ntimeout %s\n}\n", address, strings.ToLower(rand.Text()), t.TempDir(), timeout)
 }
 
 // wantIdentity stops the gateway and compares alice's records with her balance.

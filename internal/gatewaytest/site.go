@@ -17,6 +17,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/sqliteledger"
+	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
@@ -112,16 +113,10 @@ func (s *Site) Stop() {
 	if err := caddy.Stop(); err != nil {
 		s.t.Errorf("stopping Caddy: %v", err)
 	}
-	// Caddy does not wait until the store is closed; who opens it next does.
-	if _, err := os.Stat(s.Store); err == nil {
-		ledger, err := sqliteledger.Open(context.Background(), s.Store, sqliteledger.Options{LockWait: 10 * time.Second})
-		if err == nil {
-			err = ledger.Close()
-		}
-		if err != nil {
-			s.t.Errorf("opening the store that Caddy has left: %v", err)
-		}
-	}
+	// Caddy does not wait until the store is closed.
+	closing, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	gateway.WaitClosed(closing)
 	logged, err := os.ReadFile(s.LogFile)
 	if err != nil && !os.IsNotExist(err) {
 		s.t.Error(err)

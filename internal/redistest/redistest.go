@@ -27,7 +27,7 @@ const (
 	program  = "redis-server"
 
 	startAttempts = 5                // with other ports
-	patience      = 20 * time.Second // for what takes at most some seconds
+	patience      = time.Minute // for what takes some seconds, on a machine with nothing else to do
 
 	// Ports are below those that Linux gives to outgoing connections, so that none
 	// takes a server's while it is down. Cluster nodes talk to each other on
