@@ -40,6 +40,7 @@ func TestServingWhileRedisIsDown(t *testing.T) {
 			home := talk.wantPut("before the outage", nil)
 			load := f.begin(40, f.nodes...)
 			gatewaytest.Within(t, 10*time.Second, "all slots are in use", func() bool { return f.inFlight("a", 6) == 18 })
+			time.Sleep(1500 * time.Millisecond) // each gateway hears of the others twice a second
 
 			if test.saves {
 				server.Save()

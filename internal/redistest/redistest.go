@@ -26,7 +26,7 @@ const (
 	variable = "SUB2API_TEST_REDIS"
 	program  = "redis-server"
 
-	startAttempts = 5                // with other ports
+	startAttempts = 5           // with other ports
 	patience      = time.Minute // for what takes some seconds, on a machine with nothing else to do
 
 	// Ports are below those that Linux gives to outgoing connections, so that none
