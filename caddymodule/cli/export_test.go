@@ -39,7 +39,7 @@ func TestTheCommandsHoldNoMillionRows(t *testing.T) {
 	if err := printRecords(out, rows); err != nil || lines != ledger.RowCount+1 {
 		t.Errorf("%v after %d lines", err, lines)
 	}
-	if most > before+1<<20 {
+	if most > before+4<<20 { // of some 15 MB; the server of the test has its share
 		t.Errorf("%d bytes are held", most-before)
 	}
 }
