@@ -4,16 +4,12 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
-	"github.com/caddyserver/caddy/v2"
 	"github.com/google/go-cmp/cmp"
 	"github.com/spf13/cobra"
 
@@ -21,6 +17,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
 	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 )
 
 // adminServer answers as Caddy's admin endpoint does, and returns its address.
@@ -29,21 +26,14 @@ func adminServer(t *testing.T, api *admin.API) string {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := api.Serve(w, r); err != nil {
 			w.WriteHeader(err.(*admin.Error).Status)
-			_ = json.NewEncoder(w).Encode(caddy.APIError{Message: err.Error()})
+			_ = json.NewEncoder(w).Encode(map[string]string{"error": err.Error()})
 		}
 	}))
 	t.Cleanup(server.Close)
 	return server.Listener.Addr().String()
 }
 
-var testEndpoint = Endpoint{
-	Address: func(given, config, adapter string) (string, error) {
-		return caddycmd.DetermineAdminAPIAddress(given, nil, config, adapter)
-	},
-	Request: func(address, method, uri string, body io.Reader) (*http.Response, error) {
-		return caddycmd.AdminAPIRequest(address, method, uri, nil, body)
-	},
-}
+var testEndpoint = Endpoint{Address: gatewaytest.AdminAddress, Request: gatewaytest.AdminRequest}
 
 // command runs `caddy sub2api` with these words.
 func command(address string, words ...string) (out, notes string, err error) {

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/sub2api/caddy-sub2api/caddymodule/admin"
@@ -16,6 +15,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/caddymodule/config"
 	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/caddymodule/store"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 )
 
 // zoneDays are when a day begins in these zones, in UTC.
@@ -42,12 +42,8 @@ var zoneDays = []struct{ zone, day, want string }{
 // configOf is a config as a Caddyfile has it.
 func configOf(t *testing.T, body string) *config.Config {
 	t.Helper()
-	tokens, err := caddyfile.Tokenize([]byte("sub2api {\n"+body+"\n}"), "Caddyfile")
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := new(config.Config)
-	if err := c.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
+	if err := c.UnmarshalCaddyfile(gatewaytest.Directive(t, body)); err != nil {
 		t.Fatal(err)
 	}
 	return c

@@ -8,9 +8,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/caddyserver/caddy/v2"
-
 	"github.com/sub2api/caddy-sub2api/caddymodule/admin/admintest"
+	"github.com/sub2api/caddy-sub2api/internal/gatewaytest"
 )
 
 // servedAt is the address of a server with this handler.
@@ -118,10 +117,7 @@ func TestCaddyIsKnownByItsAnswers(t *testing.T) {
 		if testEndpoint.isCaddy(listen) {
 			t.Errorf("%s is a Caddy before one listens there", listen)
 		}
-		if err := caddy.Run(&caddy.Config{Admin: &caddy.AdminConfig{Listen: listen, Config: &caddy.ConfigSettings{Persist: new(false)}}}); err != nil {
-			t.Fatal(err)
-		}
-		defer caddy.Stop()
+		gatewaytest.RunAdmin(t, listen)
 		if !testEndpoint.isCaddy(listen) {
 			t.Errorf("the Caddy at %s is not known for one", listen)
 		}
