@@ -119,13 +119,13 @@ func (e *entry) at(above int64) *stepPrices {
 	return e.steps[above]
 }
 
-// replaces tells whether the entry replaces a model's prices.
+// replaces reports whether the entry replaces a model's prices.
 func (e *entry) replaces() bool {
 	base := e.steps[0]
 	return base != nil && base[tierStandard].input != absent && base[tierStandard].output != absent
 }
 
-// empty tells whether the entry says nothing of prices.
+// empty reports whether the entry says nothing of prices.
 func (e *entry) empty() bool {
 	return len(e.steps) == 0 && e.us == absent && e.fast == absent && e.search == absent
 }

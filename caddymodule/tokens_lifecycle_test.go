@@ -125,7 +125,7 @@ func (s *tokenSite) waitUpstream(t *testing.T, credential string) {
 	}
 }
 
-// onDisk tells whether a file of the store's documents holds the text.
+// onDisk reports whether a file of the store's documents holds the text.
 func (s *tokenSite) onDisk(t *testing.T, text string) bool {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(s.dir, "store", "documents", "*", "*.json"))

@@ -73,7 +73,7 @@ func forget(leases []*Lease) (held []string, of *Leases) {
 	return held, of
 }
 
-// Held tells whether the slot is certainly its holder's. After it has stood still
+// Held reports whether the slot is certainly its holder's. After it has stood still
 // for a while, a process finds that it is not before OnLost is told.
 func (l *Lease) Held() bool {
 	l.leases.mu.Lock()
@@ -193,7 +193,7 @@ func (ls *Leases) keep(l *Lease, id string, asked time.Time) {
 	ls.held[id] = l
 }
 
-// forget tells whether the lease was neither released nor lost before.
+// forget reports whether the lease was neither released nor lost before.
 func (ls *Leases) forget(l *Lease) bool {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()

@@ -68,7 +68,7 @@ type Turn struct {
 	Arrival int64
 }
 
-// Before tells whether t goes first.
+// Before reports whether t goes first.
 func (t Turn) Before(u Turn) bool {
 	if t.Ahead != u.Ahead {
 		return t.Ahead < u.Ahead

@@ -228,7 +228,7 @@ func sessionKey(d *Demand, user string) string {
 	return d.Group + "/" + string(d.Force) + "/" + user + "/" + session
 }
 
-// Serves tells whether any account of the group is configured to serve the
+// Serves reports whether any account of the group is configured to serve the
 // model, whatever its state.
 func (s *Scheduler) Serves(group string, force upstream.Platform, model string) bool {
 	return s.catalog.candidates(group, force, model) != nil
@@ -243,7 +243,7 @@ func (s *Scheduler) Models(group string, force upstream.Platform) []string {
 	return nil
 }
 
-// HoldsBearer tells whether the group has an oauth or setup_token account.
+// HoldsBearer reports whether the group has an oauth or setup_token account.
 func (s *Scheduler) HoldsBearer(group string, force upstream.Platform) bool {
 	r := s.catalog.roll(group, force)
 	return r != nil && r.bearer

@@ -24,7 +24,7 @@ type Standing struct {
 	ErrorNext  time.Time `json:"error_next,omitzero"`
 	ErrorTimes int       `json:"error_times,omitempty"`
 	// ByRefresh: the token endpoint refused the refresh token, so that a refresh,
-	// and not a message, tells whether the error has ended.
+	// and not a message, reports whether the error has ended.
 	ByRefresh bool `json:"by_refresh,omitempty"`
 	// Asked is when the gateway last asked the account a question of its own.
 	Asked time.Time `json:"asked,omitzero"`

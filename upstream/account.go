@@ -111,7 +111,7 @@ func (a *Account) Serves(model string) bool {
 	return ok
 }
 
-// Bearer tells whether the account's credential travels as
+// Bearer reports whether the account's credential travels as
 // `Authorization: Bearer` (oauth, setup_token) rather than as x-api-key.
 func (a *Account) Bearer() bool { return a.Kind != APIKey }
 

@@ -146,7 +146,7 @@ func (f *File) Append(frame []byte) (Position, error) {
 	return Position{f, f.emptied, f.size.Add(int64(len(frame)))}, nil
 }
 
-// Probe tells whether the file takes that many bytes more, and the disk with sync.
+// Probe reports whether the file takes that many bytes more, and the disk with sync.
 // It leaves the file as it is.
 func (f *File) Probe(bytes int, sync bool) error {
 	size := f.size.Load()

@@ -170,7 +170,7 @@ func (s *adminStore) lists(p billing.Profile) bool {
 	return p.Source == billing.SourceAPI || s.declared(p.Name) != nil
 }
 
-// lacks tells whether a user of the config is not among those of the ledger.
+// lacks reports whether a user of the config is not among those of the ledger.
 func (s *adminStore) lacks(all []billing.Profile) bool {
 	known := make(map[string]bool, len(all))
 	for _, p := range all {

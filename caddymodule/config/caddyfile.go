@@ -260,7 +260,7 @@ func (p *parser) lines(read func(first string) error) error {
 	return nil
 }
 
-// atBlock tells whether the next token opens a block. Caddy's own parser has
+// atBlock reports whether the next token opens a block. Caddy's own parser has
 // refused an opening brace at the start of a line.
 func (p *parser) atBlock() bool {
 	if !p.d.Next() {

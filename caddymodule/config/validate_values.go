@@ -274,7 +274,7 @@ func allowedHeader(pattern string) error {
 	return nil
 }
 
-// placeholders tells whether the text holds placeholders. All must be of the
+// placeholders reports whether the text holds placeholders. All must be of the
 // kinds that can be resolved when the config is loaded. The errors do not show
 // the text around them: it may be a secret.
 func placeholders(text string) (found bool, err error) {

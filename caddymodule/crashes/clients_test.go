@@ -78,7 +78,7 @@ func (a *answer) String() string {
 	return fmt.Sprintf("%s of %s, stream %t: status %d, error %v: %.500q", a.id(), a.user.name, a.stream, a.status, a.err, a.body)
 }
 
-// whole tells whether the client has all of the answer, even if the connection
+// whole reports whether the client has all of the answer, even if the connection
 // broke after that, and reads what the answer used.
 func (a *answer) whole() bool {
 	if a.status != http.StatusOK {

@@ -22,7 +22,7 @@ type balanceQueue struct {
 	lines map[string][]chan struct{} // by user; each is told to ask
 }
 
-// busy tells whether somebody of the user waits.
+// busy reports whether somebody of the user waits.
 func (l *balanceQueue) busy(user string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -87,7 +87,7 @@ func (c *downstream) onBeat() {
 }
 
 // write relays the next bytes of the stream: one write, one flush. between
-// tells whether they end between two events, now is the time on the clock.
+// reports whether they end between two events, now is the time on the clock.
 func (c *downstream) write(p []byte, between bool, now time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

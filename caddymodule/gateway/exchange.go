@@ -128,10 +128,10 @@ func cutBy(ctx context.Context) (c *cut) {
 // slotLost ends the request, whose slot is no longer its own.
 func (x *exchange) slotLost() { x.cancel(errSlotLost) }
 
-// clientLeft tells whether the client has gone away.
+// clientLeft reports whether the client has gone away.
 func (x *exchange) clientLeft() bool { return x.ctx.Err() != nil && cutBy(x.ctx) == nil }
 
-// gone tells whether the request has ended from this side: the client left, or
+// gone reports whether the request has ended from this side: the client left, or
 // the gateway is shutting down. It answers accordingly.
 func (x *exchange) gone() bool {
 	if x.ctx.Err() == nil {

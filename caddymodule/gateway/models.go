@@ -47,7 +47,7 @@ type modelList struct {
 	LastID  *string `json:"last_id"`
 }
 
-// isModelPath tells whether a path is that of one model.
+// isModelPath reports whether a path is that of one model.
 func isModelPath(path string) bool {
 	id, ok := strings.CutPrefix(path, modelsPath+"/")
 	return ok && id != "" && !strings.Contains(id, "/")

@@ -39,7 +39,7 @@ var (
 	TokenDocuments    = Kind{"tokens", true}
 	standingDocuments = Kind{"standings", false} // of embedded stores
 	IdentityDocuments = Kind{"identities", false}
-	// checkDocuments holds one document that tells whether the key is right.
+	// checkDocuments holds one document that reports whether the key is right.
 	checkDocuments = Kind{"key", true}
 )
 
@@ -79,7 +79,7 @@ func openStored(s EncryptionKey, k Kind, name string, stored []byte, where strin
 	return s.open(k, name, stored, where)
 }
 
-// upToDate tells whether a document need not be written again: it is the same,
+// upToDate reports whether a document need not be written again: it is the same,
 // and sealed if it has to be.
 func upToDate(s EncryptionKey, k Kind, stored, old, next []byte) bool {
 	return next == nil || stored != nil && bytes.Equal(old, next) && isSealed(stored) == (k.secret && s != nil)

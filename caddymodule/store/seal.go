@@ -69,10 +69,10 @@ func (s EncryptionKey) open(k Kind, name string, stored []byte, where string) ([
 	return content, nil
 }
 
-// isSealed tells whether what was stored is sealed.
+// isSealed reports whether what was stored is sealed.
 func isSealed(stored []byte) bool { return bytes.HasPrefix(stored, []byte(sealedPrefix)) }
 
-// isKeyError tells whether the key is to blame, and not the store.
+// isKeyError reports whether the key is to blame, and not the store.
 func isKeyError(err error) bool { return errors.Is(err, ErrWrongKey) || errors.Is(err, errNoKey) }
 
 // ParseEncryptionKey reads a resolved encryption_key. The errors do not show it.

@@ -25,7 +25,7 @@ type Config interface {
 	fmt.Stringer
 	// Key is the same for every config of one store.
 	Key() string
-	// CheckKey tells whether an encryption key is the store's, without opening it.
+	// CheckKey reports whether an encryption key is the store's, without opening it.
 	// A store that can't be read is none of its business.
 	CheckKey(ctx context.Context, key EncryptionKey) error
 	// Clash is an error if the store is open in another way, which a config can't

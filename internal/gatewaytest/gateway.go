@@ -160,7 +160,7 @@ func (g *Gateway) Wait() {
 	}
 }
 
-// Runs tells whether its process is alive, if only frozen.
+// Runs reports whether its process is alive, if only frozen.
 func (g *Gateway) Runs() bool {
 	select {
 	case <-g.ended:

@@ -78,10 +78,10 @@ func (p *place) judge(ask *scheduler.Ask, now time.Time) scheduler.Verdict {
 	return p.standing.Judge(now, ask.Model, ask.Fast, ask.Endpoint)
 }
 
-// hasSlot tells whether fewer slots than there are are in use.
+// hasSlot reports whether fewer slots than there are are in use.
 func (m *member) hasSlot() bool { return m.limit <= 0 || m.place.inUse < m.limit }
 
-// free tells whether the place, being usable so, can take an ask now.
+// free reports whether the place, being usable so, can take an ask now.
 func (m *member) free(use scheduler.Use) bool {
 	return m.hasSlot() && (use == scheduler.Open || m.place.probe == nil)
 }
@@ -139,7 +139,7 @@ func (set *set) scan(ask *scheduler.Ask, now time.Time, at instant) verdict {
 	return v
 }
 
-// serves tells whether any candidate is usable, and if not, when one will be.
+// serves reports whether any candidate is usable, and if not, when one will be.
 func (set *set) serves(ask *scheduler.Ask, now time.Time) (bool, time.Time) {
 	var soonest time.Time
 	for i := range set.members {

@@ -37,7 +37,7 @@ func (s *State) Acquire(ctx context.Context, ask *scheduler.Ask) (scheduler.Answ
 	return answer, err
 }
 
-// knows tells whether a lease is held, or in line.
+// knows reports whether a lease is held, or in line.
 func (s *State) knows(lease string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -201,7 +201,7 @@ func (s *State) set(c *scheduler.Candidates) (*set, error) {
 	return made, nil
 }
 
-// due tells whether Redis should be told of a set.
+// due reports whether Redis should be told of a set.
 func (s *State) due(set *set) bool {
 	if set.id == "" {
 		return false

@@ -128,7 +128,7 @@ func (s *State) beats() error {
 	}
 }
 
-// beatOnce tells whether there are more standings to fetch.
+// beatOnce reports whether there are more standings to fetch.
 func (s *State) beatOnce(leases []any) (more bool, err error) {
 	for {
 		s.mu.Lock()

@@ -46,7 +46,7 @@ func (k *standings) set(place, text string) error {
 	return nil
 }
 
-// take takes in the changes that a beat brought, and tells whether there are
+// take takes in the changes that a beat brought, and reports whether there are
 // more.
 func (k *standings) take(s *State, changes []any, version int64) (more bool) {
 	s.mu.Lock()

@@ -45,7 +45,7 @@ func randomHex() string {
 	return hex.EncodeToString(b[:])
 }
 
-// newer tells whether a user-agent is a later version of the same client, or
+// newer reports whether a user-agent is a later version of the same client, or
 // the first of all.
 func newer(agent, than string) bool {
 	if than == "" {

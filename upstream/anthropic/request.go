@@ -21,9 +21,9 @@ type Request struct {
 	Body []byte
 	// Model is the model that the client asks for.
 	Model string
-	// Stream tells whether the answer is to be streamed.
+	// Stream reports whether the answer is to be streamed.
 	Stream bool
-	// Fast tells whether fast mode is asked for (`speed`).
+	// Fast reports whether fast mode is asked for (`speed`).
 	Fast bool
 	// Geo and Tier are inference_geo and service_tier, "" where absent.
 	Geo, Tier string
@@ -122,7 +122,7 @@ func (r *Request) drop() {
 	*r = Request{Model: r.Model, Stream: r.Stream, Fast: r.Fast, Geo: r.Geo, Tier: r.Tier, MaxTokens: r.MaxTokens}
 }
 
-// tooDeep tells whether the JSON in b is nested deeper than maxDepth. It guards
+// tooDeep reports whether the JSON in b is nested deeper than maxDepth. It guards
 // the recursive parsers against a body made to exhaust the stack.
 func tooDeep(b []byte) bool {
 	if bytes.Count(b, []byte("["))+bytes.Count(b, []byte("{")) <= maxDepth {

@@ -135,7 +135,7 @@ func isMarked(block string) bool {
 }
 
 // hashContent hashes the text of a content value, a string or a list of
-// blocks, and tells whether there was any. A string and one text block of the
+// blocks, and reports whether there was any. A string and one text block of the
 // same text are the same: clients turn one into the other between turns. The
 // text is hashed as it is escaped: a client escapes it alike on every turn.
 func hashContent(h hash.Hash, content string) (found bool) {
@@ -151,7 +151,7 @@ func hashContent(h hash.Hash, content string) (found bool) {
 func hashBlock(h hash.Hash, block string) bool { return hashText(h, memberOf(block, "text")) }
 
 // hashText writes a text after its length, so that two texts never hash as one.
-// It tells whether there was any.
+// It reports whether there was any.
 func hashText(h hash.Hash, text string) bool {
 	var size [8]byte
 	binary.LittleEndian.PutUint64(size[:], uint64(len(text)))

@@ -8,7 +8,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-// HasThinking tells whether the messages hold thinking blocks.
+// HasThinking reports whether the messages hold thinking blocks.
 func (r *Request) HasThinking() bool { return len(r.stripThinking()) > 0 }
 
 // stripThinking makes the edits that take every thinking block out of every
@@ -72,7 +72,7 @@ func isThinking(block gjson.Result) bool {
 
 func spanOf(r gjson.Result) span { return span{r.Index, r.Index + len(r.Raw)} }
 
-// AboutFeature tells whether upstream refused a request with 400 for a feature
+// AboutFeature reports whether upstream refused a request with 400 for a feature
 // that another account may have: a beta, thinking, a signature, tool use.
 func AboutFeature(f *upstream.Failure) bool {
 	if f.Status != 400 || f.Kind != upstream.Refused {
@@ -87,7 +87,7 @@ func AboutFeature(f *upstream.Failure) bool {
 	return false
 }
 
-// AboutThinking tells whether upstream refused a request for a thinking block
+// AboutThinking reports whether upstream refused a request for a thinking block
 // or its signature, which sending it without them may mend.
 func AboutThinking(f *upstream.Failure) bool {
 	if f.Status != 400 {
