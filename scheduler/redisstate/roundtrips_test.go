@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/sub2api/caddy-sub2api/internal/redislink"
+	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
 func TestWaitingIsCheap(t *testing.T) {
@@ -75,5 +76,44 @@ func TestRoundTrips(t *testing.T) {
 			t.Fatal(err)
 		}
 		trips(1, "how busy three places are")
+	})
+}
+
+// TestALongLineIsCheap has what a beat and a release cost Redis grow with the line and
+// not with its square.
+func TestALongLineIsCheap(t *testing.T) {
+	const inLine = 300
+	synctest.Test(t, func(t *testing.T) {
+		server := startMini(t)
+		a := startNode(t, server, false)
+		user := places(1, "user/u")
+		held := a.grant("user/u", ask(user))
+		var line []*waiting
+		for range inLine {
+			line = append(line, a.line(ask(user, func(a *scheduler.Ask) { a.MaxWaiting = inLine })))
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		cost := func(what string, most int, do func()) {
+			t.Helper()
+			before := server.CommandCount()
+			do()
+			synctest.Wait()
+			if n := server.CommandCount() - before; n > most {
+				t.Errorf("%s took %d commands, want %d at most", what, n, most)
+			}
+		}
+		cost("a beat", 10*inLine, a.Beat)
+		cost("a release", 100, func() { a.release(held) })
+		<-line[0].done
+		if got := line[0].answer; got.Kind != scheduler.Granted {
+			t.Fatalf("the first in line got %+v", got)
+		}
+		// A slot more by a new config is given to those who ask by it.
+		more := ask(places(2, "user/u"), func(a *scheduler.Ask) { a.MaxWaiting = inLine })
+		cost("another slot", 100, func() { a.grant("user/u", more) })
+		a.release(line[0].lease, more.Lease)
+		<-line[1].done
+		a.inUse("user/u", 1)
 	})
 }

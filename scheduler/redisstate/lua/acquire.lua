@@ -35,6 +35,8 @@ local function queue(place, limit, sticky)
     ask.solo, ask.limit, ask.line = place, limit, 'p:' .. place .. '|' .. ask.pool
     call('SADD', P .. 'at:' .. place, ask.pool)
     call('SADD', P .. 'solo', place)
+    local most = tonumber(call('HGET', MOST, place) or -1)
+    if most < 0 or most > 0 and (limit <= 0 or limit > most) then call('HSET', MOST, place, math.max(limit, 0)) end
   else
     ask.set, ask.line = set, 's:' .. set
     call('SADD', P .. 'active', set)

@@ -29,10 +29,14 @@ for i = 5, #ARGV do
   end
 end
 sweep(200)
+local looked = {}
 for _, lease in ipairs(waiting) do -- those of a node that was silent may be served only now
   local text = call('HGET', ASKS, lease)
-  local ask = text and cjson.decode(text)
-  if ask and ask.solo then serve(ask.solo) end
+  local solo = text and cjson.decode(text).solo
+  if solo and not looked[solo] then
+    looked[solo] = true
+    serve(solo)
+  end
 end
 
 local answers = {}

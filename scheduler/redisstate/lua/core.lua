@@ -1,7 +1,7 @@
 -- What scripts share when the usual was not enough: what standings bar, the
 -- lines, and how slots that become free go to them.
 local WAITING, ASKS, ANSWERS = P .. 'waiting', P .. 'asks', P .. 'answers'
-local TURNS, NODES = P .. 'turns', P .. 'nodes'
+local TURNS, NODES, MOST = P .. 'turns', P .. 'nodes', P .. 'most'
 -- A node that was silent for longer than this is not served in line.
 local SILENCE = 5000
 local TRIAL_LASTS = 10000 -- scheduler.TrialLasts
@@ -102,7 +102,10 @@ local function leave(lease, ask, served)
       call('SREM', P .. 'active', ask.set)
     else
       call('SREM', P .. 'at:' .. ask.solo, ask.pool)
-      if call('EXISTS', P .. 'at:' .. ask.solo) == 0 then call('SREM', P .. 'solo', ask.solo) end
+      if call('EXISTS', P .. 'at:' .. ask.solo) == 0 then
+        call('SREM', P .. 'solo', ask.solo)
+        call('HDEL', MOST, ask.solo)
+      end
     end
   end
   local pool, last, waiting = P .. 'pool:' .. ask.pool, 'l:' .. ask.user, 'w:' .. ask.user
@@ -167,7 +170,10 @@ local function next_in_line(place)
       best, best_ask, best_use, best_last, best_ahead = lease, ask, use, last, ahead
     end
   end
-  for _, pool in ipairs(pools) do consider('p:' .. place .. '|' .. pool, nil) end
+  local most = number(call('HGET', MOST, place))
+  if most <= 0 or inuse < most then
+    for _, pool in ipairs(pools) do consider('p:' .. place .. '|' .. pool, nil) end
+  end
   for _, set in ipairs(sets) do
     local limit = call('HGET', P .. 'set:' .. set, place)
     if limit and (tonumber(limit) <= 0 or inuse < tonumber(limit)) then consider('s:' .. set, tonumber(limit)) end

@@ -23,6 +23,7 @@
 --   standings, changed    hash, zset  place -> standing as JSON, its version
 --   line:*   zset  arrival and lease -> rank; in line for a place ('p:') or a set ('s:')
 --   at:*     set   pools with asks that wait for a place alone; solo: such places
+--   most     hash  place -> the most slots that an ask in line for it alone grants it, 0 = any number
 --   active   set   sets with asks in line
 --   pool:*   hash  s: highest rank served, w: asks in line, l:<user>, w:<user>
 --   set:*    hash  a set of candidates; '*': all in order, as JSON, else place -> limit
