@@ -62,6 +62,13 @@ func TestOpenIsDenied(t *testing.T) {
 		{"directory above may not be entered", "", ofRoot(0o700), "enter the directory PATH"},
 		{"database is another's", "store/ledger.db", ofRoot(0o600), "read and write the file PATH"},
 		{"database may only be read", "store/ledger.db", ofRoot(0o644), "read and write the file PATH"},
+		{"database may only be read, and there is nothing to write", "store/ledger.db", func(path string) error {
+			journals, err := filepath.Glob(filepath.Join(filepath.Dir(path), "journal-*"))
+			for _, journal := range journals {
+				err = errors.Join(err, os.Truncate(journal, 0))
+			}
+			return errors.Join(err, ofRoot(0o644)(path))
+		}, "read and write the file PATH"},
 		{"write-ahead log is another's", "store/ledger.db-wal", ofRoot(0o600), "read and write the file PATH"},
 		{"write-ahead log may only be read", "store/ledger.db-wal", ofRoot(0o644), "read and write the file PATH"},
 		{"lock is another's", "store/lock.db", ofRoot(0o600), "read and write the file PATH"},

@@ -116,6 +116,10 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	if err := migrate(ctx, l.writer, l.now(), l.log); err != nil {
 		return err
 	}
+	// On a file that may only be read, SQLite begins transactions all the same.
+	if _, err := l.writer.exec(ctx, "DELETE FROM users WHERE 0"); err != nil && !isLocked(err) {
+		return err
+	}
 	if err := l.writer.prepare(); err != nil {
 		return err
 	}
