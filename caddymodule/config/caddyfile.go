@@ -172,7 +172,7 @@ func (h *Config) parse(d *caddyfile.Dispenser) (*parser, error) {
 // the checks, which know no lines, can be reported with theirs.
 type parser struct {
 	d    *caddyfile.Dispenser
-	seen map[string]caddyfile.Token // by path, as in fault
+	seen map[string]caddyfile.Token // by path, as in configError
 	// count is how many items of each repeatable path there were.
 	count map[string]int
 }
@@ -281,7 +281,7 @@ func (p *parser) nth(item string) string {
 // locate adds file and line to an error of the checks: those of the item, or of
 // the closest one around it.
 func (p *parser) locate(err error) error {
-	var f *fault
+	var f *configError
 	if !errors.As(err, &f) {
 		return err
 	}

@@ -27,18 +27,10 @@ func (h *Config) openStore(p *parser) opener {
 }
 
 func (r *RedisStore) words() map[string]word {
-	return map[string]word{
-		"namespace": oneText(&r.Namespace, "<name>"),
-		"on_outage": oneText(&r.OnOutage, "serve|refuse"),
-		"sentinel":  oneText(&r.Sentinel, "<master name>"),
-		"username":  oneText(&r.Username, "<name>"),
-		"password":  oneText(&r.Password, "<secret>"),
-		"ca":        oneText(&r.CA, "<file>"),
+	return wordsOf(r.options(), map[string]word{
 		"client_certificate": {usage: "<certificate file> <key file>", min: 2, max: 2, read: func(args []string) error {
 			r.ClientCertificate = &ClientCertificate{Certificate: args[0], Key: args[1]}
 			return nil
 		}},
-		"timeout": oneValue(&r.Timeout, "<duration>", optional(parseDuration)),
-		"spool":   oneText(&r.Spool, "<dir>"),
-	}
+	})
 }

@@ -20,10 +20,10 @@ func namedBlock(open opener) word {
 }
 
 // sectionBlock is a block without a name, which makes its option.
-func sectionBlock[T any](p *parser, option **T, words func(*T) map[string]word) word {
+func sectionBlock[T any](p *parser, to **T, options func(*T) []option) word {
 	return word{usage: "{ … }", open: func(path string, _ []string) error {
-		*option = new(T)
-		return p.block(path, path[strings.LastIndexByte(path, '.')+1:], words(*option))
+		*to = new(T)
+		return p.block(path, path[strings.LastIndexByte(path, '.')+1:], wordsOf(options(*to), nil))
 	}}
 }
 
@@ -110,7 +110,7 @@ func parseLogSize(arg string) (int64, error) {
 	return n, err
 }
 
-// size reads a number of bytes, such as 32MiB.
+// parseSize reads a number of bytes, such as 32MiB.
 func parseSize(arg string) (int64, error) {
 	n, err := humanize.ParseBytes(arg)
 	if err != nil || n > 1<<62 {

@@ -124,8 +124,8 @@ type OAuth struct {
 	// Default: none; the access token is used for ever.
 	RefreshToken string `json:"refresh_token,omitempty"`
 
-	// When the access token expires: RFC 3339, unix seconds, or a date, whose
-	// midnight in billing's timezone it is. May hold `{env.*}` and `{file.*}`
+	// When the access token expires: RFC 3339, unix seconds, or a date (midnight in
+	// billing's timezone). May hold `{env.*}` and `{file.*}`
 	// placeholders.
 	// Default: not known; it is refreshed once upstream refuses it.
 	ExpiresAt string `json:"expires_at,omitempty"`

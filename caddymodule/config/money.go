@@ -28,7 +28,7 @@ type Subscribe struct {
 	// The group's name.
 	Group string `json:"group"`
 
-	// When it ends: RFC 3339, or a date, whose midnight in billing's timezone it is.
+	// When it ends: RFC 3339, or a date (midnight in billing's timezone).
 	// Default: it does not end.
 	Until string `json:"until,omitempty"`
 }

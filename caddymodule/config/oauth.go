@@ -10,18 +10,12 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-func (h *Config) checkEncryptionKey(top spot) error {
-	if h.EncryptionKey == "" {
-		return nil
-	}
-	found, err := placeholders(h.EncryptionKey)
+func checkEncryptionKey(text string) error {
+	found, err := placeholders(text)
 	if err == nil && !found {
-		_, err = store.ParseEncryptionKey(h.EncryptionKey)
+		_, err = store.ParseEncryptionKey(text)
 	}
-	if err != nil {
-		return top.errorf("encryption_key", "%w", err)
-	}
-	return nil
+	return err
 }
 
 func (h *Config) resolveEncryptionKey() ([]byte, error) {
@@ -36,7 +30,7 @@ func (h *Config) resolveEncryptionKey() ([]byte, error) {
 }
 
 // check checks the block. What only a refresh needs stands with a refresh token.
-func (o *OAuth) check(at spot) error {
+func (o *OAuth) check(at position) error {
 	if err := at.secret("access_token", o.AccessToken); err != nil {
 		return err
 	}

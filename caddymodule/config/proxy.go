@@ -6,20 +6,14 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-// checkProxy checks the account's proxy as the config has it. Its errors do not
-// show the URL, which may hold credentials.
-func (a *Account) checkProxy(at spot) error {
-	if a.Proxy == "" {
-		return nil
-	}
-	found, err := placeholders(a.Proxy)
+// checkProxy checks a proxy as the config has it. Its errors do not show the URL, which
+// may hold credentials.
+func checkProxy(text string) error {
+	found, err := placeholders(text)
 	if err == nil && !found {
-		_, err = upstream.ParseProxy(a.Proxy)
+		_, err = upstream.ParseProxy(text)
 	}
-	if err != nil {
-		return at.errorf("proxy", "%w", err)
-	}
-	return nil
+	return err
 }
 
 // buildProxy resolves a proxy that was checked; nil if there is none.

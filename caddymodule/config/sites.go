@@ -57,9 +57,9 @@ func (s *Site) Contradicts(other *Site) error {
 			advice += ", or another name for it"
 		}
 		if ours.secret {
-			return &fault{ours.path, fmt.Errorf("%s at %s is another than at %s; %s", ours.what, s.place(ours.path), other.place(c.path), advice)}
+			return &configError{ours.path, fmt.Errorf("%s at %s is another than at %s; %s", ours.what, s.place(ours.path), other.place(c.path), advice)}
 		}
-		return &fault{ours.path, fmt.Errorf("%s is %s at %s and %s at %s; %s", ours.what, ours.value, s.place(ours.path), c.value, other.place(c.path), advice)}
+		return &configError{ours.path, fmt.Errorf("%s is %s at %s and %s at %s; %s", ours.what, ours.value, s.place(ours.path), c.value, other.place(c.path), advice)}
 	}
 	return nil
 }

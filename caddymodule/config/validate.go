@@ -6,36 +6,13 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/google/uuid"
 
-	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
 	"github.com/sub2api/caddy-sub2api/upstream"
-)
-
-// Bounds of the options: far above what anyone needs, and low enough that a
-// slip of the finger is noticed when the config is loaded.
-const (
-	MaxConcurrency = 100_000
-	maxWaiting     = 100_000
-	maxPriority    = 1_000_000
-	maxSwitches    = 100
-	maxAttempts    = 100
-	maxDelay       = time.Minute
-	maxErrorLog    = 1 << 20
-	maxBodyLimit   = 1 << 30
-	maxStickyTTL   = 30 * 24 * time.Hour
-	maxWait        = time.Hour
-	maxCooldown    = 24 * time.Hour
-	maxOverload    = 10 * time.Minute
-	maxErrorRetry  = 6 * time.Hour // what it doubles up to
-	maxDuration    = 24 * time.Hour
-	maxKeepalive   = 10 * time.Minute
-	maxWrongKeys   = 1_000_000
 )
 
 // Validate implements caddy.Validator. The directive's parser runs it as well,
@@ -46,20 +23,17 @@ func (h *Config) Validate() error {
 		h.checkAccounts(),
 		h.checkGroups(),
 		h.checkUsers(),
-		h.Scheduling.check(),
-		h.Retry.check(),
-		h.Request.check(),
-		h.Relay.check(),
-		h.Billing.check(),
+		checkSection("scheduling", h.Scheduling, (*Scheduling).options),
+		checkSection("retry", h.Retry, (*Retry).options),
+		checkSection("request", h.Request, (*Request).options),
+		checkSection("relay", h.Relay, (*Relay).options),
+		checkSection("billing", h.Billing, (*Billing).options),
 	)
 }
 
 func (h *Config) checkTop() error {
-	top := spot{"", "sub2api"}
-	if err := top.oneOf("mode", h.Mode, modeStandard, modeSimple); err != nil {
-		return err
-	}
-	if err := h.checkEncryptionKey(top); err != nil {
+	top := position{"", "sub2api"}
+	if err := checkOptions(top, h.options()); err != nil {
 		return err
 	}
 	if err := h.Store.check(); err != nil {
@@ -78,15 +52,12 @@ func (h *Config) checkAccounts() error {
 	names := map[string]bool{}
 	for i := range h.Accounts {
 		a := &h.Accounts[i]
-		at := spot{fmt.Sprintf("account[%d]", i), "account " + a.Name}
+		at := position{fmt.Sprintf("account[%d]", i), "account " + a.Name}
 		err := cmp.Or(
 			at.name(a.Name, names),
-			at.oneOf("platform", a.Platform, platformNames()...),
+			checkOptions(at, a.options()),
 			a.checkCredential(at),
 			a.checkBaseURL(at),
-			a.checkProxy(at),
-			at.between("priority", a.Priority, 0, maxPriority),
-			at.between("concurrency", &a.Concurrency, 0, MaxConcurrency),
 			a.checkModels(at),
 			a.checkErrorCodes(at),
 			a.checkHeader(at),
@@ -103,7 +74,7 @@ func (h *Config) checkAccounts() error {
 	return nil
 }
 
-func (a *Account) checkCredential(at spot) error {
+func (a *Account) checkCredential(at position) error {
 	var have []string
 	if a.APIKey != "" {
 		have = append(have, "api_key")
@@ -125,7 +96,7 @@ func (a *Account) checkCredential(at spot) error {
 	return at.secret(have[0], a.APIKey+a.SetupToken)
 }
 
-func (a *Account) checkUUID(at spot) error {
+func (a *Account) checkUUID(at position) error {
 	switch {
 	case a.AccountUUID == "":
 		return nil
@@ -137,7 +108,7 @@ func (a *Account) checkUUID(at spot) error {
 	return nil
 }
 
-func (a *Account) checkBaseURL(at spot) error {
+func (a *Account) checkBaseURL(at position) error {
 	if a.BaseURL == "" {
 		if a.Platform == string(upstream.Antigravity) {
 			return at.errorf("", "needs a base_url: platform antigravity has no default one")
@@ -154,7 +125,7 @@ func (a *Account) checkBaseURL(at spot) error {
 	return nil
 }
 
-func (a *Account) checkModels(at spot) error {
+func (a *Account) checkModels(at position) error {
 	var seen []string
 	for i, rule := range a.Models {
 		word := fmt.Sprintf("models[%d]", i)
@@ -180,7 +151,7 @@ func ModelName(name string) bool {
 	return utf8.ValidString(name) && !strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) })
 }
 
-func (a *Account) checkErrorCodes(at spot) error {
+func (a *Account) checkErrorCodes(at position) error {
 	if len(a.ErrorCodes) > 0 && a.APIKey == "" {
 		return at.errorf("error_codes", "is for api_key accounts only; leave it out")
 	}
@@ -195,7 +166,7 @@ func (a *Account) checkErrorCodes(at spot) error {
 	return nil
 }
 
-func (a *Account) checkHeader(at spot) error {
+func (a *Account) checkHeader(at position) error {
 	var seen []string
 	for i, field := range a.Header {
 		word := fmt.Sprintf("header[%d]", i)
@@ -222,11 +193,10 @@ func (h *Config) checkGroups() error {
 	names := map[string]bool{}
 	for i := range h.Groups {
 		g := &h.Groups[i]
-		at := spot{fmt.Sprintf("group[%d]", i), "group " + g.Name}
+		at := position{fmt.Sprintf("group[%d]", i), "group " + g.Name}
 		err := cmp.Or(
 			at.name(g.Name, names),
-			at.oneOf("platform", g.Platform, platformNames()...),
-			at.rate("rate_multiplier", g.RateMultiplier),
+			checkOptions(at, g.options()),
 			g.checkPrice(at),
 			g.Limits.check(at),
 			h.checkGroupAccounts(g, at),
@@ -241,7 +211,7 @@ func (h *Config) checkGroups() error {
 
 // checkGroupAccounts lets a group hold accounts of its own platform, and those
 // of antigravity, which serve it under /antigravity or by mixed_scheduling.
-func (h *Config) checkGroupAccounts(g *Group, at spot) error {
+func (h *Config) checkGroupAccounts(g *Group, at position) error {
 	platform := cmp.Or(g.Platform, string(upstream.Anthropic))
 	for i, name := range g.Accounts {
 		found := slices.IndexFunc(h.Accounts, func(a Account) bool { return a.Name == name })
@@ -264,11 +234,10 @@ func (h *Config) checkUsers() error {
 	owners := map[string]string{}
 	for i := range h.Users {
 		u := &h.Users[i]
-		at := spot{fmt.Sprintf("user[%d]", i), "user " + u.Name}
+		at := position{fmt.Sprintf("user[%d]", i), "user " + u.Name}
 		err := cmp.Or(
 			at.name(u.Name, names),
-			at.balance("balance", u.Balance),
-			at.between("concurrency", u.Concurrency, 0, MaxConcurrency),
+			checkOptions(at, u.options()),
 			h.checkSubscriptions(u, at),
 		)
 		if err != nil {
@@ -286,7 +255,7 @@ func (h *Config) checkUsers() error {
 
 // checkKey checks the user's j-th key; owners maps the keys seen so far to
 // their users.
-func (h *Config) checkKey(u *User, j int, at spot, owners map[string]string) error {
+func (h *Config) checkKey(u *User, j int, at position, owners map[string]string) error {
 	word, key := fmt.Sprintf("key[%d]", j), &u.Keys[j]
 	id, err := keyIdentity(key.Key)
 	if err != nil {
@@ -308,92 +277,12 @@ func (h *Config) checkKey(u *User, j int, at spot, owners map[string]string) err
 	return nil
 }
 
-func (s *Scheduling) check() error {
-	if s == nil {
+// checkSection checks the options of a block; nil is none.
+func checkSection[T any](name string, section *T, options func(*T) []option) error {
+	if section == nil {
 		return nil
 	}
-	at := spot{"scheduling", "scheduling"}
-	return cmp.Or(
-		at.upTo("sticky_ttl", s.StickyTTL, maxStickyTTL),
-		at.between("sticky_max_waiting", s.StickyMaxWaiting, 0, maxWaiting),
-		at.upTo("sticky_wait_timeout", s.StickyWaitTimeout, maxWait),
-		at.between("fallback_max_waiting", s.FallbackMaxWaiting, 0, maxWaiting),
-		at.upTo("fallback_wait_timeout", s.FallbackWaitTimeout, maxWait),
-		at.between("user_extra_waiting", s.UserExtraWaiting, 0, maxWaiting),
-		at.upTo("user_wait_timeout", s.UserWaitTimeout, maxWait),
-		at.oneOf("content_session", s.ContentSession, string(gateway.SessionByConversation), string(gateway.SessionByCacheable)),
-		at.upTo("overload_cooldown", s.OverloadCooldown, maxOverload),
-		at.upTo("rate_limit_cooldown", s.RateLimitCooldown, maxCooldown),
-		at.notOver("error_retry", s.ErrorRetry, maxErrorRetry),
-	)
-}
-
-func (r *Retry) check() error {
-	if r == nil {
-		return nil
-	}
-	at := spot{"retry", "retry"}
-	return cmp.Or(
-		at.between("attempts", r.Attempts, 0, maxAttempts),
-		at.notOver("delay", r.Delay, maxDelay),
-		at.between("max_switches", r.MaxSwitches, 0, maxSwitches),
-	)
-}
-
-func (r *Request) check() error {
-	if r == nil {
-		return nil
-	}
-	at := spot{"request", "request"}
-	if r.MaxBody != nil && (*r.MaxBody < 1 || *r.MaxBody > maxBodyLimit) {
-		return at.errorf("max_body", "is %d bytes; it must be between 1 byte and 1GiB", *r.MaxBody)
-	}
-	if r.LogUpstreamErrors < 0 || r.LogUpstreamErrors > maxErrorLog {
-		return at.errorf("log_upstream_errors", "is %d bytes; it must be between 0 and 1MiB", r.LogUpstreamErrors)
-	}
-	for i, name := range r.AllowHeader {
-		word := fmt.Sprintf("allow_header[%d]", i)
-		if err := allowedHeader(name); err != nil {
-			return at.errorf(word, "%w", err)
-		}
-		if slices.ContainsFunc(r.AllowHeader[:i], func(other string) bool { return strings.EqualFold(other, name) }) {
-			return at.errorf(word, "names %s twice; keep one", name)
-		}
-	}
-	return cmp.Or(
-		at.between("wrong_key_limit", r.WrongKeyLimit, 0, maxWrongKeys),
-		at.oneOf("inject_system", r.InjectSystem, string(gateway.InjectSystemOff), string(gateway.InjectSystemOAuth), string(gateway.InjectSystemAll)),
-		at.oneOf("thinking_blocks", r.ThinkingBlocks, string(gateway.ThinkingKeep), string(gateway.ThinkingStrip), string(gateway.ThinkingRetry)),
-		at.oneOf("unserved", r.Unserved, unserved404, unservedNext),
-	)
-}
-
-func (r *Relay) check() error {
-	if r == nil {
-		return nil
-	}
-	at := spot{"relay", "relay"}
-	err := cmp.Or(
-		at.upTo("header_timeout", r.HeaderTimeout, maxWait),
-		at.upTo("answer_timeout", r.AnswerTimeout, maxDuration),
-		at.notOver("stream_timeout", r.StreamTimeout, maxDuration),
-		at.upTo("first_event_timeout", r.FirstEventTimeout, maxWait),
-		at.upTo("idle_timeout", r.IdleTimeout, maxWait),
-	)
-	if err == nil && r.OnDisconnect != nil {
-		err = at.notOver("on_disconnect", &r.OnDisconnect.Drain, maxWait)
-	}
-	if err != nil || r.Keepalive == nil {
-		return err
-	}
-	interval, after := r.Keepalive.Interval, r.Keepalive.After
-	if interval != nil && *interval == 0 {
-		if after != nil {
-			return at.errorf("keepalive", "is 0, which is never, so it has no time to start after; leave that out")
-		}
-		return nil
-	}
-	return cmp.Or(at.upTo("keepalive", interval, maxKeepalive), at.upTo("keepalive", after, maxKeepalive))
+	return checkOptions(position{name, name}, options(section))
 }
 
 func platformNames() []string {

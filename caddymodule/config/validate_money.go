@@ -1,25 +1,17 @@
 package config
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/caddymodule/gateway"
-)
-
-// How long records may be kept.
-const (
-	minRetention = 24 * time.Hour
-	maxRetention = 3650 * 24 * time.Hour
 )
 
 // checkPrice lets a group have one of rate_multiplier and limits. With limits a
 // multiplier would do nothing, whatever it is: subscribers pay with what their
 // limits leave, which counts list prices.
-func (g *Group) checkPrice(at spot) error {
+func (g *Group) checkPrice(at position) error {
 	if g.RateMultiplier == nil || g.Limits == nil {
 		return nil
 	}
@@ -27,7 +19,7 @@ func (g *Group) checkPrice(at spot) error {
 }
 
 // check checks what a subscription allows; nil is no limits.
-func (l *Limits) check(at spot) error {
+func (l *Limits) check(at position) error {
 	if l == nil {
 		return nil
 	}
@@ -35,19 +27,30 @@ func (l *Limits) check(at spot) error {
 	if l.Daily == "" && l.Weekly == "" && l.Monthly == "" {
 		return at.errorf("", "holds none; write one of daily, weekly and monthly, or leave the block out")
 	}
-	return cmp.Or(at.amount("daily", l.Daily), at.amount("weekly", l.Weekly), at.amount("monthly", l.Monthly))
+	return checkOptions(at, l.options())
 }
 
-// amount checks a limit; "" is none.
-func (at spot) amount(word string, value Dollars) error {
-	if value == "" {
+// limit is an amount over 0.
+func limit(to *Dollars) kind {
+	return kind{word: oneText(to, "<dollars>"), check: func(at position, name string) error {
+		if *to == "" {
+			return nil
+		}
+		amount, err := billing.ParseUSD(string(*to))
+		if err != nil || amount <= 0 || amount > MaxBalance {
+			return at.errorf(name, "%.80q is no limit; write US dollars over 0, up to a billion, such as 20 or 0.50", string(*to))
+		}
 		return nil
+	}}
+}
+
+// balance is an opening balance.
+func balance(to *Dollars) kind {
+	return kind{
+		word:  oneText(to, "<dollars>|unlimited"),
+		fill:  func(standard string) { fill(to, Dollars(standard)) },
+		check: func(at position, name string) error { return at.balance(name, *to) },
 	}
-	amount, err := billing.ParseUSD(string(value))
-	if err != nil || amount <= 0 || amount > MaxBalance {
-		return at.errorf(word, "%.80q is no limit; write US dollars over 0, up to a billion, such as 20 or 0.50", string(value))
-	}
-	return nil
 }
 
 // amounts are the limits of a config that was checked.
@@ -62,7 +65,7 @@ func (l *Limits) amounts() billing.Limits {
 }
 
 // checkSubscriptions checks the groups that a user is subscribed to.
-func (h *Config) checkSubscriptions(u *User, at spot) error {
+func (h *Config) checkSubscriptions(u *User, at position) error {
 	var seen []string
 	for i, s := range u.Subscriptions {
 		word := fmt.Sprintf("subscribe[%d]", i)
@@ -81,25 +84,4 @@ func (h *Config) checkSubscriptions(u *User, at spot) error {
 		seen = append(seen, s.Group)
 	}
 	return nil
-}
-
-func (b *Billing) check() error {
-	if b == nil {
-		return nil
-	}
-	at := spot{"billing", "billing"}
-	if _, err := placeholders(b.Prices); err != nil {
-		return at.errorf("prices", "%w", err)
-	}
-	if _, err := loadZone(b.Timezone); err != nil {
-		return at.errorf("timezone", "%w", err)
-	}
-	if r := b.Retention; r != nil && *r != 0 && (time.Duration(*r) < minRetention || time.Duration(*r) > maxRetention) {
-		return at.errorf("retention", "%s is out of range; write 0, which is for ever, or a duration from 1d to 3650d", time.Duration(*r))
-	}
-	return cmp.Or(
-		at.rate("rate_multiplier", b.RateMultiplier),
-		at.oneOf("hold", b.Hold, gateway.HoldOff, gateway.HoldEstimate, gateway.HoldMax),
-		at.oneOf("durability", b.Durability, durabilityProcess, durabilityPower),
-	)
 }

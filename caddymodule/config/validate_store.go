@@ -3,13 +3,6 @@ package config
 import (
 	"cmp"
 	"regexp"
-	"time"
-)
-
-// Bounds of a Redis store's timeout.
-const (
-	minStoreTimeout = 50 * time.Millisecond
-	maxStoreTimeout = 30 * time.Second
 )
 
 // validNamespace: braces would choose a Cluster's hash slot.
@@ -19,7 +12,7 @@ func (s *Store) check() error {
 	if s == nil {
 		return nil
 	}
-	at := spot{"store", "store"}
+	at := position{"store", "store"}
 	switch {
 	case s.Embedded != nil && s.Redis != nil:
 		return at.errorf("", "has embedded and redis; keep one")
@@ -28,14 +21,14 @@ func (s *Store) check() error {
 			return at.errorf("", "embedded: %w", err)
 		}
 	case s.Redis != nil:
-		return s.Redis.check(spot{"store", "store redis"})
+		return s.Redis.check(position{"store", "store redis"})
 	}
 	return nil
 }
 
 // check checks a Redis store as the config has it. What placeholders hide is
 // looked at when they are resolved.
-func (r *RedisStore) check(at spot) error {
+func (r *RedisStore) check(at position) error {
 	if len(r.URL) == 0 {
 		return at.errorf("", "names no server; write: store redis redis://host:6379/0")
 	}
@@ -50,14 +43,8 @@ func (r *RedisStore) check(at spot) error {
 		}
 		plain = plain && !found
 	}
-	if r.Namespace != "" && !validNamespace.MatchString(r.Namespace) {
-		return at.errorf("namespace", "%.80q can't be used; write letters, digits and - _ . : alone, at most 64", r.Namespace)
-	}
-	if err := cmp.Or(at.oneOf("on_outage", r.OnOutage, outageServe, outageRefuse), r.checkFields(at)); err != nil {
+	if err := cmp.Or(checkOptions(at, r.options()), r.ClientCertificate.check(at)); err != nil {
 		return err
-	}
-	if t := r.Timeout; t != nil && (time.Duration(*t) < minStoreTimeout || time.Duration(*t) > maxStoreTimeout) {
-		return at.errorf("timeout", "%s is out of range; write a duration from %s to %s", time.Duration(*t), minStoreTimeout, maxStoreTimeout)
 	}
 	if r.Username != "" && r.Password == "" {
 		return at.errorf("username", "has no password with it; add a line `password {env.NAME}`")
@@ -75,19 +62,17 @@ func (r *RedisStore) check(at spot) error {
 	return nil
 }
 
-// checkFields checks the words that may hold placeholders.
-func (r *RedisStore) checkFields(at spot) error {
-	type field struct{ word, text string }
-	fields := []field{{"sentinel", r.Sentinel}, {"username", r.Username}, {"password", r.Password}, {"ca", r.CA}, {"spool", r.Spool}}
-	if c := r.ClientCertificate; c != nil {
-		if c.Certificate == "" || c.Key == "" {
-			return at.errorf("client_certificate", "lacks a file; write: client_certificate <certificate file> <key file>")
-		}
-		fields = append(fields, field{"client_certificate", c.Certificate}, field{"client_certificate", c.Key})
+// check checks the names of both files; nil is no certificate.
+func (c *ClientCertificate) check(at position) error {
+	if c == nil {
+		return nil
 	}
-	for _, field := range fields {
-		if _, err := placeholders(field.text); err != nil {
-			return at.errorf(field.word, "%w", err)
+	if c.Certificate == "" || c.Key == "" {
+		return at.errorf("client_certificate", "lacks a file; write: client_certificate <certificate file> <key file>")
+	}
+	for _, file := range []string{c.Certificate, c.Key} {
+		if _, err := placeholders(file); err != nil {
+			return at.errorf("client_certificate", "%w", err)
 		}
 	}
 	return nil

@@ -30,54 +30,54 @@ const (
 // Unlimited is the balance of a user who has none.
 const Unlimited = "unlimited"
 
-// fault is an error in one item of the config. The item's path, such as
+// configError is an error in one item of the config. The item's path, such as
 // "account[0].base_url", lets the directive's parser find its line.
-type fault struct {
+type configError struct {
 	path string
 	err  error
 }
 
-func (f *fault) Error() string { return f.err.Error() }
-func (f *fault) Unwrap() error { return f.err }
+func (f *configError) Error() string { return f.err.Error() }
+func (f *configError) Unwrap() error { return f.err }
 
 // atPath adds its path to an error in an item of a JSON config, which has no lines.
 func atPath(err error) error {
-	if f, ok := errors.AsType[*fault](err); ok && f.path != "" {
+	if f, ok := errors.AsType[*configError](err); ok && f.path != "" {
 		return fmt.Errorf("%w (at %s)", err, f.path)
 	}
 	return err
 }
 
-// spot is a place in the config: its path, and what errors call it.
-type spot struct{ path, title string }
+// position is a place in the config: its path, and what errors call it.
+type position struct{ path, title string }
 
-// in is a spot below this one.
-func (at spot) in(word string) spot {
-	return spot{at.path + "." + word, at.title + ": " + word}
+// in is a place below this one.
+func (at position) in(word string) position {
+	return position{at.path + "." + word, at.title + ": " + word}
 }
 
-// errorf makes a fault of a word at this spot; "" is the spot itself.
-func (at spot) errorf(word, format string, args ...any) error {
+// errorf makes an error of a word at this position; "" is the position itself.
+func (at position) errorf(word, format string, args ...any) error {
 	err := fmt.Errorf(format, args...)
 	switch {
 	case word == "":
-		return &fault{at.path, fmt.Errorf("%s: %w", at.title, err)}
+		return &configError{at.path, fmt.Errorf("%s: %w", at.title, err)}
 	case at.path == "":
-		return &fault{word, fmt.Errorf("%s: %w", word, err)}
+		return &configError{word, fmt.Errorf("%s: %w", word, err)}
 	}
 	// An index is for the parser alone: to the reader, "key[1]" is "key".
 	shown, _, _ := strings.Cut(word, "[")
-	return &fault{at.path + "." + word, fmt.Errorf("%s: %s: %w", at.title, shown, err)}
+	return &configError{at.path + "." + word, fmt.Errorf("%s: %s: %w", at.title, shown, err)}
 }
 
 // name checks a name against its form and those taken.
-func (at spot) name(name string, taken map[string]bool) error {
+func (at position) name(name string, taken map[string]bool) error {
 	if name == "" {
-		return spot{at.path, at.path}.errorf("", "has no name; give it one")
+		return position{at.path, at.path}.errorf("", "has no name; give it one")
 	}
 	if err := VetName(name); err != nil {
 		kind, _, _ := strings.Cut(at.title, " ")
-		return spot{at.path, kind}.errorf("", "the name %.80q can't be used: it %w", name, err)
+		return position{at.path, kind}.errorf("", "the name %.80q can't be used: it %w", name, err)
 	}
 	if taken[name] {
 		return at.errorf("", "the name is taken; give each its own")
@@ -86,7 +86,7 @@ func (at spot) name(name string, taken map[string]bool) error {
 }
 
 // oneOf checks that value is "" (the default) or one of those allowed.
-func (at spot) oneOf(word, value string, allowed ...string) error {
+func (at position) oneOf(word, value string, allowed ...string) error {
 	if value == "" || slices.Contains(allowed, value) {
 		return nil
 	}
@@ -94,40 +94,40 @@ func (at spot) oneOf(word, value string, allowed ...string) error {
 	return at.errorf(word, "%q is unknown; write %s or %s", value, strings.Join(allowed[:last], ", "), allowed[last])
 }
 
-// between checks a number; nil is the default.
-func (at spot) between(word string, value *int, low, high int) error {
-	if value == nil || *value >= low && *value <= high {
+// between checks a number.
+func (at position) between(word string, value, low, high int) error {
+	if value >= low && value <= high {
 		return nil
 	}
-	return at.errorf(word, "%d is out of range; write a number between %d and %d", *value, low, high)
+	return at.errorf(word, "%d is out of range; write a number between %d and %d", value, low, high)
 }
 
-// upTo checks a duration, which must be over zero; nil is the default.
-func (at spot) upTo(word string, value *caddy.Duration, high time.Duration) error {
-	if value == nil || *value > 0 && time.Duration(*value) <= high {
+// upTo checks a duration, which must be over zero.
+func (at position) upTo(word string, value caddy.Duration, high time.Duration) error {
+	if value > 0 && time.Duration(value) <= high {
 		return nil
 	}
-	return at.errorf(word, "%s is out of range; write a duration over 0s and up to %s", time.Duration(*value), high)
+	return at.errorf(word, "%s is out of range; write a duration over 0s and up to %s", time.Duration(value), high)
 }
 
-// notOver checks a duration that may be zero; nil is the default.
-func (at spot) notOver(word string, value *caddy.Duration, high time.Duration) error {
-	if value == nil || *value >= 0 && time.Duration(*value) <= high {
+// notOver checks a duration that may be zero.
+func (at position) notOver(word string, value caddy.Duration, high time.Duration) error {
+	if value >= 0 && time.Duration(value) <= high {
 		return nil
 	}
-	return at.errorf(word, "%s is out of range; write a duration from 0s to %s", time.Duration(*value), high)
+	return at.errorf(word, "%s is out of range; write a duration from 0s to %s", time.Duration(value), high)
 }
 
-// rate checks a price multiplier; nil is the default.
-func (at spot) rate(word string, value *billing.Rate) error {
-	if value == nil || *value == 0 || *value >= minRate && *value <= maxRate {
+// rate checks a price multiplier.
+func (at position) rate(word string, value billing.Rate) error {
+	if value == 0 || value >= minRate && value <= maxRate {
 		return nil
 	}
-	return at.errorf(word, "%s is out of range; write 0, or a number between %s and %s", *value, minRate, maxRate)
+	return at.errorf(word, "%s is out of range; write 0, or a number between %s and %s", value, minRate, maxRate)
 }
 
 // balance checks an opening balance; "" is the default.
-func (at spot) balance(word string, value Dollars) error {
+func (at position) balance(word string, value Dollars) error {
 	if value == "" || value == Unlimited {
 		return nil
 	}
@@ -139,7 +139,7 @@ func (at spot) balance(word string, value Dollars) error {
 }
 
 // secret checks a credential as the config has it.
-func (at spot) secret(word, value string) error {
+func (at position) secret(word, value string) error {
 	found, err := placeholders(value)
 	if err == nil && !found {
 		err = credentialText(value)
