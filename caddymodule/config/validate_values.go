@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
 // Bounds of a balance, in nano-dollars, and of a price multiplier that is not 0.
@@ -228,22 +229,11 @@ func validPort(port string) bool {
 	return port == "" || err == nil && n > 0
 }
 
-// ownHeaders are those that the HTTP client sets by itself, or that belong to
-// one connection: setting or passing them on would do nothing, or harm.
-var ownHeaders = []string{
-	"Accept-Encoding", "Connection", "Content-Length", "Expect", "Host", "Keep-Alive", "Proxy-Connection",
-	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
-}
-
-// credentialHeaders are those that carry the client's own credentials, which
-// never go upstream.
-var credentialHeaders = []string{"Authorization", "Cookie", "Proxy-Authorization", "X-Api-Key", "X-Goog-Api-Key"}
-
 func headerName(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {
 		return fmt.Errorf("%.80q is no header name; write one such as X-Extra", name)
 	}
-	if slices.Contains(ownHeaders, http.CanonicalHeaderKey(name)) {
+	if slices.Contains(upstream.ConnectionHeaders, http.CanonicalHeaderKey(name)) {
 		return fmt.Errorf("%s is set by the HTTP client itself; leave it out", name)
 	}
 	return nil
@@ -268,7 +258,7 @@ func allowedHeader(pattern string) error {
 	if err := headerName(prefix); err != nil {
 		return err
 	}
-	if slices.Contains(credentialHeaders, http.CanonicalHeaderKey(prefix)) {
+	if slices.Contains(upstream.CredentialHeaders, http.CanonicalHeaderKey(prefix)) {
 		return fmt.Errorf("%s carries the client's own credential, which never goes upstream; leave it out", prefix)
 	}
 	return nil

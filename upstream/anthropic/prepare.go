@@ -51,14 +51,6 @@ var passing = HeaderList{
 	"X-Stainless-*", "Anthropic-*", "X-Claude-Code-*",
 }
 
-// never are headers that allow_header can't let through: the client's
-// credential, and what belongs to the client's own connection.
-var never = HeaderList{
-	"Authorization", "X-Api-Key", "X-Goog-Api-Key", "Proxy-Authorization", "Cookie",
-	"Connection", "Keep-Alive", "Proxy-Connection", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
-	"Host", "Content-Length", "Accept-Encoding", "Expect",
-}
-
 // Call is one request of a client, to be sent to whichever account is picked.
 type Call struct {
 	// Path is the API's: /v1/messages or /v1/messages/count_tokens.
@@ -122,7 +114,7 @@ func target(account *upstream.Account, call *Call) *url.URL {
 func (call *Call) header(account *upstream.Account, secret, model string, options Options) http.Header {
 	out := make(http.Header, len(call.Header)+4)
 	for name, values := range call.Header {
-		if passing.has(name) || options.Allow.has(name) && !never.has(name) {
+		if passing.has(name) || options.Allow.has(name) && !upstream.NeverPasses(name) {
 			out[name] = values
 		}
 	}
