@@ -20,10 +20,11 @@ func (l *Ledger) Balance(ctx context.Context, name string) (billing.Balance, err
 	if l.closed.Load() {
 		return billing.Balance{}, billing.ErrClosed
 	}
-	balance, err := l.balance(ctx, name)
-	if l.declareAgain(ctx, name, err) {
+	var balance billing.Balance
+	err := l.askOf(ctx, name, func() (err error) {
 		balance, err = l.balance(ctx, name)
-	}
+		return err
+	})
 	if err != nil {
 		return billing.Balance{}, fmt.Errorf("balance of %q: %w", name, unavailable(err))
 	}

@@ -48,6 +48,22 @@ func (d *declared) has(name string) bool {
 	return has
 }
 
+// notAmong returns one who was declared and is not among names; "" if all are.
+func (d *declared) notAmong(names []string) string {
+	known := make(map[string]bool, len(names))
+	for _, name := range names {
+		known[name] = true
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name := range d.users {
+		if !known[name] {
+			return name
+		}
+	}
+	return ""
+}
+
 // Declare implements billing.Ledger. Each user is declared whole or not at all. While
 // Redis is down, they are known here, with what they begin with, and Redis hears of
 // them when it is back.
@@ -95,6 +111,20 @@ func (l *Ledger) declareAll(ctx context.Context) error {
 	users := slices.Collect(maps.Values(l.declared.users))
 	l.declared.mu.Unlock()
 	return l.declare(ctx, users)
+}
+
+// askOf asks Redis something of a user, and once more where it did not know one who was
+// declared. If it does not know them even then, it is on its way out or back, and has lost
+// its data: it is unavailable.
+func (l *Ledger) askOf(ctx context.Context, name string, ask func() error) error {
+	err := ask()
+	if !l.declareAgain(ctx, name, err) {
+		return err
+	}
+	if err = ask(); errors.Is(err, billing.ErrUnknownUser) && l.declared.has(name) {
+		return fmt.Errorf("%w: Redis has lost its data, and does not take the users of the config", billing.ErrUnavailable)
+	}
+	return err
 }
 
 // declareAgain reports whether it makes sense to ask Redis again after an error: it did

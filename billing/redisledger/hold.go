@@ -22,10 +22,11 @@ func (l *Ledger) Hold(ctx context.Context, claim *billing.Claim) (billing.Payer,
 	if l.closed.Load() {
 		return billing.Payer{}, billing.ErrClosed
 	}
-	payer, err := l.hold(ctx, claim)
-	if l.declareAgain(ctx, claim.User, err) {
+	var payer billing.Payer
+	err := l.askOf(ctx, claim.User, func() (err error) {
 		payer, err = l.hold(ctx, claim)
-	}
+		return err
+	})
 	var refusal *billing.Refusal
 	if err != nil && !errors.As(err, &refusal) {
 		err = fmt.Errorf("setting %s of %q aside: %w", claim.Amount, claim.User, unavailable(err))

@@ -258,6 +258,57 @@ func TestRedisIsToldOfTheConfigOnce(t *testing.T) {
 	})
 }
 
+// TestRedisDoesNotTakeTheConfig: it loses what it is told, as one does that a failover is
+// about to replace. Nobody hears that a user of the config is unknown.
+func TestRedisDoesNotTakeTheConfig(t *testing.T) {
+	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
+		l := open(t, client)
+		l.declareAlice(t)
+		before(client, func(context.Context) error {
+			mini.FlushAll()
+			return nil
+		})
+		for what, ask := range map[string]func() error{
+			"Balance": func() error { _, err := l.Balance(t.Context(), "alice"); return err },
+			"Hold":    func() error { _, err := l.Hold(t.Context(), claim("a", 1)); return err },
+			"User":    func() error { _, err := l.User(t.Context(), "alice"); return err },
+			"Users":   func() error { _, err := l.Users(t.Context()); return err },
+			"Credit": func() error {
+				_, _, err := l.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 1})
+				return err
+			},
+		} {
+			if err := ask(); !errors.Is(err, billing.ErrUnavailable) || errors.Is(err, billing.ErrUnknownUser) {
+				t.Errorf("%s: %v, want ErrUnavailable", what, err)
+			}
+		}
+		if _, err := l.User(t.Context(), "nobody"); !errors.Is(err, billing.ErrUnknownUser) {
+			t.Errorf("User of nobody: %v", err)
+		}
+	})
+}
+
+// TestUsersAreToldAgain: a Redis that has lost its data has the users of the config as soon
+// as somebody asks for them.
+func TestUsersAreToldAgain(t *testing.T) {
+	for what, ask := range map[string]func(l *node) (billing.Profile, error){
+		"User": func(l *node) (billing.Profile, error) { return l.User(context.Background(), "alice") },
+		"Users": func(l *node) (billing.Profile, error) {
+			all, err := l.Users(context.Background())
+			return append(all, billing.Profile{})[0], err
+		},
+	} {
+		inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
+			l := open(t, client)
+			l.declareAlice(t)
+			mini.FlushAll()
+			if got, err := ask(l); got.Name != "alice" || err != nil {
+				t.Errorf("%s: %+v, %v", what, got, err)
+			}
+		})
+	}
+}
+
 // TestLostAnswerOfAClaimRefusedHere: Redis has met the claim, nobody heard, and by what
 // this process knew it is refused. What Redis set aside is given back.
 func TestLostAnswerOfAClaimRefusedHere(t *testing.T) {

@@ -93,14 +93,22 @@ func (l *Ledger) change(ctx context.Context, script *redis.Script, args ...any) 
 
 // User implements billing.Ledger.
 func (l *Ledger) User(ctx context.Context, name string) (billing.Profile, error) {
-	profiles, err := l.profiles(ctx, []string{name})
-	if err == nil && len(profiles) == 0 {
-		err = billing.ErrUnknownUser
-	}
+	var profile billing.Profile
+	err := l.askOf(ctx, name, func() error {
+		profiles, err := l.profiles(ctx, []string{name})
+		if err != nil {
+			return err
+		}
+		if len(profiles) == 0 {
+			return billing.ErrUnknownUser
+		}
+		profile = profiles[0]
+		return nil
+	})
 	if err != nil {
 		return billing.Profile{}, fmt.Errorf("user %q: %w", name, unavailable(err))
 	}
-	return profiles[0], nil
+	return profile, nil
 }
 
 // Users implements billing.Ledger.
@@ -108,7 +116,15 @@ func (l *Ledger) Users(ctx context.Context) ([]billing.Profile, error) {
 	if l.closed.Load() {
 		return nil, billing.ErrClosed
 	}
-	names, err := ask(ctx, l, func(pipe redis.Pipeliner) *redis.StringSliceCmd { return pipe.SMembers(ctx, l.usersKey()) })
+	names, err := l.userNames(ctx)
+	if missing := l.declared.notAmong(names); err == nil && missing != "" {
+		err = l.askOf(ctx, missing, func() (err error) {
+			if names, err = l.userNames(ctx); err == nil && !slices.Contains(names, missing) {
+				err = billing.ErrUnknownUser
+			}
+			return err
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading users from Redis: %w", unavailable(err))
 	}
@@ -122,6 +138,10 @@ func (l *Ledger) Users(ctx context.Context) ([]billing.Profile, error) {
 		users = append(users, profiles...)
 	}
 	return users, nil
+}
+
+func (l *Ledger) userNames(ctx context.Context) ([]string, error) {
+	return ask(ctx, l, func(pipe redis.Pipeliner) *redis.StringSliceCmd { return pipe.SMembers(ctx, l.usersKey()) })
 }
 
 // profiles returns those of the named who are known.
@@ -186,10 +206,10 @@ func (l *Ledger) Credit(ctx context.Context, user string, credit billing.Credit)
 		err = l.usable(ctx)
 	}
 	if err == nil {
-		balance, credited, err = l.credit(ctx, entry)
-	}
-	if l.declareAgain(ctx, user, err) {
-		balance, credited, err = l.credit(ctx, entry)
+		err = l.askOf(ctx, user, func() (err error) {
+			balance, credited, err = l.credit(ctx, entry)
+			return err
+		})
 	}
 	if err != nil {
 		return billing.Balance{}, false, fmt.Errorf("crediting %q %s: %w", user, credit.Amount, unavailable(err))

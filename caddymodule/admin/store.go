@@ -80,7 +80,7 @@ func openAdminStore(ctx context.Context, rt *gateway.Runtime) (*adminStore, erro
 // declared returns a user of the config, or nil.
 func (s *adminStore) declared(name string) *gateway.User {
 	for _, config := range s.configs {
-		if u := config.Users[name]; u != nil {
+		if u := config.Config.Users[name]; u != nil {
 			return u
 		}
 	}
@@ -91,7 +91,7 @@ func (s *adminStore) declared(name string) *gateway.User {
 func (s *adminStore) declaredSubscriptions(user string) map[string]time.Time {
 	all := map[string]time.Time{}
 	for _, config := range slices.Backward(s.configs) {
-		if u := config.Users[user]; u != nil {
+		if u := config.Config.Users[user]; u != nil {
 			for group, until := range u.Subscriptions {
 				all[group] = until
 			}
@@ -104,7 +104,7 @@ func (s *adminStore) declaredSubscriptions(user string) map[string]time.Time {
 // of their ids.
 func (s *adminStore) declaredKeys(user string) (all []*gateway.Key) {
 	for _, config := range s.configs {
-		for _, k := range config.Keys {
+		for _, k := range config.Config.Keys {
 			if user != "" && k.User.Name != user || slices.ContainsFunc(all, func(other *gateway.Key) bool { return other.ID == k.ID }) {
 				continue
 			}
@@ -118,7 +118,7 @@ func (s *adminStore) declaredKeys(user string) (all []*gateway.Key) {
 // group returns a group of the config, or nil.
 func (s *adminStore) group(name string) *gateway.Group {
 	for _, config := range s.configs {
-		if g := config.Groups[name]; g != nil {
+		if g := config.Config.Groups[name]; g != nil {
 			return g
 		}
 	}
@@ -129,7 +129,7 @@ func (s *adminStore) group(name string) *gateway.Group {
 func (s *adminStore) groupList(suits func(*gateway.Group) bool) string {
 	var names []string
 	for _, config := range s.configs {
-		for name, g := range config.Groups {
+		for name, g := range config.Config.Groups {
 			if suits(g) && !slices.Contains(names, name) {
 				names = append(names, name)
 			}
@@ -142,12 +142,6 @@ func (s *adminStore) groupList(suits func(*gateway.Group) bool) string {
 // profile returns a user whom the config declares or an operator added.
 func (s *adminStore) profile(ctx context.Context, name string) (billing.Profile, error) {
 	profile, err := s.ledger.User(ctx, name)
-	if errors.Is(err, billing.ErrUnknownUser) && s.declared(name) != nil {
-		// A shared store that has lost its data.
-		if err = s.declare(ctx); err == nil {
-			profile, err = s.ledger.User(ctx, name)
-		}
-	}
 	if errors.Is(err, billing.ErrUnknownUser) || err == nil && !s.lists(profile) {
 		return billing.Profile{}, refuse(http.StatusNotFound, "there is no user %.80q", name)
 	}
@@ -157,41 +151,10 @@ func (s *adminStore) profile(ctx context.Context, name string) (billing.Profile,
 // profiles returns all of them.
 func (s *adminStore) profiles(ctx context.Context) ([]billing.Profile, error) {
 	all, err := s.ledger.Users(ctx)
-	if err == nil && s.lacks(all) {
-		if err = s.declare(ctx); err == nil {
-			all, err = s.ledger.Users(ctx)
-		}
-	}
 	return slices.DeleteFunc(all, func(p billing.Profile) bool { return !s.lists(p) }), err
 }
 
 // lists: a user whom some config declared is there as long as one does.
 func (s *adminStore) lists(p billing.Profile) bool {
 	return p.Source == billing.SourceAPI || s.declared(p.Name) != nil
-}
-
-// lacks reports whether a user of the config is not among those of the ledger.
-func (s *adminStore) lacks(all []billing.Profile) bool {
-	known := make(map[string]bool, len(all))
-	for _, p := range all {
-		known[p.Name] = true
-	}
-	for _, config := range s.configs {
-		for name := range config.Users {
-			if !known[name] {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// declare tells the ledger of the configs' users.
-func (s *adminStore) declare(ctx context.Context) error {
-	for _, config := range s.configs {
-		if err := s.ledger.Declare(ctx, config.Declared); err != nil {
-			return err
-		}
-	}
-	return nil
 }
