@@ -8,34 +8,19 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// Fields are pointers to the record's fields, in the order in which they are
-// kept: *string, *int64, *int, *bool, *billing.USD and *billing.Rate. nanos
-// stands for the time, in nanoseconds since 1970. Settled is not among them: a record
-// gets it when it enters the store.
-//
-// The order is that of files which older programs wrote: new fields come last.
-func Fields(r *billing.Record, nanos *int64) [34]any {
-	return [...]any{
-		&r.ID, nanos, &r.User, &r.KeyID, &r.Account, &r.Group, &r.Platform, &r.Model, &r.ModelSent, &r.Session,
-		&r.Stream, &r.Status, &r.Input, &r.Output, &r.CacheWrite5m, &r.CacheWrite1h, &r.CacheRead, &r.WebSearches,
-		&r.InputCost, &r.OutputCost, &r.CacheWriteCost, &r.CacheReadCost, &r.WebSearchCost,
-		&r.Cost, &r.RateMultiplier, &r.Charged, &r.Billing, &r.DurationMS, &r.TTFTMS, &r.Attempts,
-		&r.UpstreamRequestID, &r.Estimated, &r.Unpriced, &r.UserNumber,
-	}
-}
-
 // firstFields is how many fields the records of the first program had: those after
 // them are zero in a record that ends before.
 const firstFields = 33
 
-// Encode appends the record to b: text with its length before it, everything
-// else as a signed varint. It takes any record that passes Record.Check.
+// Encode appends the record's fields (billing.Fields) to b: text with its length before it,
+// the time in nanoseconds since 1970 and everything else as a signed varint. It takes any record that passes Record.Check.
 func Encode(b []byte, r *billing.Record) []byte {
-	nanos := r.Time.UnixNano()
-	for _, field := range Fields(r, &nanos) {
-		switch v := field.(type) {
+	for i := range billing.Fields {
+		switch v := billing.Fields[i].Of(r).(type) {
 		case *string:
 			b = append(binary.AppendUvarint(b, uint64(len(*v))), *v...)
+		case *time.Time:
+			b = binary.AppendVarint(b, v.UnixNano())
 		case *int64:
 			b = binary.AppendVarint(b, *v)
 		case *int:
@@ -58,9 +43,9 @@ func Encode(b []byte, r *billing.Record) []byte {
 // one or was here before it; where an older program made the record, its new fields
 // are zero.
 func Decode(data []byte, r *billing.Record) bool {
-	var nanos int64
 	*r = billing.Record{}
-	for i, field := range Fields(r, &nanos) {
+	for i := range billing.Fields {
+		field := billing.Fields[i].Of(r)
 		if i >= firstFields && len(data) == 0 {
 			break
 		}
@@ -79,6 +64,8 @@ func Decode(data []byte, r *billing.Record) bool {
 		}
 		data = data[n:]
 		switch v := field.(type) {
+		case *time.Time:
+			*v = time.Unix(0, number).UTC()
 		case *int64:
 			*v = number
 		case *int:
@@ -91,7 +78,6 @@ func Decode(data []byte, r *billing.Record) bool {
 			*v = billing.Rate(number)
 		}
 	}
-	r.Time = time.Unix(0, nanos).UTC()
 	return true
 }
 

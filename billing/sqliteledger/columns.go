@@ -4,19 +4,18 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// columns are those of the table records, in the order of journal.Fields and
-// values, and settled.
-var columns = []string{
-	"id", "time", "user", "key_id", "account", `"group"`, "platform", "model", "model_sent", "session",
-	"stream", "status", "input", "output", "cache_write_5m", "cache_write_1h", "cache_read", "web_searches",
-	"input_cost", "output_cost", "cache_write_cost", "cache_read_cost", "web_search_cost",
-	"cost", "rate_multiplier", "charged", "billing", "duration_ms", "ttft_ms", "attempts",
-	"upstream_request_id", "estimated", "unpriced", "user_number", "settled",
-}
+// columns are those of the table records, in the order of billing.Fields, and settled.
+var columns = func() (names []string) {
+	for _, field := range billing.Fields {
+		names = append(names, `"`+field.Column()+`"`)
+	}
+	return append(names, "settled")
+}()
 
 var (
 	columnList   = strings.Join(columns, ", ")
@@ -93,15 +92,31 @@ const (
 
 // values sets the arguments of insertRecord.
 func values(args []driver.NamedValue, r *billing.Record) {
-	for i, v := range [...]driver.Value{
-		r.ID, r.Time.UnixNano(), r.User, r.KeyID, r.Account, r.Group, r.Platform, r.Model, r.ModelSent, r.Session,
-		integer(r.Stream), int64(r.Status), r.Input, r.Output, r.CacheWrite5m, r.CacheWrite1h, r.CacheRead, r.WebSearches,
-		int64(r.InputCost), int64(r.OutputCost), int64(r.CacheWriteCost), int64(r.CacheReadCost), int64(r.WebSearchCost),
-		int64(r.Cost), int64(r.RateMultiplier), int64(r.Charged), r.Billing, r.DurationMS, r.TTFTMS, int64(r.Attempts),
-		r.UpstreamRequestID, integer(r.Estimated), integer(r.Unpriced), r.UserNumber, r.Settled.UnixNano(),
-	} {
-		args[i].Value = v
+	for i := range billing.Fields {
+		args[i].Value = value(billing.Fields[i].Of(r))
 	}
+	args[len(billing.Fields)].Value = r.Settled.UnixNano()
+}
+
+// value is what SQLite keeps of a record's field.
+func value(field any) driver.Value {
+	switch v := field.(type) {
+	case *string:
+		return *v
+	case *time.Time:
+		return v.UnixNano()
+	case *int64:
+		return *v
+	case *int:
+		return int64(*v)
+	case *bool:
+		return integer(*v)
+	case *billing.USD:
+		return int64(*v)
+	case *billing.Rate:
+		return int64(*v)
+	}
+	panic(fmt.Sprintf("sqliteledger: no column for %T", field))
 }
 
 func integer(b bool) int64 {

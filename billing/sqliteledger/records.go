@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
-	"github.com/sub2api/caddy-sub2api/billing/journal"
 )
 
 // pageSize is how many records are read at once. No page is open while its
@@ -105,11 +104,18 @@ func (l *Ledger) list(ctx context.Context, where *conditions, limit int) ([]*bil
 	}
 	defer rows.Close()
 	page := make([]*billing.Record, 0, min(limit, 64))
+	into := make([]any, len(columns))
 	for rows.Next() {
 		r := new(billing.Record)
 		var nanos, settled int64
-		columns := journal.Fields(r, &nanos)
-		if err := rows.Scan(append(columns[:], &settled)...); err != nil {
+		for i := range billing.Fields {
+			into[i] = billing.Fields[i].Of(r)
+			if _, isTime := into[i].(*time.Time); isTime {
+				into[i] = &nanos
+			}
+		}
+		into[len(into)-1] = &settled
+		if err := rows.Scan(into...); err != nil {
 			return nil, err
 		}
 		if settled == 0 {

@@ -29,14 +29,6 @@ func journalOf(t testing.TB, records ...*billing.Record) []byte {
 	return data
 }
 
-func TestEveryFieldOfARecordHasAColumn(t *testing.T) {
-	var r billing.Record
-	var nanos int64
-	if want := len(journal.Fields(&r, &nanos)) + 1; len(columns) != want { // and settled
-		t.Errorf("%d columns for %d fields", len(columns), want)
-	}
-}
-
 // TestOpenTakesOverTheJournal opens what a killed process may leave: records
 // in both files, some of them in the database already, and an unfinished one.
 func TestOpenTakesOverTheJournal(t *testing.T) {

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -88,41 +89,38 @@ func showUsage(c *call) error {
 }
 
 // recordColumns are all fields of a record, under their names in JSON.
-var recordColumns = []column[billing.Record]{
-	{"id", func(r *billing.Record) cell { return nameCell(r.ID) }},
-	{"time", func(r *billing.Record) cell { return timeCell(r.Time) }},
-	{"settled", func(r *billing.Record) cell { return timeCell(r.Settled) }},
-	{"user", func(r *billing.Record) cell { return nameCell(r.User) }},
-	{"key_id", func(r *billing.Record) cell { return nameCell(r.KeyID) }},
-	{"account", func(r *billing.Record) cell { return nameCell(r.Account) }},
-	{"group", func(r *billing.Record) cell { return nameCell(r.Group) }},
-	{"platform", func(r *billing.Record) cell { return nameCell(r.Platform) }},
-	{"model", func(r *billing.Record) cell { return nameCell(r.Model) }},
-	{"model_sent", func(r *billing.Record) cell { return nameCell(r.ModelSent) }},
-	{"session", func(r *billing.Record) cell { return nameCell(r.Session) }},
-	{"stream", func(r *billing.Record) cell { return boolCell(r.Stream) }},
-	{"status", func(r *billing.Record) cell { return numberCell(int64(r.Status)) }},
-	{"input_tokens", func(r *billing.Record) cell { return numberCell(r.Input) }},
-	{"output_tokens", func(r *billing.Record) cell { return numberCell(r.Output) }},
-	{"cache_write_5m_tokens", func(r *billing.Record) cell { return numberCell(r.CacheWrite5m) }},
-	{"cache_write_1h_tokens", func(r *billing.Record) cell { return numberCell(r.CacheWrite1h) }},
-	{"cache_read_tokens", func(r *billing.Record) cell { return numberCell(r.CacheRead) }},
-	{"web_searches", func(r *billing.Record) cell { return numberCell(r.WebSearches) }},
-	{"input_cost_usd", func(r *billing.Record) cell { return usdCell(r.InputCost) }},
-	{"output_cost_usd", func(r *billing.Record) cell { return usdCell(r.OutputCost) }},
-	{"cache_write_cost_usd", func(r *billing.Record) cell { return usdCell(r.CacheWriteCost) }},
-	{"cache_read_cost_usd", func(r *billing.Record) cell { return usdCell(r.CacheReadCost) }},
-	{"web_search_cost_usd", func(r *billing.Record) cell { return usdCell(r.WebSearchCost) }},
-	{"cost_usd", func(r *billing.Record) cell { return usdCell(r.Cost) }},
-	{"rate_multiplier", func(r *billing.Record) cell { return rateCell(r.RateMultiplier) }},
-	{"charged_usd", func(r *billing.Record) cell { return usdCell(r.Charged) }},
-	{"billing", func(r *billing.Record) cell { return nameCell(r.Billing) }},
-	{"duration_ms", func(r *billing.Record) cell { return numberCell(r.DurationMS) }},
-	{"ttft_ms", func(r *billing.Record) cell { return numberCell(r.TTFTMS) }},
-	{"attempts", func(r *billing.Record) cell { return numberCell(int64(r.Attempts)) }},
-	{"upstream_request_id", func(r *billing.Record) cell { return nameCell(r.UpstreamRequestID) }},
-	{"estimated", func(r *billing.Record) cell { return boolCell(r.Estimated) }},
-	{"unpriced", func(r *billing.Record) cell { return boolCell(r.Unpriced) }},
+var recordColumns = func() (columns []column[billing.Record]) {
+	for _, field := range billing.Fields {
+		if field.Name == "user_number" { // the store's own
+			continue
+		}
+		columns = append(columns, column[billing.Record]{field.Name, func(r *billing.Record) cell { return cellOf(field.Of(r)) }})
+		if field.Name == "time" {
+			columns = append(columns, column[billing.Record]{"settled", func(r *billing.Record) cell { return timeCell(r.Settled) }})
+		}
+	}
+	return columns
+}()
+
+// cellOf is the cell of a record's field.
+func cellOf(field any) cell {
+	switch v := field.(type) {
+	case *string:
+		return nameCell(*v)
+	case *time.Time:
+		return timeCell(*v)
+	case *int64:
+		return numberCell(*v)
+	case *int:
+		return numberCell(int64(*v))
+	case *bool:
+		return boolCell(*v)
+	case *billing.USD:
+		return usdCell(*v)
+	case *billing.Rate:
+		return rateCell(*v)
+	}
+	panic(fmt.Sprintf("admin: no cell for %T", field))
 }
 
 // showRecords answers GET records.
