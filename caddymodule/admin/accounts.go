@@ -69,7 +69,7 @@ func (s *adminStore) accounts() (all []declaredAccount) {
 	at := map[string]int{}
 	for _, config := range s.configs {
 		groups := config.Scheduler.Groups()
-		for _, account := range config.Accounts {
+		for _, account := range config.Config.Accounts {
 			i, known := at[account.Name]
 			if !known {
 				i = len(all)
@@ -164,9 +164,9 @@ func actOnAccount(act func(c *call, a declaredAccount) error) func(*call) error 
 			return err
 		}
 		all := c.store.accounts()
-		i := slices.IndexFunc(all, func(a declaredAccount) bool { return a.Name == c.names[0] })
+		i := slices.IndexFunc(all, func(a declaredAccount) bool { return a.Name == c.r.PathValue("name") })
 		if i < 0 {
-			return refuse(http.StatusNotFound, "there is no account %.80q in the config", c.names[0])
+			return refuse(http.StatusNotFound, "there is no account %.80q in the config", c.r.PathValue("name"))
 		}
 		if err := act(c, all[i]); err != nil {
 			return err

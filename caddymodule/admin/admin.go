@@ -10,8 +10,10 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/caddymodule/config"
@@ -36,6 +38,9 @@ type API struct {
 	Runtimes func() []*gateway.Runtime
 	// Starting reports whether a config that is loaded is not in force yet.
 	Starting func() bool
+
+	once sync.Once
+	made *http.ServeMux
 }
 
 // Error is why a call is refused.
@@ -50,39 +55,40 @@ func (e *Error) Error() string { return e.Err.Error() }
 // Unwrap returns what is wrong.
 func (e *Error) Unwrap() error { return e.Err }
 
-// adminRoute is a path of the admin API, below the prefix, and what can be done
-// there. A * stands for one name.
-type adminRoute struct {
+// route is a path of the admin API, below the prefix, as http.ServeMux has it, and what can
+// be done there.
+type route struct {
 	path    string
-	methods map[string]adminMethod
+	methods map[string]method
 }
 
-// adminMethod answers a call, or returns why not. It takes these parameters in
-// the query, beside store.
-type adminMethod struct {
+// method answers a call, or returns why not. It takes these parameters in the query,
+// beside store.
+type method struct {
 	serve func(*call) error
 	query []string
 }
 
+// FilterParameters select records, and what is summed up.
 var FilterParameters = []string{"from", "to", "user", "key", "account", "group", "model"}
 
 // RecordParameters are those of records alone, beside limit, after and format.
 var RecordParameters = []string{"settled_from", "settled_to"}
 
-var adminRoutes = []adminRoute{
-	{"accounts", map[string]adminMethod{"GET": {serve: listAccounts}}},
-	{"accounts/*/pause", map[string]adminMethod{"POST": {serve: actOnAccount(pauseAccount)}}},
-	{"accounts/*/resume", map[string]adminMethod{"POST": {serve: actOnAccount(resumeAccount)}}},
-	{"accounts/*/reset", map[string]adminMethod{"POST": {serve: actOnAccount(resetAccount)}}},
-	{"users", map[string]adminMethod{"GET": {serve: listUsers}, "POST": {serve: addUser}}},
-	{"users/*", map[string]adminMethod{"GET": {serve: showUser}, "PATCH": {serve: changeUser}, "DELETE": {serve: removeUser}}},
-	{"users/*/credit", map[string]adminMethod{"POST": {serve: creditUser}}},
-	{"users/*/keys", map[string]adminMethod{"GET": {serve: listKeys}, "POST": {serve: addKey}}},
-	{"users/*/subscriptions/*", map[string]adminMethod{"PUT": {serve: subscribe}, "DELETE": {serve: unsubscribe}}},
-	{"keys", map[string]adminMethod{"GET": {serve: listKeys}}},
-	{"keys/*", map[string]adminMethod{"DELETE": {serve: revokeKey}}},
-	{"usage", map[string]adminMethod{"GET": {showUsage, slices.Concat(FilterParameters, []string{"by", "format"})}}},
-	{"records", map[string]adminMethod{"GET": {showRecords, slices.Concat(FilterParameters, RecordParameters, []string{"limit", "after", "format"})}}},
+var routes = []route{
+	{"accounts", map[string]method{"GET": {serve: listAccounts}}},
+	{"accounts/{name}/pause", map[string]method{"POST": {serve: actOnAccount(pauseAccount)}}},
+	{"accounts/{name}/resume", map[string]method{"POST": {serve: actOnAccount(resumeAccount)}}},
+	{"accounts/{name}/reset", map[string]method{"POST": {serve: actOnAccount(resetAccount)}}},
+	{"users", map[string]method{"GET": {serve: listUsers}, "POST": {serve: addUser}}},
+	{"users/{name}", map[string]method{"GET": {serve: showUser}, "PATCH": {serve: changeUser}, "DELETE": {serve: removeUser}}},
+	{"users/{name}/credit", map[string]method{"POST": {serve: creditUser}}},
+	{"users/{name}/keys", map[string]method{"GET": {serve: listKeys}, "POST": {serve: addKey}}},
+	{"users/{name}/subscriptions/{group}", map[string]method{"PUT": {serve: subscribe}, "DELETE": {serve: unsubscribe}}},
+	{"keys", map[string]method{"GET": {serve: listKeys}}},
+	{"keys/{id}", map[string]method{"DELETE": {serve: revokeKey}}},
+	{"usage", map[string]method{"GET": {showUsage, slices.Concat(FilterParameters, []string{"by", "format"})}}},
+	{"records", map[string]method{"GET": {showRecords, slices.Concat(FilterParameters, RecordParameters, []string{"limit", "after", "format"})}}},
 }
 
 // call is one request to the admin API.
@@ -90,13 +96,12 @@ type call struct {
 	w     http.ResponseWriter
 	r     *http.Request
 	ctx   context.Context
-	names []string // that stand in the path
 	query url.Values
 	store *adminStore
 }
 
-// Serve answers a request to a path below adminPrefix, or returns a *callError. What is out of reach for now may be asked for
-// again soon.
+// Serve answers a request to a path below Prefix, or returns an *Error. What is out of
+// reach for now may be asked for again soon.
 func (a *API) Serve(w http.ResponseWriter, r *http.Request) error {
 	err := a.carryOut(w, r)
 	if refusal, ok := errors.AsType[*Error](err); ok && refusal.Status == http.StatusServiceUnavailable {
@@ -105,18 +110,56 @@ func (a *API) Serve(w http.ResponseWriter, r *http.Request) error {
 	return err
 }
 
+// answered is a response whose handler returns why it refuses.
+type answered struct {
+	http.ResponseWriter
+	err error
+}
+
+// carryOut finds the route, and answers by it.
 func (a *API) carryOut(w http.ResponseWriter, r *http.Request) error {
-	route, names, err := findAdminRoute(r.URL.EscapedPath())
-	if err != nil {
-		return err
+	if path.Clean(r.URL.Path) != r.URL.Path {
+		return nothingHere() // a mux would send the client to another path
 	}
-	method, ok := route.methods[r.Method]
-	if !ok {
-		allowed := strings.Join(slices.Sorted(maps.Keys(route.methods)), ", ")
-		w.Header().Set("Allow", allowed)
-		return refuse(http.StatusMethodNotAllowed, "%s is not for this path; use %s", r.Method, allowed)
-	}
-	query, err := adminQuery(r.URL.RawQuery, method.query)
+	answer := &answered{ResponseWriter: w}
+	a.mux().ServeHTTP(answer, r)
+	return answer.err
+}
+
+func nothingHere() error {
+	paths := config.NameList(routes, func(r route) string { return Prefix + r.path })
+	return refuse(http.StatusNotFound, "there is nothing here; there are: %s", paths)
+}
+
+// mux makes the routes' handlers, once.
+func (a *API) mux() *http.ServeMux {
+	a.once.Do(func() {
+		a.made = http.NewServeMux()
+		handle := func(pattern string, f func(w http.ResponseWriter, r *http.Request) error) {
+			a.made.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+				answer := w.(*answered)
+				answer.err = f(answer.ResponseWriter, r)
+			})
+		}
+		handle("/", func(http.ResponseWriter, *http.Request) error { return nothingHere() })
+		for _, route := range routes {
+			handle(Prefix+route.path, func(w http.ResponseWriter, r *http.Request) error {
+				method, ok := route.methods[r.Method]
+				if !ok {
+					allowed := strings.Join(slices.Sorted(maps.Keys(route.methods)), ", ")
+					w.Header().Set("Allow", allowed)
+					return refuse(http.StatusMethodNotAllowed, "%s is not for this path; use %s", r.Method, allowed)
+				}
+				return a.call(w, r, method)
+			})
+		}
+	})
+	return a.made
+}
+
+// call answers one request by a method.
+func (a *API) call(w http.ResponseWriter, r *http.Request, method method) error {
+	query, err := readQuery(r.URL.RawQuery, method.query)
 	if err != nil {
 		return err
 	}
@@ -136,42 +179,11 @@ func (a *API) carryOut(w http.ResponseWriter, r *http.Request) error {
 		return storeRefusal(rt, err)
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	return storeRefusal(rt, method.serve(&call{w, r, ctx, names, query, store}))
+	return storeRefusal(rt, method.serve(&call{w, r, ctx, query, store}))
 }
 
-// findAdminRoute finds the route of a path, and the names in it.
-func findAdminRoute(escaped string) (adminRoute, []string, error) {
-	parts := strings.Split(strings.TrimPrefix(escaped, Prefix), "/")
-	for i, part := range parts {
-		parts[i], _ = url.PathUnescape(part) // it was escaped well
-	}
-	for _, route := range adminRoutes {
-		if names, ok := route.match(parts); ok {
-			return route, names, nil
-		}
-	}
-	paths := config.NameList(adminRoutes, func(r adminRoute) string { return Prefix + r.path })
-	return adminRoute{}, nil, refuse(http.StatusNotFound, "there is nothing here; there are: %s", paths)
-}
-
-func (route adminRoute) match(parts []string) (names []string, ok bool) {
-	words := strings.Split(route.path, "/")
-	if len(words) != len(parts) {
-		return nil, false
-	}
-	for i, word := range words {
-		switch {
-		case word == "*" && parts[i] != "":
-			names = append(names, parts[i])
-		case word != parts[i]:
-			return nil, false
-		}
-	}
-	return names, true
-}
-
-// adminQuery reads a query that may hold these parameters, and store.
-func adminQuery(raw string, known []string) (url.Values, error) {
+// readQuery reads a query that may hold these parameters, and store.
+func readQuery(raw string, known []string) (url.Values, error) {
 	query, err := url.ParseQuery(raw)
 	if err != nil {
 		return nil, refuse(http.StatusBadRequest, "the query: %w", err)

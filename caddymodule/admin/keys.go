@@ -77,8 +77,8 @@ func orEmpty(names []string) []string {
 // listKeys answers GET keys, and GET users/{name}/keys.
 func listKeys(c *call) error {
 	user := ""
-	if len(c.names) > 0 {
-		profile, err := c.store.profile(c.ctx, c.names[0])
+	if c.r.PathValue("name") != "" {
+		profile, err := c.store.profile(c.ctx, c.r.PathValue("name"))
 		if err != nil {
 			return err
 		}
@@ -133,7 +133,7 @@ func addKey(c *call) error {
 		}
 		made.Limits[span] = *limit
 	}
-	profile, err := c.store.profile(c.ctx, c.names[0])
+	profile, err := c.store.profile(c.ctx, c.r.PathValue("name"))
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func checkKeyModels(patterns []string) error {
 
 // revokeKey answers DELETE keys/{id}.
 func revokeKey(c *call) error {
-	id := c.names[0]
+	id := c.r.PathValue("id")
 	if slices.ContainsFunc(c.store.declaredKeys(""), func(k *gateway.Key) bool { return k.ID == id }) {
 		return refuse(http.StatusConflict, "key %s is the config's; change the config and reload it", id)
 	}

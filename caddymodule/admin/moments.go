@@ -9,7 +9,7 @@ import (
 )
 
 // zone is where the days of the store begin.
-func (s *adminStore) zone() *time.Location { return s.configs[0].Zone }
+func (s *adminStore) zone() *time.Location { return s.configs[0].Config.Zone }
 
 // queryMoment reads a time of the query; where there is none, it is zero.
 func (c *call) queryMoment(word string) (time.Time, error) {

@@ -45,7 +45,7 @@ func creditUser(c *call) error {
 	if body.Amount == 0 || body.Amount > config.MaxBalance || body.Amount < -config.MaxBalance {
 		return refuse(http.StatusBadRequest, "amount_usd: %s is no amount to credit; write US dollars up to a billion, such as 20, or -5 to take some", body.Amount)
 	}
-	profile, err := c.store.profile(c.ctx, c.names[0])
+	profile, err := c.store.profile(c.ctx, c.r.PathValue("name"))
 	if err != nil {
 		return err
 	}
@@ -73,7 +73,7 @@ func subscribe(c *call) error {
 	if err := c.body(&body); err != nil {
 		return err
 	}
-	name := c.names[1]
+	name := c.r.PathValue("group")
 	limited := func(g *gateway.Group) bool { return g.Subscription }
 	switch g := c.store.group(name); {
 	case g == nil:
@@ -106,7 +106,7 @@ func unsubscribe(c *call) error {
 	if err != nil {
 		return err
 	}
-	name := c.names[1]
+	name := c.r.PathValue("group")
 	had, err := c.store.ledger.Subscription(c.ctx, profile.Name, name)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func unsubscribe(c *call) error {
 // undeclaredSubscription returns the user whose subscription is to be changed,
 // unless it is the config's.
 func (c *call) undeclaredSubscription() (billing.Profile, error) {
-	user, group := c.names[0], c.names[1]
+	user, group := c.r.PathValue("name"), c.r.PathValue("group")
 	if _, ok := c.store.declaredSubscriptions(user)[group]; ok {
 		return billing.Profile{}, refuse(http.StatusConflict, "the config subscribes user %s to %s; change the config and reload it", user, group)
 	}

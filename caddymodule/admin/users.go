@@ -164,7 +164,7 @@ func (c *call) answerUser(name string) error {
 }
 
 // showUser answers GET users/{name}.
-func showUser(c *call) error { return c.answerUser(c.names[0]) }
+func showUser(c *call) error { return c.answerUser(c.r.PathValue("name")) }
 
 // addUser answers POST users.
 func addUser(c *call) error {
@@ -218,7 +218,7 @@ func (c *call) added(name string) (billing.Profile, error) {
 
 // changeUser answers PATCH users/{name}.
 func changeUser(c *call) error {
-	name := c.names[0]
+	name := c.r.PathValue("name")
 	if _, err := c.added(name); err != nil {
 		return err
 	}
@@ -245,7 +245,7 @@ func changeUser(c *call) error {
 
 // removeUser answers DELETE users/{name} with the user as they were.
 func removeUser(c *call) error {
-	profile, err := c.added(c.names[0])
+	profile, err := c.added(c.r.PathValue("name"))
 	if err != nil {
 		return err
 	}
