@@ -20,7 +20,7 @@ import (
 
 // answer is an account's answer on its way to the client.
 type answer struct {
-	*exchange
+	x        *exchange
 	account  *upstream.Account
 	response *http.Response
 	ctx      context.Context // of the request to upstream
@@ -63,7 +63,7 @@ func bodyOf(response *http.Response) (io.Reader, error) {
 // read reads upstream's body. With more than most bytes in it, it stops there
 // with errTooLarge.
 func (a *answer) read(most int64) (_ []byte, err error) {
-	if a.call.Stream { // else firstLimit holds for all of it
+	if a.x.call.Stream { // else firstLimit holds for all of it
 		a.guard.begin(nil, a.idleLimit())
 	}
 	if a.from, err = bodyOf(a.response); err != nil {
@@ -78,7 +78,7 @@ func (a *answer) read(most int64) (_ []byte, err error) {
 	for {
 		n, err := a.from.Read(body[len(body):cap(body)])
 		body = body[:len(body)+n]
-		a.guard.alive(a.clock.now())
+		a.guard.alive(a.x.clock.now())
 		switch {
 		case err == io.EOF:
 			return body, nil
@@ -93,24 +93,23 @@ func (a *answer) read(most int64) (_ []byte, err error) {
 }
 
 func (a *answer) idleLimit() *timeout {
-	return &timeout{what: "nothing", option: "idle_timeout", after: a.IdleTimeout, silence: true}
+	return &timeout{what: "nothing", option: "idle_timeout", after: a.x.config.IdleTimeout, silence: true}
 }
 
 // failure reads an answer that is not a success.
-func (a *answer) failure() *upstream.Failure {
+func (a *answer) failure() (*upstream.Failure, error) {
 	body, err := a.read(maxErrorBody)
-	if err != nil && a.gone() {
-		a.settleNothing()
-		return nil
+	if err != nil && a.x.ended() {
+		return nil, errGone
 	}
-	return a.refused(body, err)
+	return a.refused(body, err), nil
 }
 
 // refused makes a Failure of an answer that is not a success, as far as it came: err
 // is how reading it ended. One that did not end in time is a time-out, unless its
 // status says more.
 func (a *answer) refused(body []byte, err error) *upstream.Failure {
-	f := anthropic.ReadFailure(a.response.StatusCode, a.response.Header, body, a.asked(), time.Now())
+	f := anthropic.ReadFailure(a.response.StatusCode, a.response.Header, body, a.x.asked(), time.Now())
 	var late *timeout
 	if err != nil && errors.As(context.Cause(a.ctx), &late) {
 		f.Late = true
@@ -126,40 +125,35 @@ func (x *exchange) asked() anthropic.Asked {
 }
 
 // whole relays an answer that is not a stream.
-func (a *answer) whole() *upstream.Failure {
+func (a *answer) whole() (*upstream.Failure, error) {
 	body, err := a.read(maxAnswer)
-	if errors.Is(err, errTooLarge) {
-		a.large(body)
-		return nil
-	}
-	if err != nil {
-		if a.gone() {
-			if len(body) > 0 {
-				a.settleBroken(anthropic.EstimateBySize(body, int64(len(body)), a.bounds()))
-			} else {
-				a.settleNothing()
-			}
-			return nil
+	switch {
+	case errors.Is(err, errTooLarge):
+		return nil, a.large(body)
+	case err != nil && a.x.ended():
+		if len(body) > 0 {
+			a.x.brokeOff(anthropic.EstimateBySize(body, int64(len(body)), a.x.bounds()))
 		}
-		return a.brokenOff(err)
+		return nil, errGone
+	case err != nil:
+		return a.brokenOff(err), nil
 	}
 	if f := notAMessage(body); f != nil {
-		return f
+		return f, nil
 	}
 	a.succeeded()
-	a.record.Status = a.response.StatusCode
-	a.record.TTFTMS = time.Since(a.arrived).Milliseconds()
-	if err := a.settleLast(anthropic.ReadUsage(body, a.bounds())); err != nil {
-		a.storeFailed("recording what an answer used", err)
-		return nil
+	a.x.record.Status = a.response.StatusCode
+	a.x.record.TTFTMS = time.Since(a.x.arrived).Milliseconds()
+	if err := a.x.settleWhole(anthropic.ReadUsage(body, a.x.bounds())); err != nil {
+		return nil, storeError("recording what an answer used", err)
 	}
-	if renamer := a.renamer(); renamer != nil {
+	if renamer := a.x.renamer(); renamer != nil {
 		body = renamer.Body(body)
 	}
 	header := make(http.Header, 4)
 	copyHeader(header, a.response.Header, "Content-Type", prefixMismatch)
-	a.out.whole(a.response.StatusCode, header, body)
-	return nil
+	a.x.out.whole(a.response.StatusCode, header, body)
+	return nil, nil
 }
 
 // notAMessage returns the failure of a success that holds something else than a
@@ -189,7 +183,7 @@ func (x *exchange) renamer() *anthropic.Renamer {
 
 // bounds are what the answer can have used.
 func (x *exchange) bounds() anthropic.Bounds {
-	facts, _ := x.Prices.Facts(x.call.Model)
+	facts, _ := x.config.Prices.Facts(x.call.Model)
 	return anthropic.Bounds{Body: x.bodySize, Window: facts.MaxInputTokens, MaxTokens: x.call.MaxTokens, Alias: billing.IsAlias(x.call.Model)}
 }
 
@@ -217,16 +211,16 @@ func (a *answer) brokenOff(err error) *upstream.Failure {
 
 // succeeded tells the scheduler that the account works.
 func (a *answer) succeeded() {
-	if a.endpoint == scheduler.Messages {
-		a.runtime.questions.answered(a.account.Name, a.model())
+	if a.x.endpoint == scheduler.Messages {
+		a.x.runtime.questions.answered(a.account.Name, a.x.model())
 	}
-	a.tell(a.account, a.success(scheduler.Success))
+	a.x.tell(a.account, a.success(scheduler.Success))
 }
 
 // endTrial tells it so as soon as the header is there, where others wait for that.
 func (a *answer) endTrial() {
-	if a.lease.Trial {
-		a.tell(a.account, a.success(scheduler.Answered))
+	if a.x.lease.Trial {
+		a.x.tell(a.account, a.success(scheduler.Answered))
 	}
 }
 
@@ -234,33 +228,21 @@ func (a *answer) success(kind scheduler.OutcomeKind) scheduler.Outcome {
 	return scheduler.Outcome{
 		Kind:     kind,
 		Status:   a.response.StatusCode,
-		Model:    a.model(),
-		Fast:     a.call.Fast,
-		Endpoint: a.endpoint,
-		Sent:     a.sent,
+		Model:    a.x.model(),
+		Fast:     a.x.call.Fast,
+		Endpoint: a.x.endpoint,
+		Sent:     a.x.sent,
 		Windows:  windowReports(anthropic.ReadWindows(a.response.Header)),
 	}
 }
 
-// refuse answers with the failure of the last account: upstream's own words
-// where it judged the request, ours where it was about the account.
-func (x *exchange) refuse(f *upstream.Failure) {
-	x.record.Status = x.answerFailure(f)
-	x.settleNothing()
-}
-
-func (x *exchange) answerFailure(f *upstream.Failure) (status int) {
-	e := errUpstream(f)
-	if e == nil {
-		return x.passFailure(f)
+// answerFailure answers with the failure of the last account: upstream's own words where
+// it judged the request, ours where it was about the account.
+func (x *exchange) answerFailure(f *upstream.Failure) {
+	if e := errUpstream(f); e != nil {
+		x.out.fail(e)
+		return
 	}
-	x.fail(e)
-	return e.status
-}
-
-// passFailure answers with upstream's own body and status: clients match the
-// words.
-func (x *exchange) passFailure(f *upstream.Failure) (status int) {
 	header := make(http.Header, 4)
 	copyHeader(header, f.Header, "Content-Type", "Retry-After", "X-Should-Retry")
 	if header["Content-Type"] == nil {
@@ -269,12 +251,11 @@ func (x *exchange) passFailure(f *upstream.Failure) (status int) {
 	if after := f.RetryAfter; after > longestRetryAfter {
 		setRetry(header, after, true)
 	}
-	body, message := f.Body, f.Message
+	body, message := f.Body, f.Message // clients match the words
 	if renamer := x.renamer(); renamer != nil {
 		body, message = renamer.Error(body), string(renamer.Error([]byte(message)))
 	}
 	if !x.out.whole(f.Status, header, body) {
-		x.fail(errPassed(f.Type, message))
+		x.out.fail(errPassed(f.Type, message))
 	}
-	return f.Status
 }

@@ -20,7 +20,7 @@ func (x *exchange) authenticate() error {
 		return errKey("no gateway key: send one as x-api-key or as Authorization: Bearer")
 	}
 	digest := sha256.Sum256([]byte(text))
-	if x.key = x.Keys[digest]; x.key != nil {
+	if x.key = x.config.Keys[digest]; x.key != nil {
 		return nil
 	}
 	return x.login(digest)
@@ -28,12 +28,12 @@ func (x *exchange) authenticate() error {
 
 // login finds a key that is not the config's in the store.
 func (x *exchange) login(digest [sha256.Size]byte) error {
-	ledger, err := x.Gateway.Ledger(x.ctx)
+	ledger, err := x.gateway.Ledger(x.ctx)
 	if err != nil {
 		return storeError("opening the store", err)
 	}
 	from, now := visitorAddress(x.runtime.hooks.ClientAddress(x.r)), time.Now()
-	if wait := x.runtime.visitors.mustWait(digest, from, x.WrongKeyLimit, now); wait > 0 {
+	if wait := x.runtime.visitors.mustWait(digest, from, x.config.WrongKeyLimit, now); wait > 0 {
 		return errWrongKeys(wait)
 	}
 	found, owner, err := ledger.Login(x.ctx, digest)
@@ -45,14 +45,14 @@ func (x *exchange) login(digest [sha256.Size]byte) error {
 		return storeError("looking for a gateway key", err)
 	}
 	x.runtime.visitors.right(digest)
-	x.key, err = x.keyOf(&found, &owner, now)
+	x.key, err = x.gateway.keyOf(&found, &owner, now)
 	return err
 }
 
 // keyOf makes the key of a request from what the store has of it.
 func (g *Gateway) keyOf(found *billing.Key, owner *billing.Profile, now time.Time) (*Key, error) {
 	// What the config says of a user counts, also of one whom the API has made.
-	k := &Key{ID: found.ID, Models: found.Models, User: g.Users[owner.Name]}
+	k := &Key{ID: found.ID, Models: found.Models, User: g.Config.Users[owner.Name]}
 	switch {
 	case k.User != nil:
 	case owner.Source == billing.SourceConfig:
@@ -67,7 +67,7 @@ func (g *Gateway) keyOf(found *billing.Key, owner *billing.Profile, now time.Tim
 		return nil, errKey("this gateway key expired at " + found.Expires.UTC().Format(time.RFC3339))
 	}
 	for _, name := range found.Groups {
-		if group := g.Groups[name]; group != nil {
+		if group := g.Config.Groups[name]; group != nil {
 			k.Groups = append(k.Groups, group)
 		}
 	}

@@ -21,14 +21,14 @@ type usageAnswer struct {
 // usage answers GET /v1/usage.
 func (x *exchange) usage() error {
 	answer := usageAnswer{IsValid: true, PlanName: "unlimited", Remaining: "-1", Unit: "USD"}
-	if x.Simple {
+	if x.config.Simple {
 		return x.answerJSON(answer)
 	}
-	ledger, err := x.Gateway.Ledger(x.ctx)
+	ledger, err := x.gateway.Ledger(x.ctx)
 	if err != nil {
 		return storeError("opening the store", err)
 	}
-	if x.Storage.Outage() == store.OutageRefuses {
+	if x.config.Storage.Outage() == store.OutageRefuses {
 		// The ledger would tell what it knew last; the state knows whether that is
 		// long ago.
 		if _, err := x.runtime.State.Load(x.ctx, scheduler.UserPlace(x.key.User.Name)); err != nil {

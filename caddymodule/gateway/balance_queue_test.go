@@ -158,8 +158,8 @@ var errHeld = &billing.Refusal{Lack: billing.LackBalance, Held: true}
 // ask for her slot.
 func exchangeAhead(t *testing.T, l *aheadTold) *exchange {
 	return &exchange{
-		Gateway: &Gateway{Config: &Config{HoldWait: 30 * time.Second}, runtime: new(Runtime)},
-		ctx:     t.Context(), id: "mine", key: &Key{User: &User{Name: "alice"}},
+		config: &Config{HoldWait: 30 * time.Second}, runtime: new(Runtime),
+		ctx: t.Context(), id: "mine", key: &Key{User: &User{Name: "alice"}},
 		ledger: l, ahead: l.ahead, claim: &billing.Claim{ID: "mine", User: "alice"},
 	}
 }

@@ -97,8 +97,8 @@ func (c *downstream) write(p []byte, between bool, now time.Duration) error {
 }
 
 // fail answers with an error: as the answer where nothing was sent, else as an
-// event, after seal.
-func (c *downstream) fail(e *apiError, seal string) {
+// event.
+func (c *downstream) fail(e *apiError) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
@@ -106,7 +106,7 @@ func (c *downstream) fail(e *apiError, seal string) {
 		c.started = true
 		e.write(c.w, c.id)
 	case c.stream:
-		c.put(append([]byte(seal), e.event(c.id)...), c.clock.now())
+		c.put(append([]byte(e.seal), e.event(c.id)...), c.clock.now())
 	}
 }
 

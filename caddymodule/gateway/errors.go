@@ -26,6 +26,8 @@ type apiError struct {
 	final bool
 	// header holds more headers of the answer; nil for none.
 	header http.Header
+	// seal ends what a stream has left open, before the error's event.
+	seal string
 }
 
 // Error implements error.
@@ -48,8 +50,19 @@ func (e *stepError) Unwrap() error { return e.err }
 // storeError is that a step failed for the store's sake.
 func storeError(doing string, err error) error { return &stepError{doing, err, true} }
 
-// errGone: the client has left, or the gateway ends the request.
-var errGone = errors.New("the request has ended")
+// upstreamError is that the account which was asked last has failed, and no other is asked.
+type upstreamError struct{ failure *upstream.Failure }
+
+// Error implements error.
+func (e *upstreamError) Error() string { return e.failure.Error() }
+
+var (
+	// errGone: the client has left, or the gateway ends the request.
+	errGone = errors.New("the request has ended")
+	// errCutShort: the connection must be cut, since half of a JSON text can't say that it
+	// failed.
+	errCutShort = errors.New("the answer is cut short")
+)
 
 // What the gateway refuses and what fails is made here, and nowhere else. The type and
 // the status are those that clients of the API act upon.
@@ -292,11 +305,6 @@ func errPassed(kind, message string) *apiError {
 		kind = invalidRequestError
 	}
 	return &apiError{kind: kind, message: message}
-}
-
-// errNotStreamed: a stream has begun, and upstream's answer is none.
-func errNotStreamed() *apiError {
-	return &apiError{kind: serverError, message: "upstream did not stream its answer"}
 }
 
 // A stream that breaks off. The status is for one of which nothing has gone out.

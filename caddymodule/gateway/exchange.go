@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/sub2api/caddy-sub2api/billing"
+	"github.com/sub2api/caddy-sub2api/caddymodule/store"
 	"github.com/sub2api/caddy-sub2api/internal/modelname"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 	"github.com/sub2api/caddy-sub2api/upstream"
@@ -26,7 +27,9 @@ const busyRetryAfter = 5 * time.Second
 
 // exchange is one request and its answer.
 type exchange struct {
-	*Gateway
+	gateway *Gateway
+	config  *Config  // of gateway
+	runtime *Runtime // the same
 	r       *http.Request
 	path    string            // the API's, without a platform's prefix
 	force   upstream.Platform // by the path; "" = none
@@ -58,11 +61,14 @@ type exchange struct {
 	payer    billing.Payer
 	held     bool // money is, or was, set aside
 	record   billing.Record
+	used     *anthropic.Reading // of an answer that did not come whole; nil = nothing
+	picked   bool               // an account was picked: there is to be a record
+	closed   bool               // the record was settled, or could not be
 	settled  bool
 }
 
 func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request, path string, force upstream.Platform) *exchange {
-	x := &exchange{Gateway: g, r: r, path: path, force: force, id: newRequestID(), arrived: time.Now()}
+	x := &exchange{gateway: g, config: g.Config, runtime: g.runtime, r: r, path: path, force: force, id: newRequestID(), arrived: time.Now()}
 	x.clock = stopwatch{x.arrived}
 	x.out = newDownstream(w, x.id, x.clock)
 	x.ctx, x.cancel = context.WithCancelCause(r.Context())
@@ -85,26 +91,66 @@ func newRequestID() string {
 	return "req_" + strings.ReplaceAll(id.String(), "-", "")
 }
 
-// conclude answers a request that ended in an error, nil for one that has its answer.
+// conclude answers a request that ended in an error, nil for one that has its answer. It
+// is the one place that answers with errors.
 func (x *exchange) conclude(err error) {
 	var refusal *apiError
+	var failed *upstreamError
 	var step *stepError
 	switch {
 	case err == nil:
 	case errors.As(err, &refusal):
-		x.fail(refusal)
-	case x.gone():
-	case errors.As(err, &step) && step.ofStore:
-		x.storeFailed(step.doing, step.err)
-	case step != nil:
-		x.internal(step.doing, step.err)
+		x.out.fail(refusal)
+	case errors.As(err, &failed):
+		x.answerFailure(failed.failure)
+	case errors.Is(err, errCutShort):
+		panic(http.ErrAbortHandler)
+	case errors.Is(err, errGone), x.ended():
+		x.answerEnded()
+	case errors.As(err, &step) && step.ofStore && x.storeMayRecover(step.err):
+		x.gateway.logger.Error("a request failed for want of the store", "doing", step.doing, "request_id", x.id, "error", step.err)
+		x.out.fail(errStore())
 	default:
-		x.internal("serving a request", err)
+		x.gateway.logger.Error("a request failed inside the gateway", "request_id", x.id, "error", err)
+		x.out.fail(errInternal())
 	}
 }
 
-// fail answers with an error that the gateway itself found.
-func (x *exchange) fail(e *apiError) { x.out.fail(e, "") }
+// answerEnded answers a request that has ended from this side.
+func (x *exchange) answerEnded() {
+	if c := cutBy(x.ctx); c != nil {
+		x.out.fail(errEnded(c.why))
+		return
+	}
+	x.out.gone()
+}
+
+// statusOf is the status for the record of a request whose answer had not begun when it
+// ended in an error.
+func (x *exchange) statusOf(err error) int {
+	var refusal *apiError
+	var failed *upstreamError
+	switch {
+	case errors.As(err, &refusal):
+		return refusal.status
+	case errors.As(err, &failed):
+		if e := errUpstream(failed.failure); e != nil {
+			return e.status
+		}
+		return failed.failure.Status
+	case cutBy(x.ctx) != nil:
+		return http.StatusServiceUnavailable
+	case x.ended():
+		return statusClientGone
+	}
+	return http.StatusInternalServerError
+}
+
+// storeMayRecover reports whether what the store failed for passes: it is out of reach, or
+// others share it.
+func (x *exchange) storeMayRecover(err error) bool {
+	return x.config.Storage.Outage() != store.OutageFails || errors.Is(err, scheduler.ErrUnavailable) || errors.Is(err, billing.ErrUnwritable)
+}
 
 // cut is why the gateway ends a request from its own side.
 type cut struct{ why string }
@@ -131,34 +177,9 @@ func (x *exchange) slotLost() { x.cancel(errSlotLost) }
 // clientLeft reports whether the client has gone away.
 func (x *exchange) clientLeft() bool { return x.ctx.Err() != nil && cutBy(x.ctx) == nil }
 
-// gone reports whether the request has ended from this side: the client left, or
-// the gateway is shutting down. It answers accordingly.
-func (x *exchange) gone() bool {
-	if x.ctx.Err() == nil {
-		return false
-	}
-	if c := cutBy(x.ctx); c != nil {
-		x.record.Status = http.StatusServiceUnavailable
-		x.fail(errEnded(c.why))
-	} else {
-		x.record.Status = statusClientGone
-		x.out.gone()
-	}
-	return true
-}
-
-// internal answers with a fault of the gateway's own, and logs it.
-func (x *exchange) internal(doing string, err error) {
-	x.logger.Error("a request failed inside the gateway", "doing", doing, "request_id", x.id, "error", err)
-	x.fail(errInternal())
-}
-
-// failStore answers a request that can't be served while the store is out of
-// reach, or takes no records.
-func (x *exchange) failStore(doing string, err error) {
-	x.logger.Error("a request failed for want of the store", "doing", doing, "request_id", x.id, "error", err)
-	x.fail(errStore())
-}
+// ended reports whether the request has ended from this side: the client left, or the
+// gateway is shutting down.
+func (x *exchange) ended() bool { return x.ctx.Err() != nil }
 
 // readCall reads the request, whole and before any waiting: only then is it
 // noticed when the client leaves. It finds the group that serves it, and its
@@ -171,8 +192,8 @@ func (x *exchange) readCall() (err error) {
 	switch {
 	case err == nil:
 	case x.tooLarge(err):
-		return errBodyTooLarge(x.MaxBody)
-	case x.ctx.Err() != nil:
+		return errBodyTooLarge(x.config.MaxBody)
+	case x.ended():
 		return errGone
 	default:
 		return invalid("the request body could not be read whole")
@@ -183,7 +204,7 @@ func (x *exchange) readCall() (err error) {
 	}
 	x.bodySize = int64(len(body))
 	x.call = anthropic.Call{Path: x.path, RawQuery: x.r.URL.RawQuery, Header: x.r.Header, Request: request}
-	if x.group, err = x.chooseGroup(x.key, x.force, x.call.Model); err != nil {
+	if x.group, err = x.gateway.chooseGroup(x.key, x.force, x.call.Model); err != nil {
 		return err
 	}
 	var byContent bool
@@ -197,10 +218,10 @@ func (x *exchange) readCall() (err error) {
 const firstRead = 512 << 10
 
 func (x *exchange) readBody() ([]byte, error) {
-	if x.r.ContentLength > x.MaxBody {
-		return nil, &http.MaxBytesError{Limit: x.MaxBody}
+	if x.r.ContentLength > x.config.MaxBody {
+		return nil, &http.MaxBytesError{Limit: x.config.MaxBody}
 	}
-	from := http.MaxBytesReader(nil, x.r.Body, x.MaxBody)
+	from := http.MaxBytesReader(nil, x.r.Body, x.config.MaxBody)
 	size := int64(4 << 10)
 	if x.r.ContentLength > 0 {
 		size = min(x.r.ContentLength+1, firstRead) // + 1 to read EOF without growing
@@ -252,13 +273,13 @@ func (x *exchange) model() string { return modelname.Base(x.call.Model) }
 // options say how the request is prepared for an account.
 func (x *exchange) options(account *upstream.Account) anthropic.Options {
 	options := anthropic.Options{
-		InjectSystem: x.InjectSystem == InjectSystemAll ||
-			x.InjectSystem == InjectSystemOAuth && x.Scheduler.HoldsBearer(x.groupName(), x.force),
-		StripThinking: x.ThinkingBlocks == ThinkingStrip || x.strip,
-		InjectBeta:    x.InjectBeta,
-		Allow:         x.allow,
+		InjectSystem: x.config.InjectSystem == InjectSystemAll ||
+			x.config.InjectSystem == InjectSystemOAuth && x.gateway.Scheduler.HoldsBearer(x.groupName(), x.force),
+		StripThinking: x.config.ThinkingBlocks == ThinkingStrip || x.strip,
+		InjectBeta:    x.config.InjectBeta,
+		Allow:         x.gateway.allow,
 	}
-	if x.Identity && account.Bearer() {
+	if x.config.Identity && account.Bearer() {
 		options.Identity = x.runtime.identities.See(account.Name, account.AccountUUID, x.r.Header)
 	}
 	return options

@@ -138,7 +138,7 @@ const (
 // Gateway is one config at work. It never changes; requests in flight keep the
 // one that they began with.
 type Gateway struct {
-	*Config
+	Config       *Config
 	Scheduler    *scheduler.Scheduler
 	runtime      *Runtime
 	registration registration
@@ -164,7 +164,7 @@ func New(settings *Config, rt *Runtime, logger *slog.Logger) (*Gateway, error) {
 // what runs in the background goes by it.
 func (g *Gateway) Begin(ctx context.Context) {
 	g.runtime.Logs.Set(g.logger)
-	g.runtime.store.Take(g.Storage)
+	g.runtime.store.Take(g.Config.Storage)
 	if _, err := g.Ledger(ctx); err != nil && !errors.Is(err, scheduler.ErrUnavailable) {
 		g.logger.Error("the store can't be opened; requests are refused until it can", "error", err)
 	}
@@ -189,7 +189,7 @@ func (g *Gateway) Serve(w http.ResponseWriter, r *http.Request) bool {
 	case found != nil:
 		g.answer(w, r, found, apiPath, force)
 		return true
-	case isAPIPath(path) && !g.PassUnserved:
+	case isAPIPath(path) && !g.Config.PassUnserved:
 		answerUnserved(w, r, path)
 		return true
 	}

@@ -23,10 +23,10 @@ type heldAhead = func() (payer billing.Payer, answered bool, err error)
 // open opens the ledger. along is for the ask for the user's slot: where the ledger is in the same store, money is set aside
 // in that round trip.
 func (x *exchange) open() (along roundtrip.Batch, err error) {
-	if x.ledger, err = x.Gateway.Ledger(x.ctx); err != nil {
+	if x.ledger, err = x.gateway.Ledger(x.ctx); err != nil {
 		return nil, storeError("opening the store", err)
 	}
-	if x.Simple {
+	if x.config.Simple {
 		return nil, nil
 	}
 	x.claim = x.newClaim()
@@ -56,7 +56,7 @@ func (x *exchange) setAside() (payer billing.Payer, err error) {
 			return payer, err
 		}
 	}
-	err = x.runtime.money.wait(x.ctx, x.claim.User, x.HoldWait, hold)
+	err = x.runtime.money.wait(x.ctx, x.claim.User, x.config.HoldWait, hold)
 	return payer, err
 }
 
@@ -68,11 +68,11 @@ func (x *exchange) newClaim() *billing.Claim {
 		asked.Speed = "fast"
 	}
 	size := int64(len(x.call.Body))
-	switch x.Hold {
+	switch x.config.Hold {
 	case HoldEstimate:
-		c.Amount = x.Prices.Estimate(x.call.Model, size, x.call.MaxTokens, asked, x.arrived)
+		c.Amount = x.config.Prices.Estimate(x.call.Model, size, x.call.MaxTokens, asked, x.arrived)
 	case HoldMax:
-		c.Amount = x.Prices.Most(x.call.Model, size, x.call.MaxTokens, x.call.HasInputElsewhere(), asked, x.arrived)
+		c.Amount = x.config.Prices.Most(x.call.Model, size, x.call.MaxTokens, x.call.HasInputElsewhere(), asked, x.arrived)
 	}
 	if x.group != nil && x.group.Subscription {
 		until, declared := x.key.User.Subscriptions[x.group.Name]
@@ -83,7 +83,7 @@ func (x *exchange) newClaim() *billing.Claim {
 			c.Least = 0
 		}
 	}
-	if x.Hold == HoldMax {
+	if x.config.Hold == HoldMax {
 		c.Least = max(c.Least, c.Amount)
 	}
 	return c
@@ -92,7 +92,7 @@ func (x *exchange) newClaim() *billing.Claim {
 // hold sets aside what the request may cost, before upstream is asked.
 func (x *exchange) hold() error {
 	x.payer = billing.Payer{Billing: billing.PaidByNobody}
-	if x.Simple {
+	if x.config.Simple {
 		return nil
 	}
 	payer, err := x.setAside()

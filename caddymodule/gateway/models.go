@@ -59,11 +59,11 @@ func (x *exchange) modelNames() []string {
 	platform := upstream.Anthropic
 	var names []string
 	for _, group := range x.key.Groups {
-		names = append(names, x.Scheduler.Models(group.Name, x.force)...)
+		names = append(names, x.gateway.Scheduler.Models(group.Name, x.force)...)
 	}
 	switch {
 	case len(x.key.Groups) == 0:
-		names = slices.Clone(x.Scheduler.Models("", x.force))
+		names = slices.Clone(x.gateway.Scheduler.Models("", x.force))
 	default:
 		platform = x.key.Groups[0].Platform
 	}
@@ -138,7 +138,7 @@ func (x *exchange) oneModel() error {
 // modelOf makes the entry of a model. SDKs need a date: the epoch, as the API
 // itself has it, where none is known.
 func (x *exchange) modelOf(id string) model {
-	facts, _ := x.Prices.Facts(id)
+	facts, _ := x.config.Prices.Facts(id)
 	released := facts.Released
 	if released.IsZero() {
 		released = modelname.Date(id)

@@ -92,7 +92,7 @@ func (q *questions) lookAfterErrors(ctx context.Context) {
 			if g.Config.Scheduler.ErrorRetry == 0 {
 				continue
 			}
-			for _, account := range g.Accounts {
+			for _, account := range g.Config.Accounts {
 				standing := q.rt.State.Standing(scheduler.AccountPlace(account.Name))
 				if standing.Error != "" && !account.Disabled && !q.rt.State.Now().Before(standing.ErrorNext) {
 					q.ask(g, account, "")
@@ -225,7 +225,7 @@ func (q *questions) send(ctx context.Context, g *Gateway, account *upstream.Acco
 	}
 	call := &anthropic.Call{Path: "/v1/messages", Header: http.Header{}, Request: request}
 	options := anthropic.Options{
-		InjectSystem: g.InjectSystem == InjectSystemAll || g.InjectSystem == InjectSystemOAuth && account.Bearer(),
+		InjectSystem: g.Config.InjectSystem == InjectSystemAll || g.Config.InjectSystem == InjectSystemOAuth && account.Bearer(),
 	}
 	f := q.exchange(ctx, account, model, anthropic.Prepare(ctx, call, account, secret, options))
 	if f != nil {

@@ -52,11 +52,11 @@ func (g *Gateway) Ledger(ctx context.Context) (billing.Ledger, error) {
 		return *ready, nil
 	}
 	down := g.runtime.store.Down()
-	tryNow := s.failed == nil || g.Storage.Outage() == store.OutageFails || down == nil && time.Since(s.tried) >= startRetry
+	tryNow := s.failed == nil || g.Config.Storage.Outage() == store.OutageFails || down == nil && time.Since(s.tried) >= startRetry
 	if tryNow && g.try(ctx, func() error { return g.runtime.store.Down() }) == nil {
 		return s.opened, nil
 	}
-	if s.opened != nil && g.Storage.Outage() == store.OutageServes {
+	if s.opened != nil && g.Config.Storage.Outage() == store.OutageServes {
 		return s.opened, nil
 	}
 	return nil, s.failed
@@ -86,10 +86,10 @@ func (g *Gateway) try(ctx context.Context, down func() error) error {
 	switch {
 	case err == nil:
 		s.ready.Store(&s.opened)
-	case g.Storage.Outage() == store.OutageFails || errors.Is(err, scheduler.ErrUnavailable): // it is told elsewhere
+	case g.Config.Storage.Outage() == store.OutageFails || errors.Is(err, scheduler.ErrUnavailable): // it is told elsewhere
 	case before == nil || before.Error() != err.Error() || time.Since(s.logged) >= startReminder:
 		s.logged = s.tried
-		g.logger.Error("the store could not be told of the config; the next requests try again", "store", g.Storage.String(), "error", err)
+		g.logger.Error("the store could not be told of the config; the next requests try again", "store", g.Config.Storage.String(), "error", err)
 	}
 	return err
 }
@@ -99,7 +99,7 @@ func (g *Gateway) try(ctx context.Context, down func() error) error {
 func (g *Gateway) tell(ctx context.Context, down func() error) error {
 	s, store := &g.registration, g.runtime.store
 	if s.opened == nil {
-		ledger, err := store.Open(ctx, g.EncryptionKey)
+		ledger, err := store.Open(ctx, g.Config.EncryptionKey)
 		if err != nil {
 			return err
 		}
@@ -109,7 +109,7 @@ func (g *Gateway) tell(ctx context.Context, down func() error) error {
 		if s.forget == nil && !s.over {
 			s.forget = store.Regained(g.tellAgain)
 		}
-		if err := ledger.Declare(ctx, g.Declared); err != nil {
+		if err := ledger.Declare(ctx, g.Config.Declared); err != nil {
 			return err
 		}
 		s.opened = ledger
@@ -132,14 +132,4 @@ func (s *registration) giveUp() {
 	if s.forget != nil {
 		s.forget()
 	}
-}
-
-// storeFailed answers a request that could not do something for the store's sake. A
-// store that others share may be at fault in ways of its own, which pass.
-func (x *exchange) storeFailed(doing string, err error) {
-	if x.Storage.Outage() != store.OutageFails || errors.Is(err, scheduler.ErrUnavailable) || errors.Is(err, billing.ErrUnwritable) {
-		x.failStore(doing, err)
-		return
-	}
-	x.internal(doing, err)
 }

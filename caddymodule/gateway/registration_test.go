@@ -213,7 +213,7 @@ func TestWrongKeyOfAStoreThatIsBack(t *testing.T) {
 	for mode, served := range map[string]bool{"serve": true, "refuse": false} {
 		t.Run(mode, func(t *testing.T) {
 			f := farGateway(t, mode == "refuse")
-			f.EncryptionKey = bytes.Repeat([]byte{2}, 32)
+			f.Config.EncryptionKey = bytes.Repeat([]byte{2}, 32)
 			if _, err := f.Ledger(t.Context()); (err == nil) != served {
 				t.Fatalf("before it is back: %v", err)
 			}

@@ -14,12 +14,12 @@ import (
 )
 
 // messages answers POST /v1/messages: the main job.
-func (x *exchange) messages() error {
+func (x *exchange) messages() (err error) {
 	if err := x.readCall(); err != nil {
 		return err
 	}
 	if x.call.Stream {
-		x.out.keepAlive(x.Keepalive, x.KeepaliveAfter)
+		x.out.keepAlive(x.config.Keepalive, x.config.KeepaliveAfter)
 	}
 	along, err := x.open()
 	if err != nil {
@@ -27,10 +27,11 @@ func (x *exchange) messages() error {
 	}
 	// Both slots in one step; the account's, once it has answered.
 	defer func() {
+		x.settleRest(err)
 		x.letGo()
 		scheduler.Release(x.slot, x.lease)
 	}()
-	if x.slot, err = x.Scheduler.Admit(x.ctx, x.id, x.key.User.Name, x.key.User.Concurrency, along); err != nil {
+	if x.slot, err = x.gateway.Scheduler.Admit(x.ctx, x.id, x.key.User.Name, x.key.User.Concurrency, along); err != nil {
 		return x.notPicked(err, nil)
 	}
 	x.slot.OnLost(x.slotLost)
@@ -47,21 +48,22 @@ func (x *exchange) relay() error {
 	var last *upstream.Failure
 	var tried tries
 	for switches := 0; ; switches++ {
-		lease, err := x.Scheduler.Pick(x.ctx, demand)
+		lease, err := x.gateway.Scheduler.Pick(x.ctx, demand)
 		if err != nil {
 			return x.notPicked(err, last)
 		}
 		x.lease = lease
 		lease.OnLost(x.slotLost)
 		x.noteMove(lease)
-		if last = x.attempt(lease); last == nil {
-			return nil
+		failure, err := x.attempt(lease)
+		if failure == nil {
+			return err
 		}
+		last = failure
 		lease.Release()
 		demand.Exclude = append(demand.Exclude, lease.Account.Name)
-		if !x.elsewhere(last) || switches >= x.MaxSwitches || tried.enough(lease, last, x.Scheduler.Others(demand, last.Answer())) {
-			x.refuse(last)
-			return nil
+		if !x.elsewhere(last) || switches >= x.config.MaxSwitches || tried.enough(lease, last, x.gateway.Scheduler.Others(demand, last.Answer())) {
+			return &upstreamError{last}
 		}
 	}
 }
@@ -101,37 +103,37 @@ func (t *tries) enough(lease *scheduler.Lease, f *upstream.Failure, others sched
 	return max(t.answers[f.Answer()], others.Same) >= most || lease.Last && !others.Fresh
 }
 
-// attempt asks the account of a lease. nil means that the client has its
-// answer, or is gone; a failure means that it has nothing yet, and that the
-// account is marked.
-func (x *exchange) attempt(lease *scheduler.Lease) *upstream.Failure {
+// attempt asks the account of a lease. A failure means that the client has nothing yet, and
+// that the account is marked; without one the request is over, as err says.
+func (x *exchange) attempt(lease *scheduler.Lease) (*upstream.Failure, error) {
+	x.picked = true
 	account := lease.Account
-	if x.ThinkingBlocks == ThinkingRetry && lease.Marks&scheduler.StripThinking != 0 {
+	if x.config.ThinkingBlocks == ThinkingRetry && lease.Marks&scheduler.StripThinking != 0 {
 		x.strip = true
 	}
-	failure := x.send(account)
-	for tries := 0; failure != nil && tries < x.Attempts && !lease.Last && sameAgain(account, failure); tries++ {
-		if !x.pause(failure) {
-			return nil
+	failure, err := x.send(account)
+	for tries := 0; failure != nil && tries < x.config.Attempts && !lease.Last && sameAgain(account, failure); tries++ {
+		if err := x.pause(failure); err != nil {
+			return nil, err
 		}
-		failure = x.send(account)
+		failure, err = x.send(account)
 	}
-	if failure != nil && x.ThinkingBlocks == ThinkingRetry && !x.strip && anthropic.AboutThinking(failure) && x.call.HasThinking() {
+	if failure != nil && x.config.ThinkingBlocks == ThinkingRetry && !x.strip && anthropic.AboutThinking(failure) && x.call.HasThinking() {
 		x.strip = true
-		failure = x.send(account)
+		failure, err = x.send(account)
 		if failure == nil || !anthropic.AboutThinking(failure) {
-			x.Scheduler.MarkSession(context.WithoutCancel(x.ctx), x.demand(), scheduler.StripThinking)
+			x.gateway.Scheduler.MarkSession(context.WithoutCancel(x.ctx), x.demand(), scheduler.StripThinking)
 		}
 	}
 	if failure != nil {
 		x.report(account, failure)
 	}
-	return failure
+	return failure, err
 }
 
 // elsewhere reports whether another account should be asked after a failure.
 func (x *exchange) elsewhere(f *upstream.Failure) bool {
-	return f.Elsewhere() || x.FailoverOn400 && anthropic.AboutFeature(f)
+	return f.Elsewhere() || x.config.FailoverOn400 && anthropic.AboutFeature(f)
 }
 
 // sameAgain reports whether the same account may answer the next time: a 403 that
@@ -153,10 +155,9 @@ func sameAgain(account *upstream.Account, f *upstream.Failure) bool {
 // longestPause is the longest retry-after that is waited for at an account.
 const longestPause = time.Minute
 
-// pause waits before the same account is asked again; false if the request has
-// ended meanwhile, which is answered then.
-func (x *exchange) pause(f *upstream.Failure) bool {
-	wait := x.Delay
+// pause waits before the same account is asked again.
+func (x *exchange) pause(f *upstream.Failure) error {
+	wait := x.config.Delay
 	if f.RetryAfter > 0 && f.RetryAfter < longestPause {
 		wait = f.RetryAfter
 	}
@@ -164,16 +165,14 @@ func (x *exchange) pause(f *upstream.Failure) bool {
 	defer timer.Stop()
 	select {
 	case <-timer.C:
-		return true
+		return nil
 	case <-x.ctx.Done():
-		x.gone()
-		x.settleNothing()
-		return false
+		return errGone
 	}
 }
 
 // send sends the request to an account once and relays its answer.
-func (x *exchange) send(account *upstream.Account) *upstream.Failure {
+func (x *exchange) send(account *upstream.Account) (*upstream.Failure, error) {
 	return x.withCredential(account, x.sendOnce)
 }
 
@@ -182,13 +181,12 @@ func (x *exchange) send(account *upstream.Account) *upstream.Failure {
 // may have to pay for it.
 const mayBePaid = 30 * time.Second
 
-func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.Failure {
+func (x *exchange) sendOnce(account *upstream.Account, secret string) (failure *upstream.Failure, err error) {
 	if !x.slot.Held() || !x.lease.Held() {
 		x.slotLost()
-		x.gone()
-		x.settleNothing()
-		return nil
+		return nil, errGone
 	}
+	defer func() { x.mayHavePaid(failure) }()
 	// The request to upstream may outlive the client's, to be drained.
 	ctx, cancel := context.WithCancelCause(context.WithoutCancel(x.ctx))
 	defer cancel(nil)
@@ -204,48 +202,46 @@ func (x *exchange) sendOnce(account *upstream.Account, secret string) *upstream.
 	x.sent, x.secret = time.Now(), secret
 	response, err := x.runtime.transports.For(account).RoundTrip(
 		anthropic.Prepare(ctx, &x.call, account, secret, x.options(account)))
-	if err != nil {
-		if x.gone() {
-			x.settleNothing()
-			return nil
-		}
-		return x.mayHavePaid(unreachable(ctx, err))
+	switch {
+	case err != nil && x.ended():
+		return nil, errGone
+	case err != nil:
+		return unreachable(ctx, err), nil
 	}
 	defer response.Body.Close()
 	x.record.UpstreamRequestID = response.Header.Get("Request-Id")
-	a := &answer{exchange: x, account: account, response: response, ctx: ctx, cancel: cancel, unlink: unlink, guard: guard}
+	a := &answer{x: x, account: account, response: response, ctx: ctx, cancel: cancel, unlink: unlink, guard: guard}
 	switch {
 	case response.StatusCode/100 != 2:
-		return x.mayHavePaid(a.failure())
+		return a.failure()
 	case x.call.Stream != isEventStream(response.Header):
-		return x.mayHavePaid(a.brokenOff(errors.New("the answer is " + response.Header.Get("Content-Type") + ", which was not asked for")))
-	case x.call.Stream:
-		a.endTrial()
+		return a.brokenOff(errors.New("the answer is " + response.Header.Get("Content-Type") + ", which was not asked for")), nil
+	}
+	a.endTrial()
+	if x.call.Stream {
 		x.out.answering(x.runtime.hooks.AnsweringAfter)
 		return a.stream()
 	}
-	a.endTrial()
-	return x.mayHavePaid(a.whole())
+	return a.whole()
 }
 
 // firstLimit is how long an account may take: for the header of a stream, or for
 // all of another answer.
 func (x *exchange) firstLimit() *timeout {
 	if x.call.Stream {
-		return &timeout{what: "no response header", option: "header_timeout", after: x.HeaderTimeout, silence: true}
+		return &timeout{what: "no response header", option: "header_timeout", after: x.config.HeaderTimeout, silence: true}
 	}
-	return &timeout{what: "no whole answer", option: "answer_timeout", after: x.AnswerTimeout, silence: true}
+	return &timeout{what: "no whole answer", option: "answer_timeout", after: x.config.AnswerTimeout, silence: true}
 }
 
-// mayHavePaid marks the failure of an answer that is not streamed and that
-// upstream may have worked on for too long to be asked for again.
-func (x *exchange) mayHavePaid(f *upstream.Failure) *upstream.Failure {
+// mayHavePaid marks the failure of an answer that is not streamed and that upstream may
+// have worked on for too long to be asked for again.
+func (x *exchange) mayHavePaid(f *upstream.Failure) {
 	if f == nil || x.call.Stream || f.Kind == upstream.Unreachable {
-		return f
+		return
 	}
 	noAnswer := f.Err != nil || f.Type == "" && isGatewayError(f.Status)
 	f.Paid = f.Late || noAnswer && time.Since(x.sent) > x.runtime.hooks.PaidAfter
-	return f
 }
 
 // isGatewayError reports whether a status becomes a 502 or 504 for the client: one
@@ -276,19 +272,19 @@ func unreachable(ctx context.Context, err error) *upstream.Failure {
 // account asked by the gateway itself where it may be in error.
 func (x *exchange) report(account *upstream.Account, f *upstream.Failure) {
 	f.Conceal(x.secret)
-	if x.LogErrors > 0 && len(f.Body) > 0 {
-		x.logger.Warn("upstream error", "account", account.Name, "request_id", x.id, "status", f.Status,
-			"body", strings.ToValidUTF8(string(f.Body[:min(int64(len(f.Body)), x.LogErrors)]), ""))
+	if x.config.LogErrors > 0 && len(f.Body) > 0 {
+		x.gateway.logger.Warn("upstream error", "account", account.Name, "request_id", x.id, "status", f.Status,
+			"body", strings.ToValidUTF8(string(f.Body[:min(int64(len(f.Body)), x.config.LogErrors)]), ""))
 	}
 	outcome := x.outcome(f)
 	if outcome.Kind == 0 {
 		return
 	}
-	x.logger.Warn("an account failed a request", "account", account.Name, "request_id", x.id, "error", f)
+	x.gateway.logger.Warn("an account failed a request", "account", account.Name, "request_id", x.id, "error", f)
 	outcome.Served = x.runtime.questions.served(account.Name)
 	x.tell(account, outcome)
-	if outcome.Kind == scheduler.Denied && x.Scheduler.Counts(account.Name, &outcome) {
-		x.runtime.questions.ask(x.Gateway, account, x.model())
+	if outcome.Kind == scheduler.Denied && x.gateway.Scheduler.Counts(account.Name, &outcome) {
+		x.runtime.questions.ask(x.gateway, account, x.model())
 	}
 }
 
@@ -317,8 +313,8 @@ func outcomeOf(f *upstream.Failure) scheduler.Outcome {
 func (x *exchange) tell(account *upstream.Account, outcome scheduler.Outcome) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), settleTimeout)
 	defer cancel()
-	if _, err := x.Scheduler.Report(ctx, account.Name, outcome); err != nil {
-		x.logger.Error("an account's state could not be kept", "account", account.Name, "error", err)
+	if _, err := x.gateway.Scheduler.Report(ctx, account.Name, outcome); err != nil {
+		x.gateway.logger.Error("an account's state could not be kept", "account", account.Name, "error", err)
 	}
 }
 
@@ -350,14 +346,10 @@ func windowReports(windows []upstream.Window) []scheduler.WindowReport {
 func (x *exchange) notPicked(err error, last *upstream.Failure) error {
 	var out *scheduler.OutError
 	switch {
-	case x.gone():
-		if x.record.Attempts > 0 {
-			x.settleNothing()
-		}
-		return nil
+	case x.ended():
+		return errGone
 	case last != nil:
-		x.refuse(last)
-		return nil
+		return &upstreamError{last}
 	case errors.Is(err, scheduler.ErrNoAccount):
 		return errNoAccount(x.force, x.call.Model)
 	case errors.Is(err, scheduler.ErrFull):
@@ -375,5 +367,5 @@ func (x *exchange) noteMove(lease *scheduler.Lease) {
 		return
 	}
 	sessionMoves.WithLabelValues(x.groupName()).Inc()
-	x.logger.Info("a session moved to another account", "account", lease.Account.Name, "request_id", x.id, "session", x.session)
+	x.gateway.logger.Info("a session moved to another account", "account", lease.Account.Name, "request_id", x.id, "session", x.session)
 }

@@ -59,10 +59,10 @@ func (rt *Runtime) prune(ctx context.Context, now time.Time) {
 // retention is the longest that the configs in force ask for; 0 is for ever.
 func (rt *Runtime) retention() (longest time.Duration) {
 	for _, g := range rt.Watched() {
-		if g.Retention == 0 {
+		if g.Config.Retention == 0 {
 			return 0
 		}
-		longest = max(longest, g.Retention)
+		longest = max(longest, g.Config.Retention)
 	}
 	return longest
 }

@@ -20,22 +20,44 @@ func (x *exchange) rate() billing.Rate {
 	if x.group != nil {
 		return x.group.Rate
 	}
-	return x.DefaultRate
+	return x.config.DefaultRate
 }
 
-// settleLast settles an answer that upstream has completed. Where the slots are in
-// the same store, they are given back in the same round trip.
-func (x *exchange) settleLast(used anthropic.Reading) error {
+// settleWhole settles an answer that upstream has completed. When it returns nil, the
+// record survives the end of the process. Where the slots are in the same store, they are
+// given back in the same round trip.
+func (x *exchange) settleWhole(used anthropic.Reading) error {
 	along, done := scheduler.ReleaseAlong(x.slot, x.lease)
 	defer done(x.ctx)
-	return x.settleAlong(used, along)
+	return x.settle(used, along)
 }
 
-// settle prices and keeps the request's record, once. When it returns nil, the
-// record survives the end of the process.
-func (x *exchange) settle(used anthropic.Reading) error { return x.settleAlong(used, nil) }
+// settleRest settles a request that was not settled when it ended, in err: its answer did
+// not come whole.
+func (x *exchange) settleRest(err error) {
+	if !x.picked || x.closed {
+		return
+	}
+	if x.record.Status == 0 {
+		x.record.Status = x.statusOf(err)
+	}
+	var used anthropic.Reading
+	if x.used != nil {
+		used = *x.used
+	} else {
+		x.payer = billing.Payer{Billing: billing.PaidByNobody}
+	}
+	if err := x.settle(used, nil); err != nil {
+		x.gateway.logger.Error("the record of a request that failed could not be kept", "request_id", x.id, "error", err)
+	}
+}
 
-func (x *exchange) settleAlong(used anthropic.Reading, along roundtrip.Batch) error {
+// brokeOff notes what an answer used that did not come whole.
+func (x *exchange) brokeOff(used anthropic.Reading) { x.used = &used }
+
+// settle prices and keeps the request's record, once.
+func (x *exchange) settle(used anthropic.Reading, along roundtrip.Batch) error {
+	x.closed = true
 	r := &x.record
 	r.ID, r.Time = x.id, x.arrived.UTC()
 	r.User, r.KeyID = x.key.User.Name, x.key.ID
@@ -43,15 +65,15 @@ func (x *exchange) settleAlong(used anthropic.Reading, along roundtrip.Batch) er
 	r.Session, r.Stream = x.session, x.call.Stream
 	r.Estimated, r.Billing, r.UserNumber = used.Estimated || used.Cut, x.payer.Billing, x.payer.UserNumber
 	r.DurationMS = time.Since(x.arrived).Milliseconds()
-	model, match := r.Price(x.Prices, billingUsage(used.Usage), x.rate(), used.Model)
-	if x.Simple {
+	model, match := r.Price(x.config.Prices, billingUsage(used.Usage), x.rate(), used.Model)
+	if x.config.Simple {
 		r.Charged = 0
 	}
 	if match <= billing.MatchFamily {
-		x.runtime.unpriced.warn(x.logger, model, match)
+		x.runtime.unpriced.warn(x.gateway.logger, model, match)
 	}
 	if used.Cut {
-		x.logger.Warn("upstream reports more tokens than an answer can have; the record has as many as are believed, and says estimated",
+		x.gateway.logger.Warn("upstream reports more tokens than an answer can have; the record has as many as are believed, and says estimated",
 			"account", r.Account, "request_id", x.id, "model", x.call.Model)
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), settleTimeout)
@@ -66,22 +88,6 @@ func (x *exchange) settleAlong(used anthropic.Reading, along roundtrip.Batch) er
 	return nil
 }
 
-// settleNothing keeps the record of a request that used nothing: it failed, or
-// its client left before the answer began.
-func (x *exchange) settleNothing() {
-	x.payer = billing.Payer{Billing: billing.PaidByNobody}
-	if err := x.settle(anthropic.Reading{}); err != nil {
-		x.logger.Error("the record of a failed request could not be kept", "request_id", x.id, "error", err)
-	}
-}
-
-// settleBroken settles an answer that broke off, with what is known of it.
-func (x *exchange) settleBroken(used anthropic.Reading) {
-	if err := x.settle(used); err != nil {
-		x.logger.Error("the record of an answer that broke off could not be kept", "request_id", x.id, "error", err)
-	}
-}
-
 func billingUsage(u upstream.Usage) billing.Usage {
 	out := billing.Usage{
 		Input: u.Input, Output: u.Output, CacheWrite5m: u.CacheWrite5m, CacheWrite1h: u.CacheWrite1h, CacheRead: u.CacheRead,
@@ -94,7 +100,7 @@ func billingUsage(u upstream.Usage) billing.Usage {
 }
 
 func (x *exchange) contentSession() anthropic.ContentSession {
-	if x.Config.ContentSession == SessionByCacheable {
+	if x.config.ContentSession == SessionByCacheable {
 		return anthropic.Cacheable
 	}
 	return anthropic.Conversation

@@ -31,48 +31,45 @@ var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 // stream relays an event stream. Nothing goes to the client before the content
 // has begun; until then any failure is one for another account.
-func (a *answer) stream() *upstream.Failure {
+func (a *answer) stream() (*upstream.Failure, error) {
 	from, err := bodyOf(a.response)
 	if err != nil {
-		return a.brokenOff(err)
+		return a.brokenOff(err), nil
 	}
 	buffer := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buffer)
-	s := &stream{answer: a, from: from, buffer: buffer[:], renamer: a.renamer()}
-	s.meter.KeepModel = billing.IsAlias(a.call.Model)
-	if a.StreamTimeout > 0 {
-		a.guard.bound(&timeout{what: "no end of the answer", option: "stream_timeout", after: a.StreamTimeout})
+	s := &stream{a: a, x: a.x, from: from, buffer: buffer[:], renamer: a.x.renamer()}
+	s.meter.KeepModel = billing.IsAlias(a.x.call.Model)
+	if a.x.config.StreamTimeout > 0 {
+		a.guard.bound(&timeout{what: "no end of the answer", option: "stream_timeout", after: a.x.config.StreamTimeout})
 	}
-	a.guard.begin(&timeout{what: "no content", option: "first_event_timeout", after: a.FirstEventTimeout, silence: true}, a.idleLimit())
+	a.guard.begin(&timeout{what: "no content", option: "first_event_timeout", after: a.x.config.FirstEventTimeout, silence: true}, a.idleLimit())
 	rest, failure := s.awaitContent()
 	switch {
-	case failure != nil && a.gone():
+	case failure != nil && a.x.ended():
 		if s.meter.Reported() { // it was kept back, and is paid for all the same
-			a.settleBroken(s.reading())
-		} else {
-			a.settleNothing()
+			a.x.brokeOff(s.reading())
 		}
-		return nil
+		return nil, errGone
 	case failure != nil:
-		return failure
+		return failure, nil
 	}
 	// From here on the answer is this account's, whatever comes.
-	if a.Drain > 0 {
+	if a.x.config.Drain > 0 {
 		defer s.outliveClient()()
 	}
-	s.finish(s.relay(rest))
-	return nil
+	return nil, s.finish(s.relay(rest))
 }
 
 // outliveClient lets upstream's stream go on when the client leaves, for as
 // long as it may be drained. What it returns ends that.
 func (s *stream) outliveClient() func() {
-	s.unlink()
-	unhook := context.AfterFunc(s.runtime.Context, func() { s.cancel(errShutdown) })
-	s.lease.OnLost(func() { s.cancel(errSlotLost) })
-	unwatch := context.AfterFunc(s.exchange.ctx, func() {
-		if s.clientLeft() {
-			s.guard.begin(&timeout{what: "no end of the answer", option: "on_disconnect drain", after: s.Drain}, s.idleLimit())
+	s.a.unlink()
+	unhook := context.AfterFunc(s.x.runtime.Context, func() { s.a.cancel(errShutdown) })
+	s.x.lease.OnLost(func() { s.a.cancel(errSlotLost) })
+	unwatch := context.AfterFunc(s.x.ctx, func() {
+		if s.x.clientLeft() {
+			s.a.guard.begin(&timeout{what: "no end of the answer", option: "on_disconnect drain", after: s.x.config.Drain}, s.a.idleLimit())
 		}
 	})
 	return func() {
@@ -83,7 +80,8 @@ func (s *stream) outliveClient() func() {
 
 // stream is an event stream on its way.
 type stream struct {
-	*answer
+	a        *answer
+	x        *exchange // of a
 	from     io.Reader
 	buffer   []byte
 	meter    anthropic.Meter
@@ -124,7 +122,7 @@ func (s *stream) awaitContent() (rest []byte, failure *upstream.Failure) {
 			return rest, failure
 		}
 		if timer == nil && s.meter.Opened() {
-			s.guard.begin(nil, s.idleLimit())
+			s.a.guard.begin(nil, s.a.idleLimit())
 			timer = time.AfterFunc(emptyHold, s.letGo)
 		}
 	}
@@ -146,11 +144,11 @@ func (s *stream) keepBack(p []byte, err error) (rest []byte, failure *upstream.F
 	case s.meter.Failure() != nil:
 		failure = s.meter.Failure()
 	case err == io.EOF:
-		failure = s.brokenOff(errors.New("the stream ended before its content"))
+		failure = s.a.brokenOff(errors.New("the stream ended before its content"))
 	case err != nil:
-		failure = s.brokenOff(err)
+		failure = s.a.brokenOff(err)
 	case len(s.held) > maxHeld:
-		failure = s.brokenOff(fmt.Errorf("the stream's content did not begin within %d bytes", maxHeld))
+		failure = s.a.brokenOff(fmt.Errorf("the stream's content did not begin within %d bytes", maxHeld))
 	}
 	s.failed = failure != nil
 	return nil, failure, s.failed
@@ -168,29 +166,29 @@ func (s *stream) letGo() {
 	if s.renamer != nil {
 		held = s.renamer.Stream(nil, held)
 	}
-	s.out.write(held, s.between, s.clock.now()) // where it fails, the next one does
+	s.x.out.write(held, s.between, s.x.clock.now()) // where it fails, the next one does
 }
 
 // begin makes the answer this account's. s.mu is held.
 func (s *stream) begin() {
 	s.begun = true
-	s.guard.begin(nil, s.idleLimit())
-	s.record.TTFTMS = time.Since(s.arrived).Milliseconds()
-	s.call.Drop()
-	s.succeeded()
-	s.record.Status = http.StatusOK
-	s.out.header(prefixMismatch, s.response.Header.Get(prefixMismatch))
+	s.a.guard.begin(nil, s.a.idleLimit())
+	s.x.record.TTFTMS = time.Since(s.x.arrived).Milliseconds()
+	s.x.call.Drop()
+	s.a.succeeded()
+	s.x.record.Status = http.StatusOK
+	s.x.out.header(prefixMismatch, s.a.response.Header.Get(prefixMismatch))
 }
 
 // next reads once, and has the meter look at what came; it returns what belongs to
 // the answer. The meter goes first: what completes an answer must be on record
 // before it goes out.
 func (s *stream) next() ([]byte, error) {
-	before := s.clock.now()
+	before := s.x.clock.now()
 	n, err := s.from.Read(s.buffer)
-	s.heard = s.clock.now()
+	s.heard = s.x.clock.now()
 	s.listened += s.heard - before
-	s.guard.alive(s.heard)
+	s.a.guard.alive(s.heard)
 	n = s.meter.Feed(s.buffer[:n], s.listened)
 	if err != nil {
 		s.meter.Finish()
@@ -200,7 +198,7 @@ func (s *stream) next() ([]byte, error) {
 }
 
 // reading is what the answer has used, if it ends now.
-func (s *stream) reading() anthropic.Reading { return s.meter.Reading(s.listened, s.bounds()) }
+func (s *stream) reading() anthropic.Reading { return s.meter.Reading(s.listened, s.x.bounds()) }
 
 // How a relayed stream ended.
 var (
@@ -214,13 +212,13 @@ var (
 func (s *stream) relay(p []byte) error {
 	var err error
 	for {
-		if s.clientLeft() {
+		if s.x.clientLeft() {
 			s.left = true
-			s.record.Status = statusClientGone
+			s.x.record.Status = statusClientGone
 		}
-		if s.meter.Done() && !s.settled {
-			if err := s.settleLast(s.reading()); err != nil {
-				s.logger.Error("an answer is cut short: its record could not be kept", "request_id", s.id, "error", err)
+		if s.meter.Done() && !s.x.closed {
+			if err := s.x.settleWhole(s.reading()); err != nil {
+				s.x.gateway.logger.Error("an answer is cut short: its record could not be kept", "request_id", s.x.id, "error", err)
 				return errUnsettled
 			}
 		}
@@ -230,10 +228,10 @@ func (s *stream) relay(p []byte) error {
 		if s.renamer != nil {
 			p = s.rename(p)
 		}
-		if len(p) > 0 && !s.left && s.out.write(p, s.meter.AtBoundary(), s.heard) != nil {
+		if len(p) > 0 && !s.left && s.x.out.write(p, s.meter.AtBoundary(), s.heard) != nil {
 			s.left = true
-			s.record.Status = statusClientGone
-			if s.Drain == 0 {
+			s.x.record.Status = statusClientGone
+			if s.x.config.Drain == 0 {
 				return errClientGone
 			}
 		}
@@ -249,7 +247,7 @@ func (s *stream) relay(p []byte) error {
 		}
 		if s.meter.Whole() && !s.ending {
 			s.ending = true
-			s.guard.begin(&timeout{what: "no end after message_stop", option: "fixed", after: endGrace}, nil)
+			s.a.guard.begin(&timeout{what: "no end after message_stop", option: "fixed", after: endGrace}, nil)
 		}
 		p, err = s.next()
 	}
@@ -261,7 +259,7 @@ func (s *stream) reportEnd(failure *upstream.Failure) {
 	if failure.Kind != upstream.Refused {
 		failure.Kind = upstream.Failed
 	}
-	s.report(s.account, failure)
+	s.x.report(s.a.account, failure)
 }
 
 func (s *stream) rename(p []byte) []byte {
@@ -272,40 +270,42 @@ func (s *stream) rename(p []byte) []byte {
 	return s.renamed
 }
 
-// finish ends the client's stream and settles what has not been settled.
-func (s *stream) finish(err error) {
+// finish returns how the client hears that its stream broke off, if it has to, and notes
+// what the answer used.
+func (s *stream) finish(err error) error {
+	if err == nil {
+		return nil
+	}
 	var failure *upstream.Failure
 	var late *timeout
 	ours := errStreamBroken()
 	switch {
-	case err == nil:
-		return
 	case s.left:
 		ours = nil
 	case errors.As(err, new(*upstream.Failure)):
 		// Upstream's own error event has gone out as it is, and is reported. It ends the
 		// answer: a client that leaves upon it has left nothing.
 		ours = nil
-	case errors.As(context.Cause(s.ctx), &late):
+	case errors.As(context.Cause(s.a.ctx), &late):
 		ours = errStreamSilent()
-		failure = s.brokenOff(late)
-	case cutBy(s.exchange.ctx) != nil:
-		ours = errStreamEnded(cutBy(s.exchange.ctx).why)
+		failure = s.a.brokenOff(late)
+	case cutBy(s.x.ctx) != nil:
+		ours = errStreamEnded(cutBy(s.x.ctx).why)
 	case errors.Is(err, errUnsettled):
 		ours = errNotRecorded()
-	case s.clientLeft():
-		s.record.Status = statusClientGone
+	case s.x.clientLeft():
+		s.x.record.Status = statusClientGone
 		ours = nil
 	default:
-		failure = s.brokenOff(err)
+		failure = s.a.brokenOff(err)
 	}
 	if failure != nil {
-		s.report(s.account, failure)
+		s.x.report(s.a.account, failure)
 	}
-	if !s.settled {
-		s.settleBroken(s.reading())
+	s.x.brokeOff(s.reading())
+	if ours == nil {
+		return nil
 	}
-	if ours != nil {
-		s.out.fail(ours, s.meter.Seal())
-	}
+	ours.seal = s.meter.Seal()
+	return ours
 }

@@ -65,7 +65,7 @@ func (rt *Runtime) Watched() []*Gateway {
 // token may be what was refused.
 func (rt *Runtime) accounts() (all []*upstream.Account) {
 	for _, g := range rt.Watched() {
-		for _, account := range g.Accounts {
+		for _, account := range g.Config.Accounts {
 			if standing := rt.State.Standing(scheduler.AccountPlace(account.Name)); standing.Error == "" {
 				all = append(all, account)
 			}
@@ -78,7 +78,7 @@ func (rt *Runtime) accounts() (all []*upstream.Account) {
 // credential is no longer in any config.
 func (rt *Runtime) refused(account *upstream.Account, reason string) {
 	for _, g := range rt.Watched() {
-		if !slices.ContainsFunc(g.Accounts, func(a *upstream.Account) bool {
+		if !slices.ContainsFunc(g.Config.Accounts, func(a *upstream.Account) bool {
 			return a.Name == account.Name && a.Fingerprint() == account.Fingerprint()
 		}) {
 			continue

@@ -26,7 +26,7 @@ func TestAccountsThatAreLookedAfter(t *testing.T) {
 	with := func(names ...string) *Gateway {
 		g := &Gateway{Config: &Config{}}
 		for _, name := range names {
-			g.Accounts = append(g.Accounts, &upstream.Account{Name: name})
+			g.Config.Accounts = append(g.Config.Accounts, &upstream.Account{Name: name})
 		}
 		return g
 	}
