@@ -62,7 +62,6 @@ type exchange struct {
 	held     bool // money is, or was, set aside
 	record   billing.Record
 	used     *anthropic.Reading // of an answer that did not come whole; nil = nothing
-	picked   bool               // an account was picked: there is to be a record
 	closed   bool               // the record was settled, or could not be
 	settled  bool
 }

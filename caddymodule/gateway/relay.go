@@ -106,7 +106,6 @@ func (t *tries) enough(lease *scheduler.Lease, f *upstream.Failure, others sched
 // attempt asks the account of a lease. A failure means that the client has nothing yet, and
 // that the account is marked; without one the request is over, as err says.
 func (x *exchange) attempt(lease *scheduler.Lease) (*upstream.Failure, error) {
-	x.picked = true
 	account := lease.Account
 	if x.config.ThinkingBlocks == ThinkingRetry && lease.Marks&scheduler.StripThinking != 0 {
 		x.strip = true

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/sub2api/caddy-sub2api/billing"
@@ -33,9 +34,10 @@ func (x *exchange) settleWhole(used anthropic.Reading) error {
 }
 
 // settleRest settles a request that was not settled when it ended, in err: its answer did
-// not come whole.
+// not come whole. One that went to no account has no record, unless an account is why.
 func (x *exchange) settleRest(err error) {
-	if !x.picked || x.closed {
+	var failed *upstreamError
+	if x.closed || x.record.Attempts == 0 && !errors.As(err, &failed) {
 		return
 	}
 	if x.record.Status == 0 {
