@@ -106,7 +106,7 @@ func TestRedisRuntimeSpeaksToItsServerOnceUsed(t *testing.T) {
 	if n := server.TotalConnectionCount(); n != 0 {
 		t.Errorf("%d connections before the runtime was used", n)
 	}
-	if _, err := first.State.Change(t.Context(), "account/main", func(st *scheduler.Standing) { st.Error = "because" }); err != nil {
+	if _, err := first.State.Change(t.Context(), "account/main", func(st *scheduler.AccountState) { st.Error = "because" }); err != nil {
 		t.Fatal(err)
 	}
 	other, err := joinRuntime(named(func(s *store.Redis) { s.Database = 1 }))

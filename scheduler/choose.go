@@ -31,8 +31,8 @@ func (s *Scheduler) Choose(d Demand) (*upstream.Account, error) {
 	first := turn.Add(1)
 	for i := range places {
 		p := &places[(first+uint64(i))%uint64(len(places))]
-		standing := s.state.Standing(p.Name)
-		v := standing.Judge(now, d.Model, d.Fast, d.Endpoint)
+		accountState := s.state.AccountState(p.Name)
+		v := accountState.Judge(now, d.Model, d.Fast, d.Endpoint)
 		if v.Use == Barred {
 			if !v.Until.IsZero() && (soonest.IsZero() || v.Until.Before(soonest)) {
 				soonest = v.Until
@@ -50,7 +50,7 @@ func (s *Scheduler) Choose(d Demand) (*upstream.Account, error) {
 	return s.catalog.byPlace[chosen.Name], nil
 }
 
-// LastOf is Spot.Last for what a Standing says.
+// LastOf is Spot.Last for what an AccountState says.
 func LastOf(v Verdict) int64 {
 	if v.Last.IsZero() {
 		return 0

@@ -41,7 +41,7 @@ func (r *rig) refuse(s *scheduler.Scheduler, name string) {
 
 func (r *rig) wantError(name string, want bool) {
 	r.Helper()
-	if st := r.state.Standing(scheduler.AccountPlace(name)); (st.Error != "") != want {
+	if st := r.state.AccountState(scheduler.AccountPlace(name)); (st.Error != "") != want {
 		r.Errorf("account %s: %+v; want it in error: %t", name, st, want)
 	}
 }
@@ -67,19 +67,19 @@ func TestErrorsLastUntilTheCredentialChanges(t *testing.T) {
 }
 
 func TestTheOperatorsResetKeepsTheCredential(t *testing.T) {
-	st := scheduler.Standing{Error: "401", Credential: "f", ErrorTimes: 2}
+	st := scheduler.AccountState{Error: "401", Credential: "f", ErrorTimes: 2}
 	st.Reset()
-	if want := (scheduler.Standing{Credential: "f"}); !st.Equal(&want) {
+	if want := (scheduler.AccountState{Credential: "f"}); !st.Equal(&want) {
 		t.Errorf("after a reset: %+v", st)
 	}
 	pause := &scheduler.Pause{By: "me"}
-	st = scheduler.Standing{Error: "401", Credential: "f", ErrorTimes: 2, Pause: pause}
+	st = scheduler.AccountState{Error: "401", Credential: "f", ErrorTimes: 2, Pause: pause}
 	st.Adopt("f")
 	if st.Error == "" {
 		t.Error("an error did not outlive its own credential")
 	}
 	st.Adopt("g")
-	if want := (scheduler.Standing{Credential: "g", Pause: pause}); !st.Equal(&want) {
+	if want := (scheduler.AccountState{Credential: "g", Pause: pause}); !st.Equal(&want) {
 		t.Errorf("with a new credential: %+v", st)
 	}
 }

@@ -95,7 +95,7 @@ func TestReport(t *testing.T) {
 		r := newRig(t, defaults(account("a", slots(0)), account("picky", func(a *upstream.Account) { a.ErrorCodes = []int{401, 429} })))
 		defer r.state.Close()
 		state := func(name string) string {
-			st := r.state.Standing(scheduler.AccountPlace(name))
+			st := r.state.AccountState(scheduler.AccountPlace(name))
 			word, _, _ := st.State(time.Now())
 			return word
 		}

@@ -12,7 +12,7 @@ import (
 //
 // Errors of Pause, Resume and Reset are the State's.
 func (s *Scheduler) Pause(ctx context.Context, account, by string) error {
-	return s.operate(ctx, account, func(st *Standing) {
+	return s.operate(ctx, account, func(st *AccountState) {
 		if st.Pause == nil {
 			st.Pause = &Pause{By: by, At: plainTime(s.state.Now())}
 		}
@@ -21,12 +21,12 @@ func (s *Scheduler) Pause(ctx context.Context, account, by string) error {
 
 // Resume ends a pause; of an account that is not paused it changes nothing.
 func (s *Scheduler) Resume(ctx context.Context, account string) error {
-	return s.operate(ctx, account, func(st *Standing) { st.Pause = nil })
+	return s.operate(ctx, account, func(st *AccountState) { st.Pause = nil })
 }
 
 // Reset ends what keeps an account out or puts it last, but for a pause.
 func (s *Scheduler) Reset(ctx context.Context, account string) error {
-	return s.operate(ctx, account, (*Standing).Reset)
+	return s.operate(ctx, account, (*AccountState).Reset)
 }
 
 // saver is a State whose changes are saved a moment after they are made.
@@ -36,11 +36,11 @@ type saver interface {
 	Saved(ctx context.Context) error
 }
 
-// operate changes the standing of an account as the operator demands, whatever
+// operate changes the state of an account as the operator demands, whatever
 // credential it is about.
-func (s *Scheduler) operate(ctx context.Context, account string, f func(*Standing)) error {
-	var before Standing
-	after, err := s.state.Change(ctx, AccountPlace(account), func(st *Standing) {
+func (s *Scheduler) operate(ctx context.Context, account string, f func(*AccountState)) error {
+	var before AccountState
+	after, err := s.state.Change(ctx, AccountPlace(account), func(st *AccountState) {
 		before = st.Clone()
 		f(st)
 	})

@@ -38,14 +38,14 @@ func TestAnOperatorPausesAnAccount(t *testing.T) {
 		do(func() error { return r.Pause(ctx, "a", "ann") }, `state=disabled reason="paused by ann at `+began.Format(time.RFC3339))
 		time.Sleep(time.Minute)
 		do(func() error { return r.Pause(ctx, "a", "bob") }, "")
-		if st := r.state.Standing("account/a"); st.Pause.By != "ann" || !st.Pause.At.Equal(began) {
+		if st := r.state.AccountState("account/a"); st.Pause.By != "ann" || !st.Pause.At.Equal(began) {
 			t.Errorf("paused twice: %+v", st.Pause)
 		}
 		// It outlives another credential, and what was said of the one before.
 		next := r.reconfigured(account("a", withSecret("2")))
 		r.log.Reset()
 		do(func() error { return r.Reset(ctx, "a") }, "")
-		if st := r.state.Standing("account/a"); st.Pause == nil {
+		if st := r.state.AccountState("account/a"); st.Pause == nil {
 			t.Error("a reset ended the pause")
 		}
 		// The old config's scheduler is still an operator's.
@@ -59,7 +59,7 @@ func TestAnOperatorResetsAnAccount(t *testing.T) {
 	defer r.state.Close()
 	r.start(r.Scheduler)
 	until := time.Now().Add(time.Hour)
-	if _, err := r.state.Change(t.Context(), "account/a", func(st *scheduler.Standing) {
+	if _, err := r.state.Change(t.Context(), "account/a", func(st *scheduler.AccountState) {
 		st.Error, st.ErrorTimes = "401", 3
 		st.Limits = []scheduler.Limit{{Claim: "5h", Until: until}}
 		st.Demotions = []scheduler.Demotion{{Model: "m", Until: until}}
@@ -70,7 +70,7 @@ func TestAnOperatorResetsAnAccount(t *testing.T) {
 	if err := r.Reset(t.Context(), "a"); err != nil {
 		t.Fatal(err)
 	}
-	st := r.state.Standing("account/a")
+	st := r.state.AccountState("account/a")
 	if !st.Clear(time.Now()) || len(st.Windows) != 1 {
 		t.Errorf("after a reset: %+v", st)
 	}

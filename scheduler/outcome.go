@@ -37,11 +37,11 @@ const (
 	maxReason    = 400
 )
 
-// Apply changes the standing by what an attempt came to. Limits in force are
+// Apply changes the account state by what an attempt came to. Limits in force are
 // never shortened by a failure, answers to requests that were under way when a
 // demotion began don't make it grow, and only the answer to a request that was
 // sent after a mark clears it.
-func (s *Standing) Apply(o Outcome, now time.Time, c Cooldowns) {
+func (s *AccountState) Apply(o Outcome, now time.Time, c Cooldowns) {
 	o.Reason = shorten(o.Reason)
 	now = plainTime(now)
 	s.tidy(now)
@@ -77,7 +77,7 @@ func (s *Standing) Apply(o Outcome, now time.Time, c Cooldowns) {
 }
 
 // succeed clears what the request shows to be over.
-func (s *Standing) succeed(o *Outcome) {
+func (s *AccountState) succeed(o *Outcome) {
 	s.Demotions = slices.DeleteFunc(slices.Clone(s.Demotions), func(d Demotion) bool {
 		return d.Since.Before(o.Sent) && d.covers(o.Model, o.Fast, o.Endpoint)
 	})
@@ -92,7 +92,7 @@ func (s *Standing) succeed(o *Outcome) {
 // endTrials drops the limits that have passed, now that upstream has answered a
 // request that they were about, and those whose claim it says is allowed again.
 // An answer that rejects one again makes a new limit.
-func (s *Standing) endTrials(o *Outcome, now time.Time) {
+func (s *AccountState) endTrials(o *Outcome, now time.Time) {
 	if o.Status == 0 {
 		return
 	}
@@ -109,12 +109,12 @@ func (s *Standing) endTrials(o *Outcome, now time.Time) {
 	})
 }
 
-func (s *Standing) throttle(o *Outcome, now time.Time, c Cooldowns) {
+func (s *AccountState) throttle(o *Outcome, now time.Time, c Cooldowns) {
 	s.demote(o, Demotion{Model: o.Model, Endpoint: o.Endpoint, Fast: o.Fast}, now, firstDemotion, c.RateLimit)
 }
 
 // limitClaims takes the account out for what upstream rejects.
-func (s *Standing) limitClaims(o *Outcome, now time.Time, c Cooldowns) {
+func (s *AccountState) limitClaims(o *Outcome, now time.Time, c Cooldowns) {
 	for i := range o.Windows {
 		w := &o.Windows[i]
 		if w.Status != "rejected" || w.Overage {
@@ -128,7 +128,7 @@ func (s *Standing) limitClaims(o *Outcome, now time.Time, c Cooldowns) {
 	}
 }
 
-func (s *Standing) limitClaim(w *WindowReport, until time.Time, reason string, now time.Time) {
+func (s *AccountState) limitClaim(w *WindowReport, until time.Time, reason string, now time.Time) {
 	if latest := now.Add(maxLimit); until.After(latest) {
 		until = latest
 	}
@@ -138,7 +138,7 @@ func (s *Standing) limitClaim(w *WindowReport, until time.Time, reason string, n
 }
 
 // limit adds l, or lengthens the limit of the same scope.
-func (s *Standing) limit(l Limit, now time.Time) {
+func (s *AccountState) limit(l Limit, now time.Time) {
 	l.Until = plainTime(l.Until)
 	limits := slices.Clone(s.Limits)
 	i := slices.IndexFunc(limits, func(old Limit) bool { return old.scope() == l.scope() })
@@ -155,7 +155,7 @@ func (s *Standing) limit(l Limit, now time.Time) {
 
 // demote puts what d names last: for upstream's retry-after, else for the first
 // time, doubling while it repeats, up to the most.
-func (s *Standing) demote(o *Outcome, d Demotion, now time.Time, first, most time.Duration) {
+func (s *AccountState) demote(o *Outcome, d Demotion, now time.Time, first, most time.Duration) {
 	if o.RetryNow || len(d.Model) > maxModelName || d.Model == "" && o.Kind != Unreachable {
 		return
 	}
@@ -185,7 +185,7 @@ func (s *Standing) demote(o *Outcome, d Demotion, now time.Time, first, most tim
 
 // tidy drops demotions that are over by far, and limits of part of the account
 // that nobody asked for for an hour: there is no crowd for a trial to hold back.
-func (s *Standing) tidy(now time.Time) {
+func (s *AccountState) tidy(now time.Time) {
 	s.dropLimits(func(l *Limit) bool { return !l.whole() && now.Sub(l.Until) > time.Hour })
 	over := func(d Demotion) bool { return now.Sub(d.Until) > unreachableMost }
 	if slices.ContainsFunc(s.Demotions, over) {
@@ -195,7 +195,7 @@ func (s *Standing) tidy(now time.Time) {
 
 // capDemotions drops the demotion of a model that ends first when there are too
 // many.
-func (s *Standing) capDemotions() {
+func (s *AccountState) capDemotions() {
 	for len(s.Demotions) > maxDemotions {
 		first := -1
 		for i := range s.Demotions {
@@ -208,7 +208,7 @@ func (s *Standing) capDemotions() {
 	}
 }
 
-func (s *Standing) dropLimits(drop func(*Limit) bool) {
+func (s *AccountState) dropLimits(drop func(*Limit) bool) {
 	if !slices.ContainsFunc(s.Limits, func(l Limit) bool { return drop(&l) }) {
 		return
 	}
@@ -223,7 +223,7 @@ func (s *Standing) dropLimits(drop func(*Limit) bool) {
 
 // setWindows takes over what upstream said of its windows. One of unknown end
 // that has expired starts at this hour.
-func (s *Standing) setWindows(o *Outcome, now time.Time) {
+func (s *AccountState) setWindows(o *Outcome, now time.Time) {
 	cloned := false
 	for i := range o.Windows {
 		r := &o.Windows[i]
@@ -269,7 +269,7 @@ func (w *Window) take(r *WindowReport, length time.Duration, now time.Time) {
 
 // MayAsk reports whether the gateway may ask the account a question of its own,
 // which it does every 30 s at most, and takes note that it does.
-func (s *Standing) MayAsk(now time.Time) bool {
+func (s *AccountState) MayAsk(now time.Time) bool {
 	if s.Pause != nil || now.Sub(s.Asked) < questionEvery && !now.Before(s.Asked) {
 		return false
 	}
@@ -282,7 +282,7 @@ const questionEvery = 30 * time.Second
 // Fail puts the account in error: it gave the gateway's own question the answer
 // that requests got. Of an account in error already it sets when it is asked
 // again. byRefresh: it was the token endpoint that refused.
-func (s *Standing) Fail(reason string, byRefresh bool, now time.Time, c Cooldowns) {
+func (s *AccountState) Fail(reason string, byRefresh bool, now time.Time, c Cooldowns) {
 	now = plainTime(now)
 	if s.Error == "" {
 		s.ErrorSince, s.ErrorTimes = now, 0
@@ -297,13 +297,13 @@ func (s *Standing) Fail(reason string, byRefresh bool, now time.Time, c Cooldown
 
 // Postpone sets when an account in error is asked again that gave no answer which
 // says anything of it.
-func (s *Standing) Postpone(now time.Time, c Cooldowns) {
+func (s *AccountState) Postpone(now time.Time, c Cooldowns) {
 	if s.Error != "" && c.ErrorRetry > 0 {
 		s.ErrorNext = plainTime(now).Add(doubled(c.ErrorRetry, max(1, s.ErrorTimes), max(c.ErrorRetry, errorRetryMost)))
 	}
 }
 
-func (s *Standing) recover() {
+func (s *AccountState) recover() {
 	s.Error, s.ErrorSince, s.ErrorNext, s.ErrorTimes, s.ByRefresh = "", time.Time{}, time.Time{}, 0, false
 }
 
@@ -331,7 +331,7 @@ func shorten(reason string) string {
 // did not hear of each other: what keeps it out or puts it last, and whether the
 // operator paused it there, or ended a pause. before is what both knew. What no
 // outcome could bring about by now is left out: that process had a clock of its own.
-func (s *Standing) Merge(learnt, before *Standing, now time.Time) {
+func (s *AccountState) Merge(learnt, before *AccountState, now time.Time) {
 	if !samePause(learnt.Pause, before.Pause) {
 		s.Pause = learnt.Clone().Pause
 	}

@@ -141,7 +141,7 @@ func (s *Scheduler) Pick(ctx context.Context, d Demand) (*Lease, error) {
 	return lease, nil
 }
 
-// PickForQuestion takes a slot at an account, whatever its standing, for a
+// PickForQuestion takes a slot at an account, whatever its state, for a
 // question of the gateway's own; it waits for it at most for that long.
 //
 // Errors: ErrFull, context.Cause(ctx), or the State's. With an error nothing is

@@ -30,11 +30,11 @@ func (s *Scheduler) Others(d Demand, answer string) (found Others) {
 	}
 	for i := range candidates.Places {
 		name := candidates.Places[i].Name
-		standing := s.state.Standing(name)
-		if v := standing.Judge(now, d.Model, d.Fast, d.Endpoint); v.Use != Barred && v.Last.IsZero() && !excluded[name] {
+		accountState := s.state.AccountState(name)
+		if v := accountState.Judge(now, d.Model, d.Fast, d.Endpoint); v.Use != Barred && v.Last.IsZero() && !excluded[name] {
 			found.Fresh = true
 		}
-		if standing.answered(answer, &d, since, now) {
+		if accountState.answered(answer, &d, since, now) {
 			found.Same++
 		}
 	}
@@ -43,7 +43,7 @@ func (s *Scheduler) Others(d Demand, answer string) (found Others) {
 
 // answered reports whether the account comes last for that answer to such a
 // request, given after a time.
-func (s *Standing) answered(answer string, d *Demand, since, now time.Time) bool {
+func (s *AccountState) answered(answer string, d *Demand, since, now time.Time) bool {
 	for i := range s.Demotions {
 		m := &s.Demotions[i]
 		if m.Answer == answer && m.Since.After(since) && now.Before(m.Until) && m.covers(d.Model, d.Fast, d.Endpoint) {

@@ -32,13 +32,13 @@ func (s *Scheduler) Report(ctx context.Context, account string, o Outcome) (chan
 		s.successes.add(o.Model, o.Fast, o.Endpoint, now)
 	}
 	if o.Kind == Success || o.Kind == Answered {
-		before := s.state.Standing(AccountPlace(account))
+		before := s.state.AccountState(AccountPlace(account))
 		after := before.Clone()
 		if after.Apply(o, now, s.cooldowns()); after.Equal(&before) {
 			return false, nil
 		}
 	}
-	return s.change(ctx, account, func(st *Standing) { st.Apply(o, now, s.cooldowns()) })
+	return s.change(ctx, account, func(st *AccountState) { st.Apply(o, now, s.cooldowns()) })
 }
 
 // conceal takes the account's secrets out of a reason, which may quote upstream.
@@ -65,11 +65,11 @@ func (s *Scheduler) cooldowns() Cooldowns {
 // MayAsk claims the right to ask the account a question of the gateway's own,
 // for all that share the State: every 30 s at most.
 func (s *Scheduler) MayAsk(ctx context.Context, account string) (may bool, err error) {
-	standing := s.state.Standing(AccountPlace(account))
-	if !standing.MayAsk(s.state.Now()) {
+	accountState := s.state.AccountState(AccountPlace(account))
+	if !accountState.MayAsk(s.state.Now()) {
 		return false, nil // which costs no round trip
 	}
-	_, err = s.change(ctx, account, func(st *Standing) { may = st.MayAsk(s.state.Now()) })
+	_, err = s.change(ctx, account, func(st *AccountState) { may = st.MayAsk(s.state.Now()) })
 	return may && err == nil, err
 }
 
@@ -77,24 +77,24 @@ func (s *Scheduler) MayAsk(ctx context.Context, account string) (may bool, err e
 // that requests got; byRefresh: it was its token endpoint.
 func (s *Scheduler) Fail(ctx context.Context, account, reason string, byRefresh bool) error {
 	reason = s.conceal(account, reason)
-	_, err := s.change(ctx, account, func(st *Standing) { st.Fail(reason, byRefresh, s.state.Now(), s.cooldowns()) })
+	_, err := s.change(ctx, account, func(st *AccountState) { st.Fail(reason, byRefresh, s.state.Now(), s.cooldowns()) })
 	return err
 }
 
 // Postpone sets when an account in error is asked again, whose answer to the
 // gateway's own question says nothing of that.
 func (s *Scheduler) Postpone(ctx context.Context, account string) error {
-	_, err := s.change(ctx, account, func(st *Standing) { st.Postpone(s.state.Now(), s.cooldowns()) })
+	_, err := s.change(ctx, account, func(st *AccountState) { st.Postpone(s.state.Now(), s.cooldowns()) })
 	return err
 }
 
-// change changes the standing of an account, unless it is about another
+// change changes the state of an account, unless it is about another
 // credential than the config has.
-func (s *Scheduler) change(ctx context.Context, account string, f func(*Standing)) (changed bool, err error) {
+func (s *Scheduler) change(ctx context.Context, account string, f func(*AccountState)) (changed bool, err error) {
 	place := AccountPlace(account)
 	a := s.catalog.byPlace[place]
-	var before Standing
-	after, err := s.state.Change(ctx, place, func(st *Standing) {
+	var before AccountState
+	after, err := s.state.Change(ctx, place, func(st *AccountState) {
 		before = st.Clone()
 		if a != nil && st.Credential != "" && st.Credential != a.Fingerprint() {
 			return
@@ -114,12 +114,12 @@ func (s *Scheduler) change(ctx context.Context, account string, f func(*Standing
 func (s *Scheduler) Start(ctx context.Context) error {
 	for place, account := range s.catalog.byPlace {
 		fingerprint := account.Fingerprint()
-		standing := s.state.Standing(place)
-		if standing.Credential == fingerprint {
+		accountState := s.state.AccountState(place)
+		if accountState.Credential == fingerprint {
 			continue
 		}
-		var before Standing
-		after, err := s.state.Change(ctx, place, func(st *Standing) {
+		var before AccountState
+		after, err := s.state.Change(ctx, place, func(st *AccountState) {
 			before = st.Clone()
 			st.Adopt(fingerprint)
 		})
@@ -133,7 +133,7 @@ func (s *Scheduler) Start(ctx context.Context) error {
 
 // logChange logs what the operator wants to know: an account that goes out, in
 // whole or in part, or comes last, and one that is back.
-func (s *Scheduler) logChange(ctx context.Context, account string, before, after *Standing, now time.Time) {
+func (s *Scheduler) logChange(ctx context.Context, account string, before, after *AccountState, now time.Time) {
 	if before.Error == after.Error && samePause(before.Pause, after.Pause) && sameLimits(before, after) &&
 		sameScopes(before, after) {
 		return
@@ -161,6 +161,6 @@ func (s *Scheduler) logChange(ctx context.Context, account string, before, after
 }
 
 // sameScopes reports whether the same parts of the account come last.
-func sameScopes(s, t *Standing) bool {
+func sameScopes(s, t *AccountState) bool {
 	return slices.EqualFunc(s.Demotions, t.Demotions, func(a, b Demotion) bool { return a.scope() == b.scope() })
 }

@@ -1,5 +1,5 @@
 // Package scheduler decides which account serves a request: session
-// stickiness, priority, live load, waiting lines, and each account's standing
+// stickiness, priority, live load, waiting lines, and each account's state
 // (limited, overloaded, in error).
 package scheduler
 
@@ -63,7 +63,7 @@ type Demand struct {
 	Exclude []string
 }
 
-// OutcomeKind says what upstream's answer means for the account's standing.
+// OutcomeKind says what upstream's answer means for the account's state.
 type OutcomeKind uint8
 
 // What can come of a request. The comments give the effect. "Last" is for the

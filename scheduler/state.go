@@ -9,7 +9,7 @@ import (
 )
 
 // State is what the requests in flight share: slots, lines, session bindings
-// and account standings. One process keeps it in memory (memstate), many keep
+// and account states. One process keeps it in memory (memstate), many keep
 // it in Redis. Every method is one atomic operation, safe for concurrent use.
 //
 // A slot is the right to have one request in flight at a place (an account or
@@ -17,11 +17,11 @@ import (
 // unique, and an expiry; the slot of an expired lease is free again.
 type State interface {
 	// Acquire takes a slot for the ask, or a place in line, in one step. Usable
-	// candidates are those whose Standing lets them serve the ask
-	// (Standing.Judge) and that are not excluded; none: Out. A usable candidate
+	// candidates are those whose AccountState lets them serve the ask
+	// (AccountState.Judge) and that are not excluded; none: Out. A usable candidate
 	// is free if it has a slot left and, where Judge says Probe, no other trial
 	// is under way there: one that was granted less than TrialLasts ago, is held
-	// still, and that no Change has ended (Standing.Trials).
+	// still, and that no Change has ended (AccountState.Trials).
 	//
 	//  1. If the ask's session is bound to a usable candidate that does not come
 	//     last for Everyone, and Unstick is false, that one is tried: granted, and
@@ -69,17 +69,17 @@ type State interface {
 	// that grant a slot to that session carry them.
 	Mark(ctx context.Context, session string, marks Marks, ttl time.Duration) error
 
-	// Change applies f to the standing of a place, atomically, and returns what
+	// Change applies f to the account state of a place, atomically, and returns what
 	// is now in force; asks in line are looked at again. f may be called more
-	// than once, must not block, and gets the zero Standing for a place never
+	// than once, must not block, and gets the zero AccountState for a place never
 	// seen.
-	Change(ctx context.Context, place string, f func(*Standing)) (Standing, error)
+	Change(ctx context.Context, place string, f func(*AccountState)) (AccountState, error)
 
-	// Standing returns the standing of a place as this process knows it, at
+	// AccountState returns the account state of a place as this process knows it, at
 	// most a second old; it must not be changed. It costs no round trip.
-	Standing(place string) Standing
+	AccountState(place string) AccountState
 
-	// Now is the time by which standings are kept: the store's, so that a process
+	// Now is the time by which account states are kept: the store's, so that a process
 	// whose clock is wrong bars no account for others. It costs no round trip.
 	Now() time.Time
 
@@ -112,12 +112,12 @@ type Ask struct {
 	Candidates *Candidates
 	// Exclude names places that must not serve this ask: few, usually none.
 	Exclude []string
-	// Model, Fast and Endpoint are what Standing.Judge is asked.
+	// Model, Fast and Endpoint are what AccountState.Judge is asked.
 	Model    string
 	Fast     bool
 	Endpoint Endpoint
 	// Question is one of the gateway itself, which goes to the account whatever its
-	// standing.
+	// account state.
 	Question bool
 	// User is whose ask it is, for taking turns in line; "" is a user too.
 	User string

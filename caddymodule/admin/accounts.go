@@ -100,22 +100,22 @@ func (s *adminStore) viewAccounts(ctx context.Context, accounts ...declaredAccou
 	now := s.State.Now() // by which the states are
 	views := make([]Account, len(accounts))
 	for i, account := range accounts {
-		standing := s.State.Standing(places[i])
-		views[i] = viewOfAccount(account, &standing, loads[i], now)
+		accountState := s.State.AccountState(places[i])
+		views[i] = viewOfAccount(account, &accountState, loads[i], now)
 	}
 	return views, nil
 }
 
-func viewOfAccount(a declaredAccount, standing *scheduler.Standing, load scheduler.Load, now time.Time) Account {
+func viewOfAccount(a declaredAccount, accountState *scheduler.AccountState, load scheduler.Load, now time.Time) Account {
 	v := Account{
 		Name: a.Name, Platform: string(a.Platform), Type: a.Kind.String(), Groups: orEmpty(a.groups),
 		Priority: a.Priority, Concurrency: a.Concurrency, InUse: load.InUse, Waiting: load.Waiting,
 		Marks: []Mark{}, Models: []string{}, Windows: []AccountWindow{}, LastUsed: momentView(load.LastUsed),
 	}
-	state, until, reason := standing.State(now)
+	state, until, reason := accountState.State(now)
 	if a.Disabled {
 		state, until = scheduler.StateDisabled, time.Time{}
-		if standing.Pause != nil {
+		if accountState.Pause != nil {
 			reason = disabledInConfig + "; " + reason
 		} else {
 			reason = disabledInConfig
@@ -126,15 +126,15 @@ func viewOfAccount(a declaredAccount, standing *scheduler.Standing, load schedul
 		v.Reason = &reason
 	}
 	if state == scheduler.StateError {
-		v.ErrorNextTry = momentView(standing.ErrorNext)
+		v.ErrorNextTry = momentView(accountState.ErrorNext)
 	}
-	for _, m := range standing.Marks(now) {
+	for _, m := range accountState.Marks(now) {
 		v.Marks = append(v.Marks, Mark{m.Scope, m.Reason, m.Until.UTC()})
 	}
 	for _, rule := range a.Models {
 		v.Models = append(v.Models, rule.Match)
 	}
-	for _, w := range standing.Windows {
+	for _, w := range accountState.Windows {
 		view := AccountWindow{Name: w.Name, Start: momentView(w.Start), End: momentView(w.End), Status: w.Status}
 		if w.Utilization >= 0 {
 			view.Utilization = new(w.Utilization)
@@ -186,8 +186,8 @@ func pauseAccount(c *call, a declaredAccount) error {
 
 // resumeAccount ends a pause.
 func resumeAccount(c *call, a declaredAccount) error {
-	standing := c.store.State.Standing(scheduler.AccountPlace(a.Name))
-	if a.Disabled && standing.Pause == nil {
+	accountState := c.store.State.AccountState(scheduler.AccountPlace(a.Name))
+	if a.Disabled && accountState.Pause == nil {
 		return refuse(http.StatusConflict, "account %s is %s; change the config and reload it", a.Name, disabledInConfig)
 	}
 	return a.config.Scheduler.Resume(c.ctx, a.Name)

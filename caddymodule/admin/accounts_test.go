@@ -53,7 +53,7 @@ func TestAccountsSayHowTheyStand(t *testing.T) {
 	zone := time.FixedZone("", 8*3600)
 	until := time.Now().Add(time.Hour).Truncate(time.Second).In(zone)
 	utc := func(d time.Duration) *time.Time { return new(until.Add(d).UTC()) }
-	admintest.Stand(t, rt, "main", func(st *scheduler.Standing) {
+	admintest.Stand(t, rt, "main", func(st *scheduler.AccountState) {
 		st.Limits = []scheduler.Limit{
 			{Claim: "5h", Until: until, Reason: "window used up"},
 			{Claim: "7d_opus", Family: "opus", Until: until.Add(time.Minute), Reason: "opus used up"},
@@ -67,14 +67,14 @@ func TestAccountsSayHowTheyStand(t *testing.T) {
 			{Name: "7d", Status: "allowed", Utilization: -1},
 		}
 	})
-	admintest.Stand(t, rt, "max", func(st *scheduler.Standing) {
+	admintest.Stand(t, rt, "max", func(st *scheduler.AccountState) {
 		st.Error, st.ErrorNext = "401", until
 		st.Demotions = []scheduler.Demotion{{Until: until, Reason: "refused"}}
 	})
-	admintest.Stand(t, rt, "gem", func(st *scheduler.Standing) {
+	admintest.Stand(t, rt, "gem", func(st *scheduler.AccountState) {
 		st.Demotions = []scheduler.Demotion{{Until: until, Reason: "connection refused"}}
 	})
-	admintest.Stand(t, rt, "team", func(st *scheduler.Standing) { st.Error, st.ErrorNext = "402", until })
+	admintest.Stand(t, rt, "team", func(st *scheduler.AccountState) { st.Error, st.ErrorNext = "402", until })
 	candidates := &scheduler.Candidates{Places: []scheduler.Place{{Name: "account/max", Limit: 1}}}
 	for _, lease := range []string{"1", "2"} {
 		if _, err := rt.State.Acquire(t.Context(), &scheduler.Ask{Lease: lease, TTL: time.Minute, Candidates: candidates, Question: true, MaxWaiting: 9}); err != nil {
@@ -127,7 +127,7 @@ func TestAccountsSayHowTheyStand(t *testing.T) {
 func TestPausingResumingAndResettingAccounts(t *testing.T) {
 	api, rt := admintest.AccountAPI(t)
 	until := time.Now().Add(time.Hour)
-	limit := func(st *scheduler.Standing) {
+	limit := func(st *scheduler.AccountState) {
 		st.Error, st.Limits = "401", []scheduler.Limit{{Claim: "5h", Until: until, Reason: "used up"}}
 		st.Demotions = []scheduler.Demotion{{Model: "m", Until: until}}
 	}
@@ -184,7 +184,7 @@ func TestPausingResumingAndResettingAccounts(t *testing.T) {
 func TestTheFirstPauseCounts(t *testing.T) {
 	api, rt := admintest.AccountAPI(t)
 	began := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
-	admintest.Stand(t, rt, "main", func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann", At: began} })
+	admintest.Stand(t, rt, "main", func(st *scheduler.AccountState) { st.Pause = &scheduler.Pause{By: "ann", At: began} })
 	admintest.Call(t, api, "POST", "/sub2api/accounts/main/pause", "")
 	if v := listed(t, api)["main"]; *v.Reason != "paused by ann at 2026-11-25T12:00:00Z" {
 		t.Errorf("reason %q", *v.Reason)

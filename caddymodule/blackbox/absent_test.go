@@ -41,8 +41,8 @@ func TestAModelThatAnAccountHasNotGot(t *testing.T) {
 			ask(inSession("first", asking("claude-new", stream)), "b")
 			ask(bobsCall("claude-new"), "b")
 			ask(bobsCall("claude-sonnet-5-5"), "a")
-			g.eventually("the store knows that", func() bool { return len(g.standing("acct-a").Demotions) == 1 })
-			kept := g.standing("acct-a").Demotions[0]
+			g.eventually("the store knows that", func() bool { return len(g.accountState("acct-a").Demotions) == 1 })
+			kept := g.accountState("acct-a").Demotions[0]
 			if lasts := kept.Until.Sub(began); kept.Model != "claude-new" || !kept.AnySpeed || kept.Endpoint != scheduler.Messages || lasts < 595*time.Second || lasts > 605*time.Second {
 				t.Errorf("kept: %+v", kept)
 			}

@@ -128,7 +128,7 @@ func TestWordsThatAUserPutsIntoARefusalHurtNobodyElse(t *testing.T) {
 				t.Errorf("after a restart bob got %d %s", a.status, a.body)
 			}
 			for _, account := range []string{"acct-a", "acct-b"} {
-				if kept := g.standing(account); kept.Error != "" || len(kept.Limits) > 0 {
+				if kept := g.accountState(account); kept.Error != "" || len(kept.Limits) > 0 {
 					t.Errorf("kept of %s: %+v", account, kept)
 				}
 			}
@@ -222,7 +222,7 @@ func TestAnErrorEnds(t *testing.T) {
 			t.Errorf("retry-after %q, x-should-retry %q", after, a.header.Get("X-Should-Retry"))
 		}
 		g.eventually("the store has kept that", func() bool {
-			kept := g.standing("acct-main")
+			kept := g.accountState("acct-main")
 			return kept.Error != "" && kept.ErrorNext.IsZero()
 		})
 	})
@@ -244,7 +244,7 @@ func TestAnErrorEnds(t *testing.T) {
 			t.Errorf("%d requests of clients went to an account in error", n-1)
 		}
 		g.eventually("the store has kept that", func() bool {
-			kept := g.standing("acct-main")
+			kept := g.accountState("acct-main")
 			return kept.Error == "" && kept.ErrorTimes == 0
 		})
 	})
@@ -253,7 +253,7 @@ func TestAnErrorEnds(t *testing.T) {
 // setBack makes an account's state older, while Caddy is down.
 func (g *gateway) setBack(account string, by time.Duration) {
 	g.t.Helper()
-	file := g.standingFile(account)
+	file := g.accountStateFile(account)
 	content, err := os.ReadFile(file)
 	if err != nil {
 		g.t.Fatal(err)

@@ -115,10 +115,10 @@ func inSession(session, body string) call {
 	return call{header: http.Header{"X-Claude-Code-Session-Id": {session}}, body: body}
 }
 
-// standing is what the embedded store has kept of an account.
-func (g *gateway) standing(account string) (kept scheduler.Standing) {
+// accountState is what the embedded store has kept of an account.
+func (g *gateway) accountState(account string) (kept scheduler.AccountState) {
 	g.t.Helper()
-	file := g.standingFile(account)
+	file := g.accountStateFile(account)
 	if file == "" {
 		return kept
 	}
@@ -133,7 +133,7 @@ func (g *gateway) standing(account string) (kept scheduler.Standing) {
 }
 
 // standingFile is where the embedded store keeps that; "" before it does.
-func (g *gateway) standingFile(account string) string {
+func (g *gateway) accountStateFile(account string) string {
 	g.t.Helper()
 	files, err := filepath.Glob(filepath.Join(g.store, "documents", "standings", "*"+account+".json"))
 	if err != nil || len(files) > 1 {

@@ -89,7 +89,7 @@ func TestBurstsTakeNoAccountOut(t *testing.T) {
 					}
 				}
 				for _, account := range accounts {
-					if kept := g.standing("acct-" + account); len(kept.Limits) > 0 {
+					if kept := g.accountState("acct-" + account); len(kept.Limits) > 0 {
 						t.Errorf("limits of %s: %+v", account, kept.Limits)
 					}
 				}
@@ -105,14 +105,14 @@ func (g *gateway) wantLast(account, model string, began time.Time, want time.Dur
 	var got []scheduler.Demotion
 	if want == 0 {
 		time.Sleep(50 * time.Millisecond)
-		got = g.standing("acct-" + account).Demotions
+		got = g.accountState("acct-" + account).Demotions
 		if len(got) > 0 {
 			g.t.Errorf("account %s comes last: %+v", account, got)
 		}
 		return
 	}
 	g.eventually("the store knows that "+account+" comes last", func() bool {
-		got = g.standing("acct-" + account).Demotions
+		got = g.accountState("acct-" + account).Demotions
 		return len(got) > 0
 	})
 	lasts := got[0].Until.Sub(began)
@@ -255,7 +255,7 @@ func TestSpendLimitsTakeAnAccountOut(t *testing.T) {
 			t.Errorf("%s: asked %s", code, got)
 		}
 		year, month, _ := time.Now().UTC().Date()
-		kept := g.standing("acct-a").Limits
+		kept := g.accountState("acct-a").Limits
 		if len(kept) != 1 || !kept[0].Until.Equal(time.Date(year, month+1, 1, 0, 0, 0, 0, time.UTC)) {
 			t.Errorf("%s: kept %+v", code, kept)
 		}

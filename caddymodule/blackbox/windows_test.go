@@ -57,11 +57,11 @@ func TestWindowsInGoodAnswers(t *testing.T) {
 				if a := g.say("claude-opus-5-5", stream); a.status != 200 {
 					t.Fatalf("%d %s", a.status, a.body)
 				}
-				g.eventually("the store knows of the windows", func() bool { return len(g.standing("acct-a").Windows) > 0 })
+				g.eventually("the store knows of the windows", func() bool { return len(g.accountState("acct-a").Windows) > 0 })
 				check := func() {
 					t.Helper()
 					var got []kept
-					for _, w := range g.standing("acct-a").Windows {
+					for _, w := range g.accountState("acct-a").Windows {
 						got = append(got, kept{w.Name, w.Status, w.End.Local(), w.Utilization})
 						if length := w.End.Sub(w.Start); length != map[byte]time.Duration{'5': 5 * time.Hour, '7': 7 * 24 * time.Hour}[w.Name[0]] {
 							t.Errorf("window %+v", w)

@@ -15,12 +15,12 @@ func TestAccountCommands(t *testing.T) {
 	api, rt := admintest.AccountAPI(t)
 	address := adminServer(t, api)
 	far := time.Date(2126, 11, 25, 12, 0, 0, 0, time.UTC)
-	admintest.Stand(t, rt, "main", func(st *scheduler.Standing) {
+	admintest.Stand(t, rt, "main", func(st *scheduler.AccountState) {
 		st.Limits = []scheduler.Limit{{Claim: "5h", Until: far, Reason: "used\x1b[2J up"}}
 		st.Demotions = []scheduler.Demotion{{Model: "claude-x", Until: far.Add(time.Second), Reason: "upstream answered 529"}}
 		st.Windows = []scheduler.Window{{Name: "5h", End: far, Status: "rejected", Utilization: 1.02}, {Name: "7d", Status: "allowed", Utilization: -1}}
 	})
-	admintest.Stand(t, rt, "max", func(st *scheduler.Standing) { st.Error, st.ErrorNext = "upstream answered 401", far })
+	admintest.Stand(t, rt, "max", func(st *scheduler.AccountState) { st.Error, st.ErrorNext = "upstream answered 401", far })
 	out, notes, err := command(address, "accounts")
 	want := `NAME  PLATFORM   TYPE         GROUPS       PRIORITY  IN USE  CONCURRENCY  WAITING  STATE         UNTIL                 LAST USED  MODELS
 gem   gemini     api_key      -            0         0       no limit     0        active        -                     -          all

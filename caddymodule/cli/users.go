@@ -66,7 +66,7 @@ func addUserCommand(c *adminClient) *cobra.Command {
 func switchUserCommand(c *adminClient, use, short string, disabled bool) *cobra.Command {
 	return &cobra.Command{Use: use, Short: short, Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
 		return ask(cmd, c, http.MethodPatch, pathOf("users", args[0]), map[string]any{"disabled": disabled}, func(out io.Writer, u admin.User) {
-			fmt.Fprintf(out, "user %s is %s\n", u.Name, standing(u))
+			fmt.Fprintf(out, "user %s is %s\n", u.Name, accountState(u))
 		})
 	}}
 }
@@ -153,7 +153,7 @@ func subscribeCommand(c *adminClient) *cobra.Command {
 	return cmd
 }
 
-func standing(u admin.User) string {
+func accountState(u admin.User) string {
 	if u.Disabled {
 		return "disabled"
 	}
@@ -167,7 +167,7 @@ func printUsers(out io.Writer, users []admin.User) {
 		for _, s := range u.Subscriptions {
 			groups = append(groups, s.Group)
 		}
-		tableRow(t, u.Name, u.Source, standing(u), billing.ShortUSD(u.Balance), u.Held.Short(), strconv.Itoa(u.InUse),
+		tableRow(t, u.Name, u.Source, accountState(u), billing.ShortUSD(u.Balance), u.Held.Short(), strconv.Itoa(u.InUse),
 			concurrencyText(u.Concurrency), strconv.Itoa(u.Waiting), strings.Join(groups, ","))
 	}
 	t.Flush()

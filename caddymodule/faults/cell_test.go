@@ -25,7 +25,7 @@ func (c *cell) ignored() bool {
 }
 
 // becomes is what becomes of the account at first.
-func (c *cell) becomes() standing {
+func (c *cell) becomes() accountState {
 	if c.ignored() {
 		return in
 	}

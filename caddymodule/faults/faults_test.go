@@ -8,20 +8,20 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream/simulator"
 )
 
-// standing is what becomes of an account.
-type standing uint8
+// accountState is what becomes of an account.
+type accountState uint8
 
 const (
-	in        standing = iota // it is asked first again
-	last                      // after a spare account, for its model and speed; other requests first
-	lastModel                 // so at whatever speed
-	lastAll                   // after a spare account, for everything
-	denied                    // lastModel, until the gateway has asked it itself
-	out                       // it serves none, for fault.outFor
-	outOpus                   // it serves models of other families
-	outFast                   // it serves requests that are not in fast mode
-	outMonth                  // it serves none until the month ends, UTC
-	inError                   // it serves none, until the gateway asks it again
+	in        accountState = iota // it is asked first again
+	last                          // after a spare account, for its model and speed; other requests first
+	lastModel                     // so at whatever speed
+	lastAll                       // after a spare account, for everything
+	denied                        // lastModel, until the gateway has asked it itself
+	out                           // it serves none, for fault.outFor
+	outOpus                       // it serves models of other families
+	outFast                       // it serves requests that are not in fast mode
+	outMonth                      // it serves none until the month ends, UTC
+	inError                       // it serves none, until the gateway asks it again
 )
 
 // fault is one thing that an upstream does, and what must come of it where the
@@ -44,7 +44,7 @@ type fault struct {
 	after  time.Duration // retry-after, at least about; 0 = none
 	stays  bool          // not tried on another account
 	noMore bool          // not tried on the same account either, whatever its kind
-	state  standing
+	state  accountState
 	// lasts is how long the account comes last; 0 = 5 s. outFor is how long it is out.
 	lasts, outFor time.Duration
 	// broken: it breaks off after content has come, and the client gets an error

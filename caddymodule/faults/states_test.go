@@ -94,11 +94,11 @@ func (c *cell) checkMarks(began, ended time.Time) {
 	if c.fast {
 		speed = " fast mode"
 	}
-	scopes := map[standing]string{
+	scopes := map[accountState]string{
 		last: model + speed + " last", lastModel: model + " last", denied: model + " last", lastAll: "account last",
 		out: "account out (", outOpus: "opus out (7d_opus)", outFast: "fast mode out (fast)", outMonth: "account out (spend)",
 	}
-	words := map[standing]string{lastAll: "overloaded", out: "rate_limited", outMonth: "rate_limited"}
+	words := map[accountState]string{lastAll: "overloaded", out: "rate_limited", outMonth: "rate_limited"}
 	word := words[state]
 	if word == "" {
 		word = "active"

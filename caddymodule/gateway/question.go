@@ -93,8 +93,8 @@ func (q *questions) lookAfterErrors(ctx context.Context) {
 				continue
 			}
 			for _, account := range g.Config.Accounts {
-				standing := q.rt.State.Standing(scheduler.AccountPlace(account.Name))
-				if standing.Error != "" && !account.Disabled && !q.rt.State.Now().Before(standing.ErrorNext) {
+				accountState := q.rt.State.AccountState(scheduler.AccountPlace(account.Name))
+				if accountState.Error != "" && !account.Disabled && !q.rt.State.Now().Before(accountState.ErrorNext) {
 					q.ask(g, account, "")
 				}
 			}
@@ -175,8 +175,8 @@ func failureText(f *upstream.Failure) string {
 // modelFor is the model to ask for: that of the account's last success, else the
 // one that failed, else any that the account serves.
 func (q *questions) modelFor(account *upstream.Account, failed string) string {
-	standing := q.rt.State.Standing(scheduler.AccountPlace(account.Name))
-	for _, model := range []string{q.served(account.Name), standing.Served, failed} {
+	accountState := q.rt.State.AccountState(scheduler.AccountPlace(account.Name))
+	for _, model := range []string{q.served(account.Name), accountState.Served, failed} {
 		if model != "" && account.Serves(model) {
 			return model
 		}
@@ -209,8 +209,8 @@ func (q *questions) put(ctx context.Context, g *Gateway, account *upstream.Accou
 // that was refused.
 func (q *questions) token(ctx context.Context, account *upstream.Account) (string, error) {
 	secret, err := q.rt.tokens.Access(ctx, account)
-	standing := q.rt.State.Standing(scheduler.AccountPlace(account.Name))
-	if err != nil || !standing.ByRefresh {
+	accountState := q.rt.State.AccountState(scheduler.AccountPlace(account.Name))
+	if err != nil || !accountState.ByRefresh {
 		return secret, err
 	}
 	return q.rt.tokens.Refresh(ctx, account, secret)

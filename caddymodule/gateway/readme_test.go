@@ -56,27 +56,27 @@ var readmeNow = time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 func TestTheREADMEsStates(t *testing.T) {
 	soon := readmeNow.Add(time.Hour)
 	// How an account comes into each state, and what ends it, but for a reset.
-	ways := map[string]struct{ begin, end func(*scheduler.Standing) }{
+	ways := map[string]struct{ begin, end func(*scheduler.AccountState) }{
 		scheduler.StateActive: {},
 		scheduler.StateRateLimited: {
-			begin: func(st *scheduler.Standing) { st.Limits = []scheduler.Limit{{Claim: "5h", Until: soon}} },
-			end:   func(st *scheduler.Standing) { st.Limits[0].Until = readmeNow },
+			begin: func(st *scheduler.AccountState) { st.Limits = []scheduler.Limit{{Claim: "5h", Until: soon}} },
+			end:   func(st *scheduler.AccountState) { st.Limits[0].Until = readmeNow },
 		},
 		scheduler.StateOverloaded: {
-			begin: func(st *scheduler.Standing) { st.Demotions = []scheduler.Demotion{{Until: soon}} },
-			end: func(st *scheduler.Standing) {
+			begin: func(st *scheduler.AccountState) { st.Demotions = []scheduler.Demotion{{Until: soon}} },
+			end: func(st *scheduler.AccountState) {
 				st.Apply(scheduler.Outcome{Kind: scheduler.Success, Status: 200, Model: "m", Sent: readmeNow}, readmeNow, readmeCooldowns)
 			},
 		},
 		scheduler.StateError: {
-			begin: func(st *scheduler.Standing) { st.Fail("401", false, readmeNow.Add(-time.Second), readmeCooldowns) },
-			end: func(st *scheduler.Standing) {
+			begin: func(st *scheduler.AccountState) { st.Fail("401", false, readmeNow.Add(-time.Second), readmeCooldowns) },
+			end: func(st *scheduler.AccountState) {
 				st.Apply(scheduler.Outcome{Kind: scheduler.Success, Status: 200, Model: "m", Sent: readmeNow}, readmeNow, readmeCooldowns)
 			},
 		},
 		scheduler.StateDisabled: {
-			begin: func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{At: readmeNow} },
-			end:   func(st *scheduler.Standing) { st.Pause = nil },
+			begin: func(st *scheduler.AccountState) { st.Pause = &scheduler.Pause{At: readmeNow} },
+			end:   func(st *scheduler.AccountState) { st.Pause = nil },
 		},
 	}
 	var described []string
@@ -88,24 +88,24 @@ func TestTheREADMEsStates(t *testing.T) {
 			t.Errorf("the state %q is none of the code's", state)
 			continue
 		}
-		var standing scheduler.Standing
+		var accountState scheduler.AccountState
 		want := func(want, when string) {
 			t.Helper()
-			if word, _, _ := standing.State(readmeNow); word != want {
+			if word, _, _ := accountState.State(readmeNow); word != want {
 				t.Errorf("%s: %s %s, want %s", state, word, when, want)
 			}
 		}
-		for _, end := range []func(*scheduler.Standing){way.end, (*scheduler.Standing).Reset} {
+		for _, end := range []func(*scheduler.AccountState){way.end, (*scheduler.AccountState).Reset} {
 			if way.begin == nil {
 				continue
 			}
-			standing = scheduler.Standing{}
-			way.begin(&standing)
+			accountState = scheduler.AccountState{}
+			way.begin(&accountState)
 			want(state, "at first")
-			end(&standing)
-			if row[3] == "`accounts resume`" && standing.Pause != nil {
+			end(&accountState)
+			if row[3] == "`accounts resume`" && accountState.Pause != nil {
 				want(state, "after a reset")
-				standing.Pause = nil
+				accountState.Pause = nil
 			} else if row[3] != "`accounts reset`" && row[3] != "`accounts resume`" {
 				t.Errorf("%s: to end it now: %q", state, row[3])
 			}
@@ -209,18 +209,18 @@ func TestWhatTheREADMESaysOfUpstreamsAnswers(t *testing.T) {
 func effectOf(t *testing.T, o scheduler.Outcome) []string {
 	t.Helper()
 	o.Model, o.Fast, o.Endpoint = readmeAsked.Model, readmeAsked.Fast, scheduler.Messages
-	var standing scheduler.Standing
+	var accountState scheduler.AccountState
 	now := readmeNow
 	o.Sent = now.Add(-time.Second)
-	standing.Apply(o, now, readmeCooldowns)
-	verdict := standing.Judge(now, o.Model, o.Fast, o.Endpoint)
+	accountState.Apply(o, now, readmeCooldowns)
+	verdict := accountState.Judge(now, o.Model, o.Fast, o.Endpoint)
 	is, ends := "out", verdict.Until
 	if verdict.Use != scheduler.Barred {
 		is, ends = "last", verdict.Last
 	}
 	first := ends.Sub(now)
 	affects := func(model string, fast bool, endpoint scheduler.Endpoint) bool {
-		v := standing.Judge(readmeNow, model, fast, endpoint)
+		v := accountState.Judge(readmeNow, model, fast, endpoint)
 		return v.Use == scheduler.Barred || !v.Last.IsZero()
 	}
 	what := scopeOf(affects)
@@ -229,8 +229,8 @@ func effectOf(t *testing.T, o scheduler.Outcome) []string {
 			now = ends
 			o.Sent = now
 			now = now.Add(time.Millisecond)
-			standing.Apply(o, now, readmeCooldowns)
-			ends = standing.Judge(now, o.Model, o.Fast, o.Endpoint).Last
+			accountState.Apply(o, now, readmeCooldowns)
+			ends = accountState.Judge(now, o.Model, o.Fast, o.Endpoint).Last
 		}
 	}
 	if o.Kind == scheduler.Denied {
@@ -263,7 +263,7 @@ func scopeOf(affects func(string, bool, scheduler.Endpoint) bool) string {
 func lengthOf(t *testing.T, o scheduler.Outcome, first, most time.Duration) string {
 	t.Helper()
 	if o.Kind == scheduler.Limited {
-		far := scheduler.Standing{}
+		far := scheduler.AccountState{}
 		for i := range o.Windows {
 			o.Windows[i].Reset = readmeNow.AddDate(1, 0, 0)
 		}

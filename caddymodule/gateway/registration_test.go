@@ -149,7 +149,7 @@ func TestServingBeforeTheStoreIsBack(t *testing.T) {
 			t.Fatalf("ledger %v, error %v", ledger, err)
 		}
 	}
-	if standing := f.runtime.State.Standing(scheduler.AccountPlace("main")); standing.Credential == "" {
+	if accountState := f.runtime.State.AccountState(scheduler.AccountPlace("main")); accountState.Credential == "" {
 		t.Error("this node does not go by the config's credential")
 	}
 	began := time.Now()

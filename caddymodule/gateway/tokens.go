@@ -66,7 +66,7 @@ func (rt *Runtime) Watched() []*Gateway {
 func (rt *Runtime) accounts() (all []*upstream.Account) {
 	for _, g := range rt.Watched() {
 		for _, account := range g.Config.Accounts {
-			if standing := rt.State.Standing(scheduler.AccountPlace(account.Name)); standing.Error == "" {
+			if accountState := rt.State.AccountState(scheduler.AccountPlace(account.Name)); accountState.Error == "" {
 				all = append(all, account)
 			}
 		}

@@ -49,7 +49,7 @@ func TestAccountsThatAreLookedAfter(t *testing.T) {
 	rt.unwatch(old)
 	rt.unwatch(never) // a config that was rolled back
 	want("b", "c")
-	if _, err := memory.Change(context.Background(), scheduler.AccountPlace("b"), func(st *scheduler.Standing) { st.Error = "refused" }); err != nil {
+	if _, err := memory.Change(context.Background(), scheduler.AccountPlace("b"), func(st *scheduler.AccountState) { st.Error = "refused" }); err != nil {
 		t.Fatal(err)
 	}
 	want("c")

@@ -36,9 +36,9 @@ type Kind struct {
 }
 
 var (
-	TokenDocuments    = Kind{"tokens", true}
-	standingDocuments = Kind{"standings", false} // of embedded stores
-	IdentityDocuments = Kind{"identities", false}
+	TokenDocuments        = Kind{"tokens", true}
+	accountStateDocuments = Kind{"standings", false} // of embedded stores
+	IdentityDocuments     = Kind{"identities", false}
 	// checkDocuments holds one document that reports whether the key is right.
 	checkDocuments = Kind{"key", true}
 )

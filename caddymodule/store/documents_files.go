@@ -43,7 +43,7 @@ func openFiles(ctx context.Context, store string, key EncryptionKey) (*fileDocum
 }
 
 func (d *fileDocuments) prepare() error {
-	for _, k := range []Kind{checkDocuments, TokenDocuments, standingDocuments, IdentityDocuments} {
+	for _, k := range []Kind{checkDocuments, TokenDocuments, accountStateDocuments, IdentityDocuments} {
 		dir := filepath.Join(d.dir, k.name)
 		if err := private.MkdirAll(dir); err != nil {
 			return err

@@ -389,14 +389,14 @@ func TestEncryptionKeyForms(t *testing.T) {
 	}
 }
 
-func TestStandingsAreDocuments(t *testing.T) {
+func TestAccountStatesAreDocuments(t *testing.T) {
 	d := mustOpen(t, filePlace(t.TempDir()), keyOf(1)).(*fileDocuments)
-	k := standingKeeper{d, slog.New(slog.DiscardHandler)}
-	want := map[string]scheduler.Standing{"account/main": {Error: "because", Credential: "f"}, "account/Main": {Pause: &scheduler.Pause{By: "somebody"}}}
-	for place, standing := range want {
-		k.Save(place, standing)
+	k := accountStateKeeper{d, slog.New(slog.DiscardHandler)}
+	want := map[string]scheduler.AccountState{"account/main": {Error: "because", Credential: "f"}, "account/Main": {Pause: &scheduler.Pause{By: "somebody"}}}
+	for place, accountState := range want {
+		k.Save(place, accountState)
 	}
-	mustSave(t, d, standingDocuments, "account/broken", "{")
+	mustSave(t, d, accountStateDocuments, "account/broken", "{")
 	got, err := k.Load()
 	if diff := cmp.Diff(want, got); diff != "" || err != nil {
 		t.Errorf("%v %s", err, diff)

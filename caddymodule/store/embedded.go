@@ -102,7 +102,7 @@ func (b *embeddedBackend) Open(ctx context.Context, key EncryptionKey) (billing.
 	d, err := openFiles(ctx, b.dir, key)
 	if err == nil {
 		// This comes last: it works once, and what fails here is tried again.
-		if err = b.memory.Keep(standingKeeper{d, b.logger}); err != nil {
+		if err = b.memory.Keep(accountStateKeeper{d, b.logger}); err != nil {
 			err = fmt.Errorf("account states: %w", err)
 		}
 	}
@@ -128,44 +128,44 @@ func (b *embeddedBackend) Regained(func(context.Context) error) (forget func()) 
 
 func (b *embeddedBackend) Close() error { return nil }
 
-// standingKeeper keeps account standings as documents of the store.
-type standingKeeper struct {
+// accountStateKeeper keeps account states as documents of the store.
+type accountStateKeeper struct {
 	documents *fileDocuments
 	logger    *slog.Logger
 }
 
 // Load implements memstate.Keeper. A document that can't be read is an account
 // of which nothing is known.
-func (k standingKeeper) Load() (map[string]scheduler.Standing, error) {
+func (k accountStateKeeper) Load() (map[string]scheduler.AccountState, error) {
 	ctx := context.Background()
-	names, err := k.documents.names(ctx, standingDocuments)
+	names, err := k.documents.names(ctx, accountStateDocuments)
 	if err != nil {
 		return nil, err
 	}
-	all := make(map[string]scheduler.Standing, len(names))
+	all := make(map[string]scheduler.AccountState, len(names))
 	for _, name := range names {
-		var standing scheduler.Standing
-		content, err := k.documents.Load(ctx, standingDocuments, name)
+		var accountState scheduler.AccountState
+		content, err := k.documents.Load(ctx, accountStateDocuments, name)
 		if err == nil {
-			err = json.Unmarshal(content, &standing)
+			err = json.Unmarshal(content, &accountState)
 		}
 		if err != nil {
-			k.logger.Error("an account's state can't be read; it begins anew", "file", k.documents.Where(standingDocuments, name), "error", err)
+			k.logger.Error("an account's state can't be read; it begins anew", "file", k.documents.Where(accountStateDocuments, name), "error", err)
 			continue
 		}
-		all[name] = standing
+		all[name] = accountState
 	}
 	return all, nil
 }
 
 // Save implements memstate.Keeper.
-func (k standingKeeper) Save(place string, standing scheduler.Standing) {
-	content, err := json.Marshal(standing)
+func (k accountStateKeeper) Save(place string, accountState scheduler.AccountState) {
+	content, err := json.Marshal(accountState)
 	if err == nil {
-		err = k.documents.Save(context.Background(), standingDocuments, place, content)
+		err = k.documents.Save(context.Background(), accountStateDocuments, place, content)
 	}
 	if err != nil {
 		k.logger.Error("an account's state could not be stored; it is lost if the process ends before its next change",
-			"file", k.documents.Where(standingDocuments, place), "error", err)
+			"file", k.documents.Where(accountStateDocuments, place), "error", err)
 	}
 }

@@ -100,9 +100,9 @@ func (d *driver) step() {
 		}
 	case "limit":
 		limit := scheduler.Limit{Claim: "5h", Family: models.Draw(t, "limited"), Until: time.Now().Add(30 * time.Second)}
-		_, _ = d.s.Change(ctx, place, func(st *scheduler.Standing) { st.Limits = append(st.Limits, limit) })
+		_, _ = d.s.Change(ctx, place, func(st *scheduler.AccountState) { st.Limits = append(st.Limits, limit) })
 	case "reset":
-		_, _ = d.s.Change(ctx, place, (*scheduler.Standing).Reset)
+		_, _ = d.s.Change(ctx, place, (*scheduler.AccountState).Reset)
 	case "wait":
 		time.Sleep(time.Duration(rapid.IntRange(1, 40).Draw(t, "seconds")) * time.Second)
 	}

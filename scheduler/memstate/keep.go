@@ -7,20 +7,20 @@ import (
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
-// Keeper keeps standings beyond the process.
+// Keeper keeps account states beyond the process.
 type Keeper interface {
 	// Load returns what was saved, by place.
-	Load() (map[string]scheduler.Standing, error)
-	// Save replaces the standing of a place. It is never called concurrently, and
+	Load() (map[string]scheduler.AccountState, error)
+	// Save replaces the account state of a place. It is never called concurrently, and
 	// reports its failures by itself: the place's next change saves it again.
-	Save(place string, standing scheduler.Standing)
+	Save(place string, accountState scheduler.AccountState)
 }
 
-// keeping is the saving of standings, on one goroutine, so that no older one
+// keeping is the saving of account states, on one goroutine, so that no older one
 // ever replaces a newer.
 type keeping struct {
 	keeper Keeper
-	// dirty are the places whose standing is not saved yet; guarded by State.mu.
+	// dirty are the places whose account state is not saved yet; guarded by State.mu.
 	dirty map[*place]struct{}
 	// saved is closed when nothing is dirty or being saved any more; nil = nothing
 	// is. Guarded by State.mu.
@@ -30,7 +30,7 @@ type keeping struct {
 	done  sync.WaitGroup
 }
 
-// Keep takes over the standings of a Keeper, but for places that have changed
+// Keep takes over the account states of a Keeper, but for places that have changed
 // before, and saves every change from now on, a moment after it. It is called
 // once. Close saves what is left.
 func (s *State) Keep(keeper Keeper) error {
@@ -46,14 +46,14 @@ func (s *State) Keep(keeper Keeper) error {
 	k := &keeping{keeper: keeper, dirty: map[*place]struct{}{}, wake: make(chan struct{}, 1), end: make(chan struct{})}
 	now := s.now()
 	for _, p := range s.places {
-		if !p.standing.Equal(&scheduler.Standing{}) {
+		if !p.accountState.Equal(&scheduler.AccountState{}) {
 			k.soil(p)
 		}
 	}
-	for name, standing := range saved {
+	for name, accountState := range saved {
 		p := s.place(name)
 		if _, newer := k.dirty[p]; !newer {
-			s.setStanding(p, standing, now)
+			s.setAccountState(p, accountState, now)
 		}
 	}
 	s.keeping = k
@@ -61,7 +61,7 @@ func (s *State) Keep(keeper Keeper) error {
 	return nil
 }
 
-// soil marks a place whose standing must be saved.
+// soil marks a place whose account state must be saved.
 func (k *keeping) soil(p *place) {
 	k.dirty[p] = struct{}{}
 	if k.saved == nil {
@@ -80,26 +80,26 @@ func (s *State) keep(k *keeping) {
 		case <-k.end:
 			ended = true
 		}
-		for p, standing := s.takeDirty(k); p != nil; p, standing = s.takeDirty(k) {
-			k.keeper.Save(p.name, standing)
+		for p, accountState := s.takeDirty(k); p != nil; p, accountState = s.takeDirty(k) {
+			k.keeper.Save(p.name, accountState)
 		}
 	}
 }
 
-// takeDirty takes one place, with its standing as it is now; nil if none is
+// takeDirty takes one place, with its account state as it is now; nil if none is
 // left.
-func (s *State) takeDirty(k *keeping) (*place, scheduler.Standing) {
+func (s *State) takeDirty(k *keeping) (*place, scheduler.AccountState) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for p := range k.dirty {
 		delete(k.dirty, p)
-		return p, p.standing
+		return p, p.accountState
 	}
 	if k.saved != nil {
 		close(k.saved)
 		k.saved = nil
 	}
-	return nil, scheduler.Standing{}
+	return nil, scheduler.AccountState{}
 }
 
 // Saved waits until the Keeper has been given every change made so far. Without a

@@ -19,7 +19,7 @@ import (
 // drawer is a Keeper. It takes its time.
 type drawer struct {
 	mu     sync.Mutex
-	kept   map[string]scheduler.Standing
+	kept   map[string]scheduler.AccountState
 	saves  int
 	saving bool
 	slow   time.Duration
@@ -27,9 +27,9 @@ type drawer struct {
 	t      *testing.T
 }
 
-func (d *drawer) Load() (map[string]scheduler.Standing, error) { return d.kept, d.err }
+func (d *drawer) Load() (map[string]scheduler.AccountState, error) { return d.kept, d.err }
 
-func (d *drawer) Save(place string, standing scheduler.Standing) {
+func (d *drawer) Save(place string, accountState scheduler.AccountState) {
 	d.mu.Lock()
 	if d.saving {
 		d.t.Error("Save is called concurrently")
@@ -39,33 +39,33 @@ func (d *drawer) Save(place string, standing scheduler.Standing) {
 	time.Sleep(d.slow)
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.kept[place] = standing
+	d.kept[place] = accountState
 	d.saves++
 	d.saving = false
 }
 
-func change(t *testing.T, s *memstate.State, place string, f func(*scheduler.Standing)) {
+func change(t *testing.T, s *memstate.State, place string, f func(*scheduler.AccountState)) {
 	t.Helper()
 	if _, err := s.Change(context.Background(), place, f); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestStandingsAreKept(t *testing.T) {
+func TestAccountStatesAreKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(time.Hour).UTC()
-		limited := scheduler.Standing{Limits: []scheduler.Limit{{Claim: "5h", Until: until}}}
-		d := &drawer{t: t, slow: time.Second, kept: map[string]scheduler.Standing{
+		limited := scheduler.AccountState{Limits: []scheduler.Limit{{Claim: "5h", Until: until}}}
+		d := &drawer{t: t, slow: time.Second, kept: map[string]scheduler.AccountState{
 			"account/a": {Error: "401"}, "account/b": {Error: "old"}, "account/c": limited,
 		}}
 		s := memstate.New()
 		// Changed before the store was open: newer than what that has.
-		change(t, s, "account/b", func(st *scheduler.Standing) { st.Error = "new" })
+		change(t, s, "account/b", func(st *scheduler.AccountState) { st.Error = "new" })
 		if err := s.Keep(d); err != nil {
 			t.Fatal(err)
 		}
-		for place, want := range map[string]scheduler.Standing{"account/a": {Error: "401"}, "account/b": {Error: "new"}, "account/c": limited} {
-			if diff := cmp.Diff(want, s.Standing(place)); diff != "" {
+		for place, want := range map[string]scheduler.AccountState{"account/a": {Error: "401"}, "account/b": {Error: "new"}, "account/c": limited} {
+			if diff := cmp.Diff(want, s.AccountState(place)); diff != "" {
 				t.Errorf("%s: %s", place, diff)
 			}
 		}
@@ -75,9 +75,9 @@ func TestStandingsAreKept(t *testing.T) {
 			t.Errorf("got %+v, %v; want out until %v", got, err, until)
 		}
 		for i := range 100 {
-			change(t, s, "account/a", func(st *scheduler.Standing) { st.Error = fmt.Sprint(i) })
+			change(t, s, "account/a", func(st *scheduler.AccountState) { st.Error = fmt.Sprint(i) })
 		}
-		change(t, s, "account/c", func(*scheduler.Standing) {}) // changes nothing
+		change(t, s, "account/c", func(*scheduler.AccountState) {}) // changes nothing
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		d.mu.Lock()
@@ -85,7 +85,7 @@ func TestStandingsAreKept(t *testing.T) {
 			t.Errorf("after %d saves: %+v", d.saves, d.kept)
 		}
 		d.mu.Unlock()
-		change(t, s, "account/a", func(st *scheduler.Standing) { st.Error = "last" })
+		change(t, s, "account/a", func(st *scheduler.AccountState) { st.Error = "last" })
 		s.Close()
 		s.Close()
 		if d.kept["account/a"].Error != "last" {
@@ -96,7 +96,7 @@ func TestStandingsAreKept(t *testing.T) {
 		if err := again.Keep(&drawer{t: t, kept: maps.Clone(d.kept)}); err != nil {
 			t.Fatal(err)
 		}
-		if got := again.Standing("account/a").Error; got != "last" {
+		if got := again.AccountState("account/a").Error; got != "last" {
 			t.Errorf("the next process sees %q", got)
 		}
 	})
@@ -104,7 +104,7 @@ func TestStandingsAreKept(t *testing.T) {
 
 func TestWaitingUntilChangesAreSaved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := &drawer{t: t, slow: time.Second, kept: map[string]scheduler.Standing{}}
+		d := &drawer{t: t, slow: time.Second, kept: map[string]scheduler.AccountState{}}
 		s := memstate.New()
 		defer s.Close()
 		saved := func(want time.Duration) {
@@ -114,22 +114,22 @@ func TestWaitingUntilChangesAreSaved(t *testing.T) {
 				t.Errorf("waited %v, want %v: %v", time.Since(began), want, err)
 			}
 		}
-		change(t, s, "account/a", func(st *scheduler.Standing) { st.Error = "1" })
+		change(t, s, "account/a", func(st *scheduler.AccountState) { st.Error = "1" })
 		saved(0) // there is no store yet
 		if err := s.Keep(d); err != nil {
 			t.Fatal(err)
 		}
 		saved(time.Second)
 		saved(0)
-		change(t, s, "account/a", func(*scheduler.Standing) {})
+		change(t, s, "account/a", func(*scheduler.AccountState) {})
 		saved(0)
-		change(t, s, "account/a", func(st *scheduler.Standing) { st.Error = "2" })
-		change(t, s, "account/b", func(st *scheduler.Standing) { st.Error = "3" })
+		change(t, s, "account/a", func(st *scheduler.AccountState) { st.Error = "2" })
+		change(t, s, "account/b", func(st *scheduler.AccountState) { st.Error = "3" })
 		saved(2 * time.Second)
 		if d.kept["account/a"].Error != "2" || d.kept["account/b"].Error != "3" {
 			t.Errorf("kept %+v", d.kept)
 		}
-		change(t, s, "account/a", func(st *scheduler.Standing) { st.Error = "4" })
+		change(t, s, "account/a", func(st *scheduler.AccountState) { st.Error = "4" })
 		gone, leave := context.WithCancelCause(t.Context())
 		leave(errGone)
 		if err := s.Saved(gone); err != errGone {
@@ -140,7 +140,7 @@ func TestWaitingUntilChangesAreSaved(t *testing.T) {
 
 var errGone = errors.New("gone")
 
-func TestStandingsThatCantBeLoaded(t *testing.T) {
+func TestAccountStatesThatCantBeLoaded(t *testing.T) {
 	s := memstate.New()
 	defer s.Close()
 	broken := errors.New("disk")
@@ -148,7 +148,7 @@ func TestStandingsThatCantBeLoaded(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	// The store may be opened again.
-	if err := s.Keep(&drawer{t: t, kept: map[string]scheduler.Standing{"account/a": {Error: "401"}}}); err != nil || s.Standing("account/a").Error != "401" {
-		t.Errorf("the second time: %v, %+v", err, s.Standing("account/a"))
+	if err := s.Keep(&drawer{t: t, kept: map[string]scheduler.AccountState{"account/a": {Error: "401"}}}); err != nil || s.AccountState("account/a").Error != "401" {
+		t.Errorf("the second time: %v, %+v", err, s.AccountState("account/a"))
 	}
 }

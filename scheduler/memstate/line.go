@@ -187,7 +187,7 @@ func (s *State) next(p *place, now time.Time) (first *lease, m *member, v schedu
 	return first, m, v
 }
 
-// expel answers Out to the asks that the place's standing has left without a
+// expel answers Out to the asks that the place's state has left without a
 // usable candidate.
 func (s *State) expel(p *place, now time.Time) {
 	if p.clear {

@@ -29,7 +29,7 @@ type State struct {
 	sessions map[string]*session
 	pools    map[string]*pool
 	locks    map[string]*lock
-	keeping  *keeping // nil = standings are not kept
+	keeping  *keeping // nil = account states are not kept
 	// active are the sets of several places that have asks in line.
 	active      []*set
 	arrivals    int64
@@ -70,9 +70,9 @@ type place struct {
 	name           string
 	inUse, waiting int
 	lastUsed       int64
-	// clear: standing bars nobody, and puts the place last for nobody.
+	// clear: the account state bars nobody, and puts the place last for nobody.
 	clear bool
-	// out is until when standing bars everybody; 0 = it does not.
+	// out is until when the account state bars everybody; 0 = it does not.
 	out instant
 	// probe is the lease on trial; nil = none.
 	probe *lease
@@ -80,10 +80,10 @@ type place struct {
 }
 
 type back struct {
-	standing scheduler.Standing
+	accountState scheduler.AccountState
 	// line holds the asks that wait for this place alone, in no set order.
 	line []*lease
-	// alarm rings when the standing changes by itself, and trial when a trial no
+	// alarm rings when the account state changes by itself, and trial when a trial no
 	// longer keeps others away.
 	alarm alarm
 	trial trial
@@ -253,49 +253,49 @@ func (s *State) Renew(_ context.Context, ids []string, ttl time.Duration) (lost 
 }
 
 // Change implements scheduler.State.
-func (s *State) Change(_ context.Context, name string, f func(*scheduler.Standing)) (scheduler.Standing, error) {
+func (s *State) Change(_ context.Context, name string, f func(*scheduler.AccountState)) (scheduler.AccountState, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return scheduler.Standing{}, scheduler.ErrClosed
+		return scheduler.AccountState{}, scheduler.ErrClosed
 	}
 	p := s.place(name)
-	standing := p.standing.Clone()
-	f(&standing)
-	if s.keeping != nil && !standing.Equal(&p.standing) {
+	accountState := p.accountState.Clone()
+	f(&accountState)
+	if s.keeping != nil && !accountState.Equal(&p.accountState) {
 		s.keeping.soil(p)
 	}
-	s.setStanding(p, standing, s.now())
-	return standing, nil
+	s.setAccountState(p, accountState, s.now())
+	return accountState, nil
 }
 
-func (s *State) setStanding(p *place, standing scheduler.Standing, now time.Time) {
-	if standing.Trials(now) < p.standing.Trials(now) {
+func (s *State) setAccountState(p *place, accountState scheduler.AccountState, now time.Time) {
+	if accountState.Trials(now) < p.accountState.Trials(now) {
 		p.probe = nil
 	}
-	p.standing, p.clear, p.out = standing, standing.Clear(now), s.outUntil(&standing, now)
+	p.accountState, p.clear, p.out = accountState, accountState.Clear(now), s.outUntil(&accountState, now)
 	p.schedule(s, now)
 	s.expel(p, now)
 	s.serve(p)
 }
 
-// outUntil is until when a standing bars every request but the gateway's own
+// outUntil is until when an account state bars every request but the gateway's own
 // questions; 0 = it does not.
-func (s *State) outUntil(standing *scheduler.Standing, now time.Time) instant {
-	if standing.Error != "" || standing.Pause != nil {
+func (s *State) outUntil(accountState *scheduler.AccountState, now time.Time) instant {
+	if accountState.Error != "" || accountState.Pause != nil {
 		return math.MaxInt64
 	}
-	v := standing.Judge(now, "", false, scheduler.Messages)
+	v := accountState.Judge(now, "", false, scheduler.Messages)
 	if v.Use != scheduler.Barred {
 		return 0
 	}
 	return s.instant(now) + instant(v.Until.Sub(now))
 }
 
-// schedule sets the alarm for the next time at which the standing lets more
+// schedule sets the alarm for the next time at which the account state lets more
 // asks through by itself.
 func (p *place) schedule(s *State, now time.Time) {
-	next := p.standing.NextChange(now)
+	next := p.accountState.NextChange(now)
 	if next.IsZero() {
 		s.alarms.unset(&p.alarm)
 		return
@@ -306,7 +306,7 @@ func (p *place) schedule(s *State, now time.Time) {
 
 func (p *place) ring(s *State, _ instant) {
 	now := s.now()
-	p.clear = p.standing.Clear(now)
+	p.clear = p.accountState.Clear(now)
 	p.schedule(s, now)
 	s.serve(p)
 }
@@ -322,14 +322,14 @@ func (t *trial) ring(s *State, _ instant) {
 	s.serve(t.place)
 }
 
-// Standing implements scheduler.State.
-func (s *State) Standing(name string) scheduler.Standing {
+// AccountState implements scheduler.State.
+func (s *State) AccountState(name string) scheduler.AccountState {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p := s.places[name]; p != nil {
-		return p.standing
+		return p.accountState
 	}
-	return scheduler.Standing{}
+	return scheduler.AccountState{}
 }
 
 // Now implements scheduler.State.

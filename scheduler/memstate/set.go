@@ -67,7 +67,7 @@ func (set *set) find(p *place) *member {
 	return nil
 }
 
-// judge returns what the place's standing, and the ask, say of its serving it.
+// judge returns what the place's state, and the ask, say of its serving it.
 func (p *place) judge(ask *scheduler.Ask, now time.Time) scheduler.Verdict {
 	if len(ask.Exclude) > 0 && slices.Contains(ask.Exclude, p.name) {
 		return scheduler.Verdict{Use: scheduler.Barred}
@@ -75,7 +75,7 @@ func (p *place) judge(ask *scheduler.Ask, now time.Time) scheduler.Verdict {
 	if p.clear || ask.Question {
 		return scheduler.Verdict{Use: scheduler.Open}
 	}
-	return p.standing.Judge(now, ask.Model, ask.Fast, ask.Endpoint)
+	return p.accountState.Judge(now, ask.Model, ask.Fast, ask.Endpoint)
 }
 
 // hasSlot reports whether fewer slots than there are are in use.

@@ -128,11 +128,11 @@ func (s *State) beats() error {
 	}
 }
 
-// beatOnce reports whether there are more standings to fetch.
+// beatOnce reports whether there are more account states to fetch.
 func (s *State) beatOnce(leases []any) (more bool, err error) {
 	for {
 		s.mu.Lock()
-		before, version := s.beat, s.standings.version
+		before, version := s.beat, s.accountStates.version
 		s.mu.Unlock()
 		sent := s.now()
 		reply, err := s.run(s.ctx, beatScript, append([]any{s.options.Node, before, version}, leases...)...)
@@ -154,7 +154,7 @@ func (s *State) beatOnce(leases []any) (more bool, err error) {
 			s.doubt()
 		}
 		if len(r) == 7 {
-			more = s.standings.take(s, list(r[5]), integer(r, 4))
+			more = s.accountStates.take(s, list(r[5]), integer(r, 4))
 			s.answers(leases, list(r[6]), sent)
 		}
 		return more, nil
@@ -245,7 +245,7 @@ func (s *State) join(ctx context.Context) error {
 	s.mu.Unlock()
 	if lost {
 		s.options.Logger.Warn("Redis had lost its memory; slots and account states are brought back from the nodes that knew them")
-		if err := s.restoreStandings(ctx); err != nil {
+		if err := s.restoreAccountStates(ctx); err != nil {
 			return err
 		}
 	}

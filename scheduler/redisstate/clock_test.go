@@ -106,7 +106,7 @@ func TestAccountsAreOutByTheStoresClock(t *testing.T) {
 			t.Errorf("a success changes: %t, %v", changed, err)
 		}
 		server.pass(time.Second)
-		if st := b.Standing("account/x"); !st.Clear(b.Now()) {
+		if st := b.AccountState("account/x"); !st.Clear(b.Now()) {
 			t.Errorf("the success of a request that began after the limit is not counted: %+v", st)
 		}
 	})
@@ -158,7 +158,7 @@ func TestWhatWasLearntByAWrongClock(t *testing.T) {
 			}
 			n.mend()
 			server.pass(3 * time.Second)
-			st := b.Standing("account/x")
+			st := b.AccountState("account/x")
 			until := st.NextChange(b.Now())
 			most := 5 * time.Minute
 			if n == fresh { // what it took for the time may be wrong by as much

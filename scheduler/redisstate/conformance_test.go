@@ -44,7 +44,7 @@ func stateOver(t testing.TB, client redis.UniversalClient, options redisstate.Op
 	options.Logger = quiet
 	state := redisstate.New(link, options)
 	t.Cleanup(func() { state.Close() })
-	state.Standing("") // it begins to listen
+	state.AccountState("") // it begins to listen
 	return state
 }
 

@@ -202,7 +202,7 @@ func TestRedisGoesAgainWhileItIsTakenBack(t *testing.T) {
 			b := startNode(t, server, true)
 			time.Sleep(time.Second)
 			b.inUse("x", 1)
-			if st := b.Standing("z"); st.Clear(time.Now()) {
+			if st := b.AccountState("z"); st.Clear(time.Now()) {
 				t.Error("what was learnt in the outage is lost")
 			}
 		})

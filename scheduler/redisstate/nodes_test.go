@@ -77,11 +77,11 @@ func (n *nodes) Mark(ctx context.Context, session string, marks scheduler.Marks,
 	return n.any().Mark(ctx, session, marks, ttl)
 }
 
-func (n *nodes) Change(ctx context.Context, place string, f func(*scheduler.Standing)) (scheduler.Standing, error) {
+func (n *nodes) Change(ctx context.Context, place string, f func(*scheduler.AccountState)) (scheduler.AccountState, error) {
 	return n.any().Change(ctx, place, f)
 }
 
-func (n *nodes) Standing(place string) scheduler.Standing { return n.any().Standing(place) }
+func (n *nodes) AccountState(place string) scheduler.AccountState { return n.any().AccountState(place) }
 
 func (n *nodes) Now() time.Time { return n.states[0].Now() }
 

@@ -95,9 +95,9 @@ func (s *State) goLocal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
-	for place, known := range s.standings.places {
-		known.before = known.standing
-		_, _ = local.Change(ctx, place, func(st *scheduler.Standing) { *st = known.standing.Clone() })
+	for place, known := range s.accountStates.places {
+		known.before = known.accountState
+		_, _ = local.Change(ctx, place, func(st *scheduler.AccountState) { *st = known.accountState.Clone() })
 	}
 	if b, ok := local.(binder); ok {
 		s.sessions.bindAll(b, now)
@@ -164,15 +164,15 @@ func (s *State) Regain(ctx context.Context) error {
 		return err
 	}
 	_ = local.Close() // who waits there puts the ask to Redis
-	for place, standing := range changed {
-		s.merge(place, standing)
+	for place, accountState := range changed {
+		s.merge(place, accountState)
 	}
 	return s.out() // it may be gone again
 }
 
-// goBack puts Redis in force again, and returns what was, with the standings that
+// goBack puts Redis in force again, and returns what was, with the account states that
 // have changed meanwhile. The gate is held for writing: nobody is given a slot.
-func (s *State) goBack(ctx context.Context) (local scheduler.State, changed map[string]scheduler.Standing, err error) {
+func (s *State) goBack(ctx context.Context) (local scheduler.State, changed map[string]scheduler.AccountState, err error) {
 	down := s.link.Down()
 	if s.begun.Load() && !s.isClosed() {
 		if err := s.join(ctx); err != nil {
@@ -186,9 +186,9 @@ func (s *State) goBack(ctx context.Context) (local scheduler.State, changed map[
 	if local == nil {
 		return nil, nil, nil
 	}
-	changed = map[string]scheduler.Standing{}
-	for place, known := range s.standings.places {
-		if now := local.Standing(place); !now.Equal(&known.before) {
+	changed = map[string]scheduler.AccountState{}
+	for place, known := range s.accountStates.places {
+		if now := local.AccountState(place); !now.Equal(&known.before) {
 			changed[place] = now.Clone()
 		}
 	}
@@ -198,14 +198,14 @@ func (s *State) goBack(ctx context.Context) (local scheduler.State, changed map[
 
 // merge brings what was learnt of an account during an outage back to Redis:
 // what bars it, in addition to what others have learnt.
-func (s *State) merge(place string, learnt scheduler.Standing) {
+func (s *State) merge(place string, learnt scheduler.AccountState) {
 	ctx, cancel := context.WithTimeout(s.ctx, releaseTimeout)
 	defer cancel()
 	s.mu.Lock()
-	before := s.standings.get(place).before
+	before := s.accountStates.get(place).before
 	s.mu.Unlock()
-	_, err := s.Change(ctx, place, func(st *scheduler.Standing) {
-		if st.Equal(&before) || st.Equal(&scheduler.Standing{}) {
+	_, err := s.Change(ctx, place, func(st *scheduler.AccountState) {
+		if st.Equal(&before) || st.Equal(&scheduler.AccountState{}) {
 			*st = learnt.Clone()
 			return
 		}

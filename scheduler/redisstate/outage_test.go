@@ -185,12 +185,12 @@ func TestAnOutageIsRefused(t *testing.T) {
 // TestPausesDuringAnOutage: what the operator said of an account at this node holds
 // when Redis is back, whatever others have learnt of it meanwhile.
 func TestPausesDuringAnOutage(t *testing.T) {
-	pause := func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann", At: time.Unix(1e9, 0).UTC()} }
-	resume := func(st *scheduler.Standing) { st.Pause = nil }
-	nothing := func(*scheduler.Standing) {}
-	learns := func(st *scheduler.Standing) { st.Served = "m" }
+	pause := func(st *scheduler.AccountState) { st.Pause = &scheduler.Pause{By: "ann", At: time.Unix(1e9, 0).UTC()} }
+	resume := func(st *scheduler.AccountState) { st.Pause = nil }
+	nothing := func(*scheduler.AccountState) {}
+	learns := func(st *scheduler.AccountState) { st.Served = "m" }
 	for name, test := range map[string]struct {
-		before, here, elsewhere func(*scheduler.Standing)
+		before, here, elsewhere func(*scheduler.AccountState)
 		want                    bool
 	}{
 		"paused here":                         {nothing, pause, nothing, true},
@@ -206,13 +206,13 @@ func TestPausesDuringAnOutage(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				server := startMini(t)
 				a, b := startNode(t, server, true), startNode(t, server, true)
-				change := func(n *node, f func(*scheduler.Standing)) {
+				change := func(n *node, f func(*scheduler.AccountState)) {
 					t.Helper()
 					if _, err := n.Change(t.Context(), "account/x", f); err != nil {
 						t.Fatal(err)
 					}
 				}
-				change(b, func(st *scheduler.Standing) { st.Credential = "f" }) // as it has from the start
+				change(b, func(st *scheduler.AccountState) { st.Credential = "f" }) // as it has from the start
 				change(b, test.before)
 				time.Sleep(2 * time.Second) // the nodes have heard of it
 				a.cut()
@@ -221,7 +221,7 @@ func TestPausesDuringAnOutage(t *testing.T) {
 				a.mend()
 				time.Sleep(3 * time.Second)
 				for name, n := range map[string]*node{"a": a, "b": b} {
-					if st := n.Standing("account/x"); (st.Pause != nil) != test.want {
+					if st := n.AccountState("account/x"); (st.Pause != nil) != test.want {
 						t.Errorf("node %s: %+v, want a pause: %t", name, st, test.want)
 					}
 				}
@@ -249,7 +249,7 @@ func TestWhatRedisForgetsItsNodesBringBack(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		a.inUse("x", 1)
 		b.inUse("y", 1)
-		if st := a.Standing("z"); st.Clear(time.Now()) {
+		if st := a.AccountState("z"); st.Clear(time.Now()) {
 			t.Error("what barred z is forgotten")
 		}
 		a.grant("x", ask(c, session("idle"))) // where it was, though y would be as good
@@ -416,7 +416,7 @@ func TestNodesHearOfEachOther(t *testing.T) {
 			t.Errorf("the other node's limit is not known: %+v", got)
 		}
 		time.Sleep(time.Second)
-		if st := b.Standing("x"); st.Clear(time.Now()) {
+		if st := b.AccountState("x"); st.Clear(time.Now()) {
 			t.Error("nor is it after a second")
 		}
 	})

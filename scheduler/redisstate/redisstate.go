@@ -88,9 +88,9 @@ type State struct {
 	unlocked        map[string]chan struct{}
 	defined         map[string]time.Time // when Redis was told of a set
 	// shares are the candidates as the fallback in force knows them.
-	shares    map[*scheduler.Candidates]*scheduler.Candidates
-	standings standings
-	sessions  sessions
+	shares        map[*scheduler.Candidates]*scheduler.Candidates
+	accountStates accountStates
+	sessions      sessions
 
 	trouble string // what Redis said of the last beat; of live alone
 
@@ -129,15 +129,15 @@ func New(link *redislink.Link, options Options) *State {
 	prefix := "{" + options.Namespace + "}:"
 	s := &State{
 		link: link, options: options, start: time.Now(), prefix: prefix, keys: []string{prefix},
-		nodes:     1,
-		held:      map[string]*holding{},
-		waiters:   map[string]*waiter{},
-		early:     map[string]earlyAnswer{},
-		owed:      map[string]struct{}{},
-		unlocked:  map[string]chan struct{}{},
-		defined:   map[string]time.Time{},
-		standings: standings{places: map[string]*standing{}},
-		kick:      make(chan struct{}, 1),
+		nodes:         1,
+		held:          map[string]*holding{},
+		waiters:       map[string]*waiter{},
+		early:         map[string]earlyAnswer{},
+		owed:          map[string]struct{}{},
+		unlocked:      map[string]chan struct{}{},
+		defined:       map[string]time.Time{},
+		accountStates: accountStates{places: map[string]*accountState{}},
+		kick:          make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	link.Join(s)

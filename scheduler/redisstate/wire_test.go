@@ -129,7 +129,7 @@ func startNode(t *testing.T, server *miniredis.Miniredis, serves bool) *node {
 	}
 	n := &node{redisstate.New(link, options), w, link, t}
 	t.Cleanup(func() { n.Close() })
-	n.Standing("") // it begins to listen
+	n.AccountState("") // it begins to listen
 	return n
 }
 
@@ -262,7 +262,7 @@ func (n *node) line(a *scheduler.Ask) *waiting {
 
 func (n *node) limit(place string, d time.Duration) {
 	n.t.Helper()
-	_, err := n.Change(context.Background(), place, func(st *scheduler.Standing) {
+	_, err := n.Change(context.Background(), place, func(st *scheduler.AccountState) {
 		st.Limits = []scheduler.Limit{{Claim: "5h", Until: time.Now().Add(d)}}
 	})
 	if err != nil {

@@ -125,22 +125,22 @@ var demotionTests = map[string]func(*bench){
 	},
 	"out until the account in error is asked again": func(b *bench) {
 		next := time.Now().Add(time.Minute).UTC().Truncate(time.Millisecond)
-		b.change("a", func(st *scheduler.Standing) { st.Error, st.ErrorNext = "401", next })
+		b.change("a", func(st *scheduler.AccountState) { st.Error, st.ErrorNext = "401", next })
 		b.limit("b", "", time.Hour)
 		b.want(scheduler.Answer{Kind: scheduler.Out, Until: next}, b.ask(places(1, "a", "b")))
 	},
 	"a question goes to an account that is out": func(b *bench) {
 		c := places(1, "a")
-		b.change("a", func(st *scheduler.Standing) { st.Error = "401" })
+		b.change("a", func(st *scheduler.AccountState) { st.Error = "401" })
 		b.want(scheduler.Answer{Kind: scheduler.Out}, b.ask(c))
 		own := &scheduler.Candidates{Pool: "a", Places: c.Places}
 		first := b.wantHow(scheduler.Answer{Place: "a"}, b.ask(own, question))
 		w := b.line(b.ask(own, question))
-		b.change("a", func(st *scheduler.Standing) { st.Error = "402" })
+		b.change("a", func(st *scheduler.AccountState) { st.Error = "402" })
 		w.waits()
 		b.release(first)
 		w.getsHow(scheduler.Answer{Place: "a"})
-		b.change("a", func(st *scheduler.Standing) { st.Error, st.Pause = "", &scheduler.Pause{} })
+		b.change("a", func(st *scheduler.AccountState) { st.Error, st.Pause = "", &scheduler.Pause{} })
 		if got := b.acquire(b.ask(own, question)); got.Kind != scheduler.Queued {
 			b.Fatalf("got %+v, want Queued: the slot is in use", got)
 		}

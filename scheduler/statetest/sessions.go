@@ -44,7 +44,7 @@ var sessionTests = map[string]func(*bench){
 		ask := b.ask(c, session("s"))
 		b.want(moved("b"), ask)
 		b.release(ask.Lease)
-		b.change("a", (*scheduler.Standing).Reset)
+		b.change("a", (*scheduler.AccountState).Reset)
 		b.release(b.grant("b", b.ask(c, session("s"))))
 		ask = b.ask(c, session("s"), exclude("b"))
 		b.want(moved("a"), ask)
@@ -87,7 +87,7 @@ var sessionTests = map[string]func(*bench){
 		b.grant("a", b.ask(c, session("s")))
 		w := b.line(b.ask(c, session("s")))
 		until := time.Now().Add(time.Hour)
-		b.change("a", func(st *scheduler.Standing) {
+		b.change("a", func(st *scheduler.AccountState) {
 			st.Limits = []scheduler.Limit{{Claim: "5h", Until: until}}
 		})
 		w.gets(scheduler.Answer{Kind: scheduler.Out, Until: until})

@@ -29,7 +29,7 @@ type Harness struct {
 
 // Run runs the suite.
 func Run(t *testing.T, h Harness) {
-	for _, part := range []map[string]func(*bench){slotTests, sessionTests, lineTests, standingTests, demotionTests, lockTests, stressTests} {
+	for _, part := range []map[string]func(*bench){slotTests, sessionTests, lineTests, accountStateTests, demotionTests, lockTests, stressTests} {
 		for name, test := range part {
 			t.Run(name, func(t *testing.T) {
 				run := func(t *testing.T) {
@@ -138,7 +138,7 @@ func (b *bench) release(lease string) {
 	}
 }
 
-func (b *bench) change(place string, f func(*scheduler.Standing)) {
+func (b *bench) change(place string, f func(*scheduler.AccountState)) {
 	b.Helper()
 	if _, err := b.s.Change(context.Background(), place, f); err != nil {
 		b.Fatalf("Change: %v", err)
@@ -148,7 +148,7 @@ func (b *bench) change(place string, f func(*scheduler.Standing)) {
 // limit keeps a place out for d, for all models or those of a family.
 func (b *bench) limit(place, family string, d time.Duration) {
 	b.Helper()
-	b.change(place, func(st *scheduler.Standing) {
+	b.change(place, func(st *scheduler.AccountState) {
 		st.Limits = []scheduler.Limit{{Claim: "5h", Family: family, Until: time.Now().Add(d)}}
 	})
 }
@@ -160,7 +160,7 @@ func (b *bench) demote(place, model string, d time.Duration, change ...func(*sch
 	for _, f := range change {
 		f(&demotion)
 	}
-	b.change(place, func(st *scheduler.Standing) { st.Demotions = append(st.Demotions, demotion) })
+	b.change(place, func(st *scheduler.AccountState) { st.Demotions = append(st.Demotions, demotion) })
 }
 
 func (b *bench) load(place string, inUse, waiting int) {

@@ -16,7 +16,7 @@ var stressTests = map[string]func(*bench){
 	"the limit is exact, and nothing is left over": stress,
 }
 
-// stress has many users at few slots, some of them impatient, while standings
+// stress has many users at few slots, some of them impatient, while account states
 // come and go.
 func stress(b *bench) {
 	const holders, rounds, seed = 40, 60, 7
@@ -72,7 +72,7 @@ func stress(b *bench) {
 			place := names[rng.IntN(len(names))]
 			b.limit(place, []string{"", "0", "1"}[rng.IntN(3)], time.Hour)
 			runtime.Gosched()
-			b.change(place, (*scheduler.Standing).Reset)
+			b.change(place, (*scheduler.AccountState).Reset)
 		}
 	})
 	wg.Wait()

@@ -327,7 +327,7 @@ func AccountAPI(t *testing.T) (*admin.API, *gateway.Runtime) {
 	return &admin.API{Runtimes: func() []*gateway.Runtime { return []*gateway.Runtime{rt} }}, rt
 }
 
-func Stand(t *testing.T, rt *gateway.Runtime, account string, f func(*scheduler.Standing)) {
+func Stand(t *testing.T, rt *gateway.Runtime, account string, f func(*scheduler.AccountState)) {
 	t.Helper()
 	if _, err := rt.State.Change(t.Context(), scheduler.AccountPlace(account), f); err != nil {
 		t.Fatal(err)

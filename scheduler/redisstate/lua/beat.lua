@@ -2,10 +2,10 @@
 -- brought, and tells the node what it may have missed.
 --
 -- ARGV: 2 node, 3 the beat before, as this script gave it, 4 the version of
--- standings that the node knows, 5... leases that it awaits in line.
+-- account states that the node knows, 5... leases that it awaits in line.
 --
 -- Answers: 'stranger' | 'beat' this beat, whether the beat before is missing,
--- nodes alive, version, {place, standing...}, {answer or ''...} for each lease;
+-- nodes alive, version, {place, account state...}, {answer or ''...} for each lease;
 -- '' = in line still, 'gone' = not in line.
 local node = ARGV[2]
 local before = call('ZSCORE', NODES, node)

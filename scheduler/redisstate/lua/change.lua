@@ -1,12 +1,12 @@
--- Replaces a place's standing if it is what the node thinks it is: State.Change.
+-- Replaces a place's state if it is what the node thinks it is: State.Change.
 --
--- ARGV: 2 place, 3 the standing as known ('' = none), 4 the new one, 5 what it
+-- ARGV: 2 place, 3 the account state as known ('' = none), 4 the new one, 5 what it
 -- bars as JSON ('' = nothing), 6 whether a trial is over. Answers: 1 version, or
--- 0 and the standing as it is.
+-- 0 and the account state as it is.
 local place = ARGV[2]
-local standing = call('HGET', P .. 'standings', place) or ''
-if standing ~= ARGV[3] then return {0, standing} end
-if standing == ARGV[4] then return {1, number(call('HGET', SEQ, 'version'))} end
+local state = call('HGET', P .. 'standings', place) or ''
+if state ~= ARGV[3] then return {0, state} end
+if state == ARGV[4] then return {1, number(call('HGET', SEQ, 'version'))} end
 call('HSET', P .. 'standings', place, ARGV[4])
 local version = call('HINCRBY', SEQ, 'version', 1)
 call('ZADD', P .. 'changed', version, place)
@@ -42,7 +42,7 @@ local function serves(names, ask)
   return false, until_text
 end
 
--- expel sends those away whom the standing has left without a candidate.
+-- expel sends those away whom the account state has left without a candidate.
 local function expel()
   for _, pool in ipairs(call('SMEMBERS', P .. 'at:' .. place)) do
     each('p:' .. place .. '|' .. pool, function(lease, ask)

@@ -1,4 +1,4 @@
--- What scripts share when the usual was not enough: what standings bar, the
+-- What scripts share when the usual was not enough: what account states bar, the
 -- lines, and how slots that become free go to them.
 local WAITING, ASKS, ANSWERS = P .. 'waiting', P .. 'asks', P .. 'answers'
 local TURNS, NODES, MOST = P .. 'turns', P .. 'nodes', P .. 'most'
@@ -218,7 +218,7 @@ local function drop(lease)
   end
 end
 
--- next_turn sets when the place's standing changes by itself. A bar of which
+-- next_turn sets when the place's state changes by itself. A bar of which
 -- nothing is left goes, so that the usual is enough again.
 local function next_turn(place)
   local at, b = nil, bar(place)

@@ -16,11 +16,11 @@
 --   answers  hash  lease -> the answer to an ask that was in line, as JSON
 --   inuse, waiting, last  hash  place -> slots in use, asks in line, the stamp of the last grant
 --   probes   hash  place -> until when a trial keeps others away, and its lease
---   bars     hash  place -> what its standing bars or puts last, as JSON; none for
+--   bars     hash  place -> what its account state bars or puts last, as JSON; none for
 --            a clear one
---   turns    zset  place -> when its standing changes by itself; '!' and place: when
+--   turns    zset  place -> when its account state changes by itself; '!' and place: when
 --            a trial keeps others away no longer; '*': all places
---   standings, changed    hash, zset  place -> standing as JSON, its version
+--   standings, changed    hash, zset  place -> account state as JSON, its version
 --   line:*   zset  arrival and lease -> rank; in line for a place ('p:') or a set ('s:')
 --   at:*     set   pools with asks that wait for a place alone; solo: such places
 --   most     hash  place -> the most slots that an ask in line for it alone grants it, 0 = any number

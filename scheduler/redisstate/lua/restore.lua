@@ -1,4 +1,4 @@
--- Brings back standings that the store has lost. ARGV: 2... place, standing as
+-- Brings back account states that the store has lost. ARGV: 2... place, account state as
 -- JSON, what it bars as JSON ('' = nothing).
 for i = 2, #ARGV, 3 do
   local place = ARGV[i]

@@ -6,11 +6,11 @@ import (
 	"time"
 )
 
-// UnmarshalJSON reads a Standing, also one that an earlier version has kept:
+// UnmarshalJSON reads an AccountState, also one that an earlier version has kept:
 // what was out for its own rules then is not out any more, but for spent windows
 // and spend limits.
-func (s *Standing) UnmarshalJSON(text []byte) error {
-	type plain Standing // without this method
+func (s *AccountState) UnmarshalJSON(text []byte) error {
+	type plain AccountState // without this method
 	var read struct {
 		plain
 		Limits []struct {
@@ -23,7 +23,7 @@ func (s *Standing) UnmarshalJSON(text []byte) error {
 	if err := json.Unmarshal(text, &read); err != nil {
 		return err
 	}
-	*s = Standing(read.plain)
+	*s = AccountState(read.plain)
 	for _, l := range read.Limits {
 		switch {
 		case l.Claim != "":

@@ -10,45 +10,45 @@ import (
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
-// standings are those of all places, as this node knows them.
-type standings struct {
+// accountStates are those of all places, as this node knows them.
+type accountStates struct {
 	version int64 // of the last change that is in here
-	places  map[string]*standing
+	places  map[string]*accountState
 }
 
-type standing struct {
-	standing scheduler.Standing
-	text     string // as Redis has it; "" = it has none
-	// before is the standing when the outage began that is under way, or the last
+type accountState struct {
+	accountState scheduler.AccountState
+	text         string // as Redis has it; "" = it has none
+	// before is the account state when the outage began that is under way, or the last
 	// one.
-	before scheduler.Standing
+	before scheduler.AccountState
 }
 
-func (k *standings) get(place string) *standing {
+func (k *accountStates) get(place string) *accountState {
 	known := k.places[place]
 	if known == nil {
-		known = &standing{}
+		known = &accountState{}
 		k.places[place] = known
 	}
 	return known
 }
 
-// set takes in a standing as Redis has it.
-func (k *standings) set(place, text string) error {
-	var st scheduler.Standing
+// set takes in an account state as Redis has it.
+func (k *accountStates) set(place, text string) error {
+	var st scheduler.AccountState
 	if text != "" {
 		if err := json.Unmarshal([]byte(text), &st); err != nil {
 			return fmt.Errorf("the standing of %s in Redis can't be read: %w", place, err)
 		}
 	}
 	known := k.get(place)
-	known.standing, known.text = st, text
+	known.accountState, known.text = st, text
 	return nil
 }
 
 // take takes in the changes that a beat brought, and reports whether there are
 // more.
-func (k *standings) take(s *State, changes []any, version int64) (more bool) {
+func (k *accountStates) take(s *State, changes []any, version int64) (more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i := 0; i+1 < len(changes); i += 2 {
@@ -60,7 +60,7 @@ func (k *standings) take(s *State, changes []any, version int64) (more bool) {
 	return len(changes) >= 1000
 }
 
-// bar is what the scripts know of a standing.
+// bar is what the scripts know of an account state.
 type bar struct {
 	// Out: it serves nobody, until At and Text where that is known.
 	Out    bool       `json:"out,omitempty"`
@@ -87,9 +87,9 @@ type barLast struct {
 	At       int64              `json:"at"`
 }
 
-// barOf gives the JSON of what a standing bars and puts last at a time; "" for a
+// barOf gives the JSON of what an account state bars and puts last at a time; "" for a
 // clear one.
-func barOf(st *scheduler.Standing, now time.Time) (string, error) {
+func barOf(st *scheduler.AccountState, now time.Time) (string, error) {
 	if st.Clear(now) {
 		return "", nil
 	}
@@ -118,11 +118,11 @@ func instants(t time.Time) (int64, string) {
 }
 
 // Change implements scheduler.State.
-func (s *State) Change(ctx context.Context, place string, f func(*scheduler.Standing)) (next scheduler.Standing, err error) {
+func (s *State) Change(ctx context.Context, place string, f func(*scheduler.AccountState)) (next scheduler.AccountState, err error) {
 	err = s.inForce(func(local scheduler.State) error {
 		if local != nil {
 			s.mu.Lock()
-			s.standings.get(place) // goBack looks at it
+			s.accountStates.get(place) // goBack looks at it
 			s.mu.Unlock()
 			next, err = local.Change(ctx, place, f)
 			return err
@@ -133,12 +133,12 @@ func (s *State) Change(ctx context.Context, place string, f func(*scheduler.Stan
 	return next, err
 }
 
-func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler.Standing)) (scheduler.Standing, error) {
+func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler.AccountState)) (scheduler.AccountState, error) {
 	for {
 		s.mu.Lock()
-		known := *s.standings.get(place)
+		known := *s.accountStates.get(place)
 		s.mu.Unlock()
-		next := known.standing.Clone()
+		next := known.accountState.Clone()
 		f(&next)
 		after, err := json.Marshal(&next)
 		if err != nil {
@@ -149,7 +149,7 @@ func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler
 		if err != nil {
 			return next, fmt.Errorf("changing the standing of %s: %w", place, err)
 		}
-		over := next.Trials(now) < known.standing.Trials(now)
+		over := next.Trials(now) < known.accountState.Trials(now)
 		reply, err := s.run(ctx, changeScript, place, known.text, string(after), bars, flag(over))
 		if err != nil {
 			return next, err
@@ -161,7 +161,7 @@ func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler
 			current = string(after)
 		}
 		s.mu.Lock()
-		err = s.standings.set(place, current)
+		err = s.accountStates.set(place, current)
 		s.mu.Unlock()
 		if done || err != nil {
 			return next, err
@@ -169,23 +169,23 @@ func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler
 	}
 }
 
-// restoreStandings tells a Redis that has lost its memory what this node knows
+// restoreAccountStates tells a Redis that has lost its memory what this node knows
 // of accounts; where another node was faster, that stays.
-func (s *State) restoreStandings(ctx context.Context) error {
+func (s *State) restoreAccountStates(ctx context.Context) error {
 	now := s.Now()
 	s.mu.Lock()
 	var args []any
-	for place, known := range s.standings.places {
-		if known.standing.Equal(&scheduler.Standing{}) {
+	for place, known := range s.accountStates.places {
+		if known.accountState.Equal(&scheduler.AccountState{}) {
 			continue
 		}
-		text, err := json.Marshal(&known.standing)
-		bars, err2 := barOf(&known.standing, now)
+		text, err := json.Marshal(&known.accountState)
+		bars, err2 := barOf(&known.accountState, now)
 		if err == nil && err2 == nil { // texts, numbers and times of this century: neither fails
 			args = append(args, place, string(text), bars)
 		}
 	}
-	s.standings.version = 0
+	s.accountStates.version = 0
 	s.mu.Unlock()
 	for len(args) > 0 {
 		n := min(len(args), 3*perJoin)
@@ -197,20 +197,20 @@ func (s *State) restoreStandings(ctx context.Context) error {
 	return nil
 }
 
-// Standing implements scheduler.State.
-func (s *State) Standing(place string) scheduler.Standing {
+// AccountState implements scheduler.State.
+func (s *State) AccountState(place string) scheduler.AccountState {
 	s.begin()
 	s.gate.RLock()
 	defer s.gate.RUnlock()
 	if s.local != nil {
-		return s.local.Standing(place)
+		return s.local.AccountState(place)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if known := s.standings.places[place]; known != nil {
-		return known.standing
+	if known := s.accountStates.places[place]; known != nil {
+		return known.accountState
 	}
-	return scheduler.Standing{}
+	return scheduler.AccountState{}
 }
 
 // Load implements scheduler.State.

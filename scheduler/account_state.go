@@ -7,15 +7,15 @@ import (
 	"time"
 )
 
-// Standing is what is remembered of an account: whether it may be used, and
-// what happened lately. A small document; the zero value is an account in good
-// standing. Its methods never write to memory that a copy shares.
+// AccountState is what is remembered of an account: whether it may be used, and
+// what happened lately. A small document; the zero value is an account that
+// may be used. Its methods never write to memory that a copy shares.
 //
 // An account is out only on its own words (Limits), on the answer to the
 // gateway's own question (Error), or when the operator says so (Pause). Whatever
 // else goes wrong only puts it last (Demotions): no user's request can take it
 // from the others.
-type Standing struct {
+type AccountState struct {
 	// Error is why the account is in error; "" = it is not.
 	Error string `json:"error,omitempty"`
 	// ErrorSince is when it came into error, ErrorNext when the gateway asks it
@@ -124,7 +124,7 @@ const (
 	Open
 )
 
-// Verdict is what a Standing says to a request.
+// Verdict is what an AccountState says to a request.
 type Verdict struct {
 	Use Use
 	// Until is, of a barred one, until when; zero = until someone acts.
@@ -137,7 +137,7 @@ type Verdict struct {
 
 // Judge returns whether the account may serve a request for a model, in fast
 // mode or not.
-func (s *Standing) Judge(now time.Time, model string, fast bool, endpoint Endpoint) Verdict {
+func (s *AccountState) Judge(now time.Time, model string, fast bool, endpoint Endpoint) Verdict {
 	switch {
 	case s.Pause != nil:
 		return Verdict{Use: Barred}
@@ -171,14 +171,14 @@ func (s *Standing) Judge(now time.Time, model string, fast bool, endpoint Endpoi
 }
 
 // Clear reports whether Judge says Open, and not last, to every request.
-func (s *Standing) Clear(now time.Time) bool {
+func (s *AccountState) Clear(now time.Time) bool {
 	return s.Error == "" && s.Pause == nil && len(s.Limits) == 0 &&
 		!slices.ContainsFunc(s.Demotions, func(d Demotion) bool { return now.Before(d.Until) })
 }
 
 // NextChange is the soonest time after now at which Judge changes by itself;
 // zero = never.
-func (s *Standing) NextChange(now time.Time) time.Time {
+func (s *AccountState) NextChange(now time.Time) time.Time {
 	var next time.Time
 	consider := func(until time.Time) {
 		if now.Before(until) && (next.IsZero() || until.Before(next)) {
@@ -201,7 +201,7 @@ const TrialLasts = 10 * time.Second
 // Trials counts the limits that have passed, since which upstream has answered
 // no request. When a change makes them fewer, a trial is over: the request that
 // is on trial no longer keeps others away.
-func (s *Standing) Trials(now time.Time) int {
+func (s *AccountState) Trials(now time.Time) int {
 	n := 0
 	for i := range s.Limits {
 		if !now.Before(s.Limits[i].Until) {
@@ -211,23 +211,23 @@ func (s *Standing) Trials(now time.Time) int {
 	return n
 }
 
-// Reset puts the account back into good standing, as the operator demands. A
+// Reset puts the account back into a good state, as the operator demands. A
 // pause, the credential, and what is known of the windows, stay.
-func (s *Standing) Reset() {
-	*s = Standing{Pause: s.Pause, Credential: s.Credential, Windows: s.Windows, Served: s.Served}
+func (s *AccountState) Reset() {
+	*s = AccountState{Pause: s.Pause, Credential: s.Credential, Windows: s.Windows, Served: s.Served}
 }
 
 // Adopt takes note of the credential that the config has now. What was known of
 // another one is forgotten, but for a pause.
-func (s *Standing) Adopt(fingerprint string) {
+func (s *AccountState) Adopt(fingerprint string) {
 	if s.Credential != "" && s.Credential != fingerprint {
-		*s = Standing{Pause: s.Pause}
+		*s = AccountState{Pause: s.Pause}
 	}
 	s.Credential = fingerprint
 }
 
 // Clone returns a copy that shares nothing with s.
-func (s *Standing) Clone() Standing {
+func (s *AccountState) Clone() AccountState {
 	c := *s
 	c.Limits = slices.Clone(s.Limits)
 	c.Demotions = slices.Clone(s.Demotions)
@@ -240,7 +240,7 @@ func (s *Standing) Clone() Standing {
 }
 
 // Equal reports whether nothing differs.
-func (s *Standing) Equal(t *Standing) bool {
+func (s *AccountState) Equal(t *AccountState) bool {
 	return s.Error == t.Error && s.ErrorSince.Equal(t.ErrorSince) && s.ErrorNext.Equal(t.ErrorNext) &&
 		s.ErrorTimes == t.ErrorTimes && s.ByRefresh == t.ByRefresh && s.Asked.Equal(t.Asked) && s.Served == t.Served &&
 		s.Credential == t.Credential && samePause(s.Pause, t.Pause) && sameLimits(s, t) &&
@@ -254,7 +254,7 @@ func samePause(a, b *Pause) bool {
 	return a.By == b.By && a.At.Equal(b.At)
 }
 
-func sameLimits(s, t *Standing) bool {
+func sameLimits(s, t *AccountState) bool {
 	return slices.EqualFunc(s.Limits, t.Limits, func(a, b Limit) bool {
 		return a.scope() == b.scope() && a.Reason == b.Reason && a.Until.Equal(b.Until) && a.Since.Equal(b.Since)
 	})
@@ -282,7 +282,7 @@ const (
 // State says how the account stands as a whole: a word, until when (zero = until
 // someone acts, or active), and why. An account of which only some models or
 // fast mode are out is active, and Marks names them.
-func (s *Standing) State(now time.Time) (word string, until time.Time, why string) {
+func (s *AccountState) State(now time.Time) (word string, until time.Time, why string) {
 	switch {
 	case s.Pause != nil:
 		why = "paused at " + stamp(s.Pause.At)
@@ -318,7 +318,7 @@ type Mark struct {
 }
 
 // Marks lists what is out or comes last now, what ends last first.
-func (s *Standing) Marks(now time.Time) (marks []Mark) {
+func (s *AccountState) Marks(now time.Time) (marks []Mark) {
 	for i := range s.Limits {
 		if l := &s.Limits[i]; now.Before(l.Until) {
 			marks = append(marks, Mark{l.describe(), l.Reason, l.Until})

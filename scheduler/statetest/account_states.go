@@ -9,12 +9,12 @@ import (
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
-var standingTests = map[string]func(*bench){
+var accountStateTests = map[string]func(*bench){
 	"standings are kept": func(b *bench) {
-		if got := b.s.Standing("a"); !got.Clear(time.Now()) {
+		if got := b.s.AccountState("a"); !got.Clear(time.Now()) {
 			b.Fatalf("never seen, and yet %+v", got)
 		}
-		want := scheduler.Standing{
+		want := scheduler.AccountState{
 			Error: "because", ErrorSince: time.Unix(3e8, 0).UTC(), ErrorNext: time.Unix(4e8, 0).UTC(), ErrorTimes: 2, ByRefresh: true,
 			Asked: time.Unix(5e8, 0).UTC(), Served: "claude-x", Credential: "fingerprint",
 			Pause:  &scheduler.Pause{By: "somebody", At: time.Unix(6e8, 0).UTC()},
@@ -25,15 +25,15 @@ var standingTests = map[string]func(*bench){
 			}},
 			Windows: []scheduler.Window{{Name: "5h", Start: time.Unix(1, 0).UTC(), End: time.Unix(2, 0).UTC(), Status: "allowed", Utilization: 0.25}},
 		}
-		got, err := b.s.Change(context.Background(), "a", func(st *scheduler.Standing) { *st = want.Clone() })
+		got, err := b.s.Change(context.Background(), "a", func(st *scheduler.AccountState) { *st = want.Clone() })
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			b.Fatalf("Change (-want +got):\n%s%v", diff, err)
 		}
 		b.Advance(time.Second)
-		if diff := cmp.Diff(want, b.s.Standing("a")); diff != "" {
+		if diff := cmp.Diff(want, b.s.AccountState("a")); diff != "" {
 			b.Fatalf("Standing (-want +got):\n%s", diff)
 		}
-		b.change("a", func(st *scheduler.Standing) {
+		b.change("a", func(st *scheduler.AccountState) {
 			if diff := cmp.Diff(want, *st); diff != "" {
 				b.Errorf("Change sees (-want +got):\n%s", diff)
 			}
@@ -45,7 +45,7 @@ var standingTests = map[string]func(*bench){
 	},
 	"places that are out don't serve": func(b *bench) {
 		c := places(1, "a", "b")
-		b.change("a", func(st *scheduler.Standing) { st.Error = "401" })
+		b.change("a", func(st *scheduler.AccountState) { st.Error = "401" })
 		b.grant("b", b.ask(c))
 		if got := b.acquire(b.ask(c)); got.Kind != scheduler.Queued {
 			b.Fatalf("got %+v, want Queued at b", got)
@@ -56,11 +56,11 @@ var standingTests = map[string]func(*bench){
 		c := places(1, "a", "b", "c")
 		soon := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
 		for place, until := range map[string]time.Time{"a": soon.Add(time.Minute), "b": soon} {
-			b.change(place, func(st *scheduler.Standing) {
+			b.change(place, func(st *scheduler.AccountState) {
 				st.Limits = []scheduler.Limit{{Claim: "5h", Until: until}}
 			})
 		}
-		b.change("c", func(st *scheduler.Standing) { st.Error = "401" })
+		b.change("c", func(st *scheduler.AccountState) { st.Error = "401" })
 		b.want(scheduler.Answer{Kind: scheduler.Out, Until: soon}, b.ask(c))
 		b.want(scheduler.Answer{Kind: scheduler.Out, Until: soon.Add(time.Minute)}, b.ask(c, exclude("b")))
 		b.want(scheduler.Answer{Kind: scheduler.Out}, b.ask(c, exclude("a", "b")))
@@ -78,8 +78,8 @@ var standingTests = map[string]func(*bench){
 		b.grant("b", b.ask(c))
 		x, y, onlyA := b.line(b.ask(c, model("x"))), b.line(b.ask(c, model("y"))), b.line(b.ask(c, exclude("b")))
 		until := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
-		limit := func(family string) func(st *scheduler.Standing) {
-			return func(st *scheduler.Standing) {
+		limit := func(family string) func(st *scheduler.AccountState) {
+			return func(st *scheduler.AccountState) {
 				st.Limits = []scheduler.Limit{{Claim: "5h", Family: family, Until: until}}
 			}
 		}
@@ -89,7 +89,7 @@ var standingTests = map[string]func(*bench){
 		b.change("b", limit("x"))
 		x.gets(scheduler.Answer{Kind: scheduler.Out, Until: until})
 		y.waits()
-		b.change("b", func(st *scheduler.Standing) { st.Error = "401" })
+		b.change("b", func(st *scheduler.AccountState) { st.Error = "401" })
 		y.gets(scheduler.Answer{Kind: scheduler.Out, Until: until})
 		b.load("a", 1, 0)
 		b.load("b", 1, 0)
@@ -101,17 +101,17 @@ var standingTests = map[string]func(*bench){
 		if got := b.acquire(ask); got.Kind != scheduler.Queued {
 			b.Fatalf("got %+v", got)
 		}
-		b.change("a", func(st *scheduler.Standing) { st.Error = "401" })
+		b.change("a", func(st *scheduler.AccountState) { st.Error = "401" })
 		b.await(ask.Lease).gets(scheduler.Answer{Kind: scheduler.Out})
 		b.load("a", 1, 0)
 	},
 	"a place that is back serves the line": func(b *bench) {
 		c := places(1, "a", "b")
-		b.change("a", func(st *scheduler.Standing) { st.Error = "401" })
+		b.change("a", func(st *scheduler.AccountState) { st.Error = "401" })
 		b.grant("b", b.ask(c))
 		w := b.line(b.ask(c))
 		w.waits()
-		b.change("a", (*scheduler.Standing).Reset)
+		b.change("a", (*scheduler.AccountState).Reset)
 		w.granted("a")
 	},
 	"a place whose limit passes serves the line": func(b *bench) {
@@ -129,7 +129,7 @@ var standingTests = map[string]func(*bench){
 		running := b.grant("a", b.ask(c, session("s")))
 		other := b.grant("b", b.ask(c))
 		own, any, onlyA := b.line(b.ask(c, session("s"))), b.line(b.ask(c)), b.line(b.ask(c, exclude("b")))
-		b.change("a", func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann"} })
+		b.change("a", func(st *scheduler.AccountState) { st.Pause = &scheduler.Pause{By: "ann"} })
 		own.gets(scheduler.Answer{Kind: scheduler.Out}) // of the one that it waited for
 		onlyA.gets(scheduler.Answer{Kind: scheduler.Out})
 		any.waits()
@@ -148,19 +148,19 @@ var standingTests = map[string]func(*bench){
 	},
 	"a place whose pause ends serves the line": func(b *bench) {
 		c := places(1, "a", "b")
-		b.change("a", func(st *scheduler.Standing) { st.Pause = &scheduler.Pause{By: "ann"} })
+		b.change("a", func(st *scheduler.AccountState) { st.Pause = &scheduler.Pause{By: "ann"} })
 		b.grant("b", b.ask(c))
 		w := b.line(b.ask(c))
 		w.waits()
-		b.change("a", func(st *scheduler.Standing) { st.Pause = nil })
+		b.change("a", func(st *scheduler.AccountState) { st.Pause = nil })
 		w.granted("a")
 	},
 	"a pause outlasts a reset": func(b *bench) {
 		c := places(1, "a")
-		b.change("a", func(st *scheduler.Standing) { st.Error, st.Pause = "401", &scheduler.Pause{By: "ann"} })
-		b.change("a", (*scheduler.Standing).Reset)
+		b.change("a", func(st *scheduler.AccountState) { st.Error, st.Pause = "401", &scheduler.Pause{By: "ann"} })
+		b.change("a", (*scheduler.AccountState).Reset)
 		b.want(scheduler.Answer{Kind: scheduler.Out}, b.ask(c))
-		b.change("a", func(st *scheduler.Standing) { st.Pause = nil })
+		b.change("a", func(st *scheduler.AccountState) { st.Pause = nil })
 		b.grant("a", b.ask(c))
 	},
 	"on trial one request goes first": func(b *bench) {
@@ -176,7 +176,7 @@ var standingTests = map[string]func(*bench){
 		w.granted("a")
 		gone.waits()
 		b.load("a", 1, 1)
-		b.change("a", (*scheduler.Standing).Reset) // it went well
+		b.change("a", (*scheduler.AccountState).Reset) // it went well
 		gone.granted("a")
 		b.grant("a", b.ask(c))
 	},
@@ -185,7 +185,7 @@ var standingTests = map[string]func(*bench){
 		b.limit("a", "", time.Second)
 		b.Advance(time.Second)
 		b.grant("a", b.ask(c)) // the probe, a long stream
-		b.change("a", (*scheduler.Standing).Reset)
+		b.change("a", (*scheduler.AccountState).Reset)
 		b.limit("a", "", time.Second)
 		b.Advance(time.Second)
 		second := b.grant("a", b.ask(c))
@@ -211,7 +211,7 @@ var standingTests = map[string]func(*bench){
 		b.grant("a", b.ask(c))
 		w := b.line(b.ask(c))
 		until := time.Now().Add(time.Minute).UTC()
-		b.change("a", func(st *scheduler.Standing) { st.Limits[0].Until = until })
+		b.change("a", func(st *scheduler.AccountState) { st.Limits[0].Until = until })
 		w.gets(scheduler.Answer{Kind: scheduler.Out, Until: until})
 	},
 }

@@ -27,8 +27,8 @@ type event struct {
 	outcome scheduler.Outcome
 }
 
-func standingAfter(events ...event) *scheduler.Standing {
-	var st scheduler.Standing
+func accountStateAfter(events ...event) *scheduler.AccountState {
+	var st scheduler.AccountState
 	for _, e := range events {
 		o := e.outcome
 		if o.Sent.IsZero() {
@@ -161,7 +161,7 @@ func TestWhatKeepsAnAccountOut(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			st := standingAfter(test.events...)
+			st := accountStateAfter(test.events...)
 			if test.model == "" {
 				test.model = opus
 			}
@@ -226,7 +226,7 @@ func TestWhatPutsAnAccountLast(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			at := noon.Add(test.events[len(test.events)-1].after)
-			got := standingAfter(test.events...).Judge(at, opus, false, scheduler.Messages).Last
+			got := accountStateAfter(test.events...).Judge(at, opus, false, scheduler.Messages).Last
 			want := time.Time{}
 			if test.last != never {
 				want = noon.Add(test.last)
@@ -263,7 +263,7 @@ func TestWindows(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			st := standingAfter(test.events...)
+			st := accountStateAfter(test.events...)
 			st.Reset()
 			if diff := cmp.Diff(test.want, st.Windows); diff != "" {
 				t.Errorf("(-want +got):\n%s", diff)
@@ -273,7 +273,7 @@ func TestWindows(t *testing.T) {
 }
 
 func TestSmallStepsOfUtilizationAreNoChange(t *testing.T) {
-	st := standingAfter(event{0, saying(success, window("5h", "allowed", time.Hour))})
+	st := accountStateAfter(event{0, saying(success, window("5h", "allowed", time.Hour))})
 	before := st.Clone()
 	for utilization, same := range map[float64]bool{0.505: true, 0.495: true, 0.51: false} {
 		after := before.Clone()
@@ -287,7 +287,7 @@ func TestSmallStepsOfUtilizationAreNoChange(t *testing.T) {
 }
 
 func TestAnAccountInError(t *testing.T) {
-	st := standingAfter(event{0, denied})
+	st := accountStateAfter(event{0, denied})
 	if !st.MayAsk(noon) || st.MayAsk(noon.Add(29*time.Second)) || !st.MayAsk(noon.Add(30*time.Second)) {
 		t.Error("the account is not asked every 30 s at most")
 	}
@@ -324,7 +324,7 @@ func TestAnAccountInError(t *testing.T) {
 }
 
 func TestAnotherCredentialBeginsWellOff(t *testing.T) {
-	st := standingAfter(event{0, limited(window("7d", "rejected", 100*time.Hour))}, event{0, unreachable}, event{0, spent})
+	st := accountStateAfter(event{0, limited(window("7d", "rejected", 100*time.Hour))}, event{0, unreachable}, event{0, spent})
 	st.Adopt("first")
 	if len(st.Limits) != 2 || len(st.Demotions) != 1 {
 		t.Fatalf("the first credential that is told of ends things: %+v", st)
@@ -332,14 +332,14 @@ func TestAnotherCredentialBeginsWellOff(t *testing.T) {
 	st.Pause = &scheduler.Pause{By: "me", At: noon}
 	st.Fail("401", false, noon, cooldowns)
 	st.Adopt("second")
-	want := scheduler.Standing{Credential: "second", Pause: st.Pause}
+	want := scheduler.AccountState{Credential: "second", Pause: st.Pause}
 	if diff := cmp.Diff(want, *st); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 
 func TestReasonsAreForTheOperator(t *testing.T) {
-	st := standingAfter(event{0, with(limited(window("7d_opus", "rejected", time.Hour)), func(o *scheduler.Outcome) { o.Reason = "weekly" })},
+	st := accountStateAfter(event{0, with(limited(window("7d_opus", "rejected", time.Hour)), func(o *scheduler.Outcome) { o.Reason = "weekly" })},
 		event{0, with(denied, func(o *scheduler.Outcome) { o.Reason = strings.Repeat("ü", 1000) })},
 		event{0, with(throttled, func(o *scheduler.Outcome) { o.Endpoint, o.Fast = scheduler.CountTokens, true })})
 	marks := st.Marks(noon)
@@ -357,7 +357,7 @@ func TestReasonsAreForTheOperator(t *testing.T) {
 }
 
 func TestPaused(t *testing.T) {
-	st := scheduler.Standing{Pause: &scheduler.Pause{By: "ann", At: noon}}
+	st := scheduler.AccountState{Pause: &scheduler.Pause{By: "ann", At: noon}}
 	st.Reset()
 	if v := st.Judge(noon, "m", false, scheduler.Messages); v.Use != scheduler.Barred || st.Clear(noon) || st.MayAsk(noon) {
 		t.Error("a paused account is used")
@@ -368,7 +368,7 @@ func TestPaused(t *testing.T) {
 }
 
 func TestClientsCannotFillTheDocument(t *testing.T) {
-	var st scheduler.Standing
+	var st scheduler.AccountState
 	st.Apply(limited(window("5h", "rejected", time.Hour), window("7d_opus", "rejected", time.Hour)), noon, cooldowns)
 	st.Apply(unreachable, noon, cooldowns)
 	for i := range 1000 {
@@ -389,7 +389,7 @@ func TestClientsCannotFillTheDocument(t *testing.T) {
 	}
 }
 
-func TestStandingsOfAnEarlierVersion(t *testing.T) {
+func TestAccountStatesOfAnEarlierVersion(t *testing.T) {
 	const text = `{"error":"credential refused","credential":"f","forbidden":2,"faults":["2026-01-01T00:00:00Z"],"overloads":1,"limits":[
 		{"kind":"rate_limited","until":"2026-12-11T00:00:00Z","reason":"spent"},
 		{"kind":"rate_limited","family":"opus","until":"2026-12-12T00:00:00Z"},
@@ -398,14 +398,14 @@ func TestStandingsOfAnEarlierVersion(t *testing.T) {
 		{"kind":"faults","until":"2026-12-12T00:00:00Z"},{"kind":"forbidden","model":"m","until":"2026-12-12T00:00:00Z"},
 		{"kind":"spend_limit","until":"2027-01-01T00:00:00Z"}],
 		"window":{"start":"2026-12-10T10:00:00Z","end":"2026-12-10T15:00:00Z","status":"allowed","utilization":0.5}}`
-	var got scheduler.Standing
+	var got scheduler.AccountState
 	if err := json.Unmarshal([]byte(text), &got); err != nil {
 		t.Fatal(err)
 	}
 	day := func(month time.Month, day, hour int) time.Time {
 		return time.Date(2026, month, day, hour, 0, 0, 0, time.UTC)
 	}
-	want := scheduler.Standing{
+	want := scheduler.AccountState{
 		Error: "credential refused", Credential: "f",
 		Limits: []scheduler.Limit{
 			{Claim: "unified", Until: day(12, 11, 0), Reason: "spent"},
@@ -437,13 +437,13 @@ func drawOutcome(t *rapid.T, now time.Time) scheduler.Outcome {
 	return o
 }
 
-// TestStandingProperties: whatever happens, a standing survives JSON, Apply
+// TestAccountStateProperties: whatever happens, an account state survives JSON, Apply
 // leaves copies alone, nothing but a rejected claim or a spend limit takes the
 // account out, it comes back by itself within a month, and successes clear it
 // then.
-func TestStandingProperties(t *testing.T) {
+func TestAccountStateProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var st scheduler.Standing
+		var st scheduler.AccountState
 		now, rejected := noon, false
 		for range rapid.IntRange(1, 30).Draw(t, "outcomes") {
 			now = now.Add(time.Duration(rapid.IntRange(0, 200).Draw(t, "pause")) * time.Second)
@@ -463,7 +463,7 @@ func TestStandingProperties(t *testing.T) {
 			}
 		}
 		data, err := json.Marshal(&st)
-		var back scheduler.Standing
+		var back scheduler.AccountState
 		if err == nil {
 			err = json.Unmarshal(data, &back)
 		}
