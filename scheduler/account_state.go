@@ -116,18 +116,18 @@ type Window struct {
 type Use uint8
 
 const (
-	// Barred: not now.
-	Barred Use = iota
-	// Probe: if no other trial is under way at the account (see Trials).
-	Probe
-	// Open: yes.
-	Open
+	// Blocked: not now.
+	Blocked Use = iota
+	// Trial: if no other trial is under way at the account (see Trials).
+	Trial
+	// Available: yes.
+	Available
 )
 
 // Verdict is what an AccountState says to a request.
 type Verdict struct {
 	Use Use
-	// Until is, of a barred one, until when; zero = until someone acts.
+	// Until is, of a blocked one, until when; zero = until someone acts.
 	Until time.Time
 	// Last: the account comes after all others until then; zero = it does not.
 	Last time.Time
@@ -140,22 +140,22 @@ type Verdict struct {
 func (s *AccountState) Judge(now time.Time, model string, fast bool, endpoint Endpoint) Verdict {
 	switch {
 	case s.Pause != nil:
-		return Verdict{Use: Barred}
+		return Verdict{Use: Blocked}
 	case s.Error != "":
-		return Verdict{Use: Barred, Until: s.ErrorNext}
+		return Verdict{Use: Blocked, Until: s.ErrorNext}
 	}
-	v := Verdict{Use: Open}
+	v := Verdict{Use: Available}
 	for i := range s.Limits {
 		l := &s.Limits[i]
 		switch {
 		case !l.covers(model, fast):
 		case now.Before(l.Until):
-			v.Use = Barred
+			v.Use = Blocked
 			if l.Until.After(v.Until) {
 				v.Until = l.Until
 			}
-		case v.Use == Open:
-			v.Use = Probe
+		case v.Use == Available:
+			v.Use = Trial
 		}
 	}
 	for i := range s.Demotions {
@@ -170,7 +170,7 @@ func (s *AccountState) Judge(now time.Time, model string, fast bool, endpoint En
 	return v
 }
 
-// Clear reports whether Judge says Open, and not last, to every request.
+// Clear reports whether Judge says Available, and not last, to every request.
 func (s *AccountState) Clear(now time.Time) bool {
 	return s.Error == "" && s.Pause == nil && len(s.Limits) == 0 &&
 		!slices.ContainsFunc(s.Demotions, func(d Demotion) bool { return now.Before(d.Until) })
@@ -282,7 +282,7 @@ const (
 // State says how the account stands as a whole: a word, until when (zero = until
 // someone acts, or active), and why. An account of which only some models or
 // fast mode are out is active, and Marks names them.
-func (s *AccountState) State(now time.Time) (word string, until time.Time, why string) {
+func (s *AccountState) Summary(now time.Time) (word string, until time.Time, why string) {
 	switch {
 	case s.Pause != nil:
 		why = "paused at " + stamp(s.Pause.At)

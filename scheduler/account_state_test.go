@@ -108,39 +108,39 @@ func TestWhatKeepsAnAccountOut(t *testing.T) {
 		until  time.Duration // after noon
 		state  string
 	}{
-		{name: "nothing happened", use: scheduler.Open, state: "active"},
-		{name: "a rejected window", events: []event{{0, limited(window("5h", "rejected", time.Hour))}}, use: scheduler.Barred, until: time.Hour, state: "rate_limited"},
-		{name: "two rejected windows: the later", events: []event{{0, limited(window("5h", "rejected", time.Hour), window("7d", "rejected", 2*time.Hour))}}, use: scheduler.Barred, until: 2 * time.Hour, state: "rate_limited"},
-		{name: "no reset said", events: []event{{0, limited(window("5h", "rejected", 0))}}, use: scheduler.Barred, until: 5 * time.Minute, state: "rate_limited"},
-		{name: "no reset said, but retry-after", events: []event{{0, retryAfter(limited(window("5h", "rejected", 0)), time.Hour)}}, use: scheduler.Barred, until: time.Hour, state: "rate_limited"},
-		{name: "a reset beyond reason", events: []event{{0, limited(window("7d", "rejected", 1000*time.Hour))}}, use: scheduler.Barred, until: 8 * 24 * time.Hour, state: "rate_limited"},
-		{name: "a family's window", events: []event{{0, limited(window("7d_opus", "rejected", time.Hour))}}, use: scheduler.Barred, until: time.Hour, state: "active"},
-		{name: "a family's window, another family", events: []event{{0, limited(window("7d_opus", "rejected", time.Hour))}}, model: "claude-sonnet-4", use: scheduler.Open, state: "active"},
-		{name: "fast mode's limit", events: []event{{0, limited(window("fast", "rejected", time.Hour))}}, fast: true, use: scheduler.Barred, until: time.Hour, state: "active"},
-		{name: "fast mode's limit, slow", events: []event{{0, limited(window("fast", "rejected", time.Hour))}}, use: scheduler.Open, state: "active"},
-		{name: "a family's and the account's", events: []event{{0, limited(window("5h", "rejected", time.Hour), window("7d_opus", "rejected", 3*time.Hour))}}, model: "claude-sonnet-4", use: scheduler.Barred, until: time.Hour, state: "rate_limited"},
-		{name: "served from overage", events: []event{{0, saying(success, scheduler.WindowReport{Name: "5h", Status: "rejected", Reset: noon.Add(time.Hour), Overage: true})}}, use: scheduler.Open, state: "active"},
-		{name: "rejected in a success", events: []event{{0, saying(success, window("5h", "rejected", time.Hour))}}, use: scheduler.Barred, until: time.Hour, state: "rate_limited"},
-		{name: "a seven-day window rejected in a success", events: []event{{0, saying(success, window("7d", "rejected", time.Hour))}}, use: scheduler.Barred, until: time.Hour, state: "rate_limited"},
-		{name: "a spend limit", events: []event{{0, spent}}, use: scheduler.Barred, until: month, state: "rate_limited"},
-		{name: "never shortened", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, limited(window("5h", "rejected", time.Minute))}}, use: scheduler.Barred, until: time.Hour, state: "rate_limited"},
-		{name: "lengthened", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, limited(window("5h", "rejected", 2*time.Hour))}}, use: scheduler.Barred, until: 2 * time.Hour, state: "rate_limited"},
-		{name: "allowed again", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, saying(success, window("5h", "allowed", time.Hour))}}, use: scheduler.Open, state: "active"},
-		{name: "allowed again, with a warning", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, saying(success, window("5h", "allowed_warning", time.Hour))}}, use: scheduler.Open, state: "active"},
-		{name: "allowed, said to a request from before", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, sentAt(saying(success, window("5h", "allowed", time.Hour)), -time.Second)}}, use: scheduler.Barred, until: time.Hour, state: "rate_limited"},
-		{name: "another claim allowed", events: []event{{0, limited(window("7d", "rejected", time.Hour))}, {time.Second, saying(success, window("5h", "allowed", time.Hour))}}, use: scheduler.Barred, until: time.Hour, state: "rate_limited"},
-		{name: "allowed in a failure", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, saying(failed, window("5h", "allowed", time.Hour))}}, use: scheduler.Open, state: "active"},
-		{name: "a success that says nothing", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, success}}, use: scheduler.Barred, until: time.Hour, state: "rate_limited"},
-		{name: "on trial", events: []event{{0, limited(window("5h", "rejected", time.Hour))}}, at: time.Hour, use: scheduler.Probe, state: "active"},
-		{name: "on trial for long", events: []event{{0, limited(window("5h", "rejected", time.Hour))}}, at: 1000 * time.Hour, use: scheduler.Probe, state: "active"},
-		{name: "a trial is over with the header", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Hour, scheduler.Outcome{Kind: scheduler.Answered, Status: 200, Model: opus}}}, at: time.Hour, use: scheduler.Open, state: "active"},
-		{name: "a trial is over with a failure", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Hour, failed}}, at: time.Hour + time.Minute, use: scheduler.Open, state: "active"},
-		{name: "a trial without an answer is none", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Hour, with(failed, func(o *scheduler.Outcome) { o.Status = 0 })}}, at: time.Hour + time.Minute, use: scheduler.Probe, state: "active"},
-		{name: "a trial of another family", events: []event{{0, limited(window("7d_opus", "rejected", time.Hour))}, {time.Hour, with(success, func(o *scheduler.Outcome) { o.Model = "claude-sonnet-4" })}}, at: time.Hour, use: scheduler.Probe, state: "active"},
-		{name: "a trial of slow mode is none of fast", events: []event{{0, limited(window("fast", "rejected", time.Hour))}, {time.Hour, success}}, at: time.Hour, fast: true, use: scheduler.Probe, state: "active"},
-		{name: "a trial of fast mode", events: []event{{0, limited(window("fast", "rejected", time.Hour))}, {time.Hour, with(success, fast)}}, at: time.Hour, fast: true, use: scheduler.Open, state: "active"},
-		{name: "a trial that is rejected", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Hour, limited(window("5h", "rejected", 6*time.Hour))}}, at: time.Hour, use: scheduler.Barred, until: 6 * time.Hour, state: "rate_limited"},
-		{name: "no connection", events: []event{{0, unreachable}}, use: scheduler.Open, state: "overloaded"},
+		{name: "nothing happened", use: scheduler.Available, state: "active"},
+		{name: "a rejected window", events: []event{{0, limited(window("5h", "rejected", time.Hour))}}, use: scheduler.Blocked, until: time.Hour, state: "rate_limited"},
+		{name: "two rejected windows: the later", events: []event{{0, limited(window("5h", "rejected", time.Hour), window("7d", "rejected", 2*time.Hour))}}, use: scheduler.Blocked, until: 2 * time.Hour, state: "rate_limited"},
+		{name: "no reset said", events: []event{{0, limited(window("5h", "rejected", 0))}}, use: scheduler.Blocked, until: 5 * time.Minute, state: "rate_limited"},
+		{name: "no reset said, but retry-after", events: []event{{0, retryAfter(limited(window("5h", "rejected", 0)), time.Hour)}}, use: scheduler.Blocked, until: time.Hour, state: "rate_limited"},
+		{name: "a reset beyond reason", events: []event{{0, limited(window("7d", "rejected", 1000*time.Hour))}}, use: scheduler.Blocked, until: 8 * 24 * time.Hour, state: "rate_limited"},
+		{name: "a family's window", events: []event{{0, limited(window("7d_opus", "rejected", time.Hour))}}, use: scheduler.Blocked, until: time.Hour, state: "active"},
+		{name: "a family's window, another family", events: []event{{0, limited(window("7d_opus", "rejected", time.Hour))}}, model: "claude-sonnet-4", use: scheduler.Available, state: "active"},
+		{name: "fast mode's limit", events: []event{{0, limited(window("fast", "rejected", time.Hour))}}, fast: true, use: scheduler.Blocked, until: time.Hour, state: "active"},
+		{name: "fast mode's limit, slow", events: []event{{0, limited(window("fast", "rejected", time.Hour))}}, use: scheduler.Available, state: "active"},
+		{name: "a family's and the account's", events: []event{{0, limited(window("5h", "rejected", time.Hour), window("7d_opus", "rejected", 3*time.Hour))}}, model: "claude-sonnet-4", use: scheduler.Blocked, until: time.Hour, state: "rate_limited"},
+		{name: "served from overage", events: []event{{0, saying(success, scheduler.WindowReport{Name: "5h", Status: "rejected", Reset: noon.Add(time.Hour), Overage: true})}}, use: scheduler.Available, state: "active"},
+		{name: "rejected in a success", events: []event{{0, saying(success, window("5h", "rejected", time.Hour))}}, use: scheduler.Blocked, until: time.Hour, state: "rate_limited"},
+		{name: "a seven-day window rejected in a success", events: []event{{0, saying(success, window("7d", "rejected", time.Hour))}}, use: scheduler.Blocked, until: time.Hour, state: "rate_limited"},
+		{name: "a spend limit", events: []event{{0, spent}}, use: scheduler.Blocked, until: month, state: "rate_limited"},
+		{name: "never shortened", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, limited(window("5h", "rejected", time.Minute))}}, use: scheduler.Blocked, until: time.Hour, state: "rate_limited"},
+		{name: "lengthened", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, limited(window("5h", "rejected", 2*time.Hour))}}, use: scheduler.Blocked, until: 2 * time.Hour, state: "rate_limited"},
+		{name: "allowed again", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, saying(success, window("5h", "allowed", time.Hour))}}, use: scheduler.Available, state: "active"},
+		{name: "allowed again, with a warning", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, saying(success, window("5h", "allowed_warning", time.Hour))}}, use: scheduler.Available, state: "active"},
+		{name: "allowed, said to a request from before", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, sentAt(saying(success, window("5h", "allowed", time.Hour)), -time.Second)}}, use: scheduler.Blocked, until: time.Hour, state: "rate_limited"},
+		{name: "another claim allowed", events: []event{{0, limited(window("7d", "rejected", time.Hour))}, {time.Second, saying(success, window("5h", "allowed", time.Hour))}}, use: scheduler.Blocked, until: time.Hour, state: "rate_limited"},
+		{name: "allowed in a failure", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, saying(failed, window("5h", "allowed", time.Hour))}}, use: scheduler.Available, state: "active"},
+		{name: "a success that says nothing", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Second, success}}, use: scheduler.Blocked, until: time.Hour, state: "rate_limited"},
+		{name: "on trial", events: []event{{0, limited(window("5h", "rejected", time.Hour))}}, at: time.Hour, use: scheduler.Trial, state: "active"},
+		{name: "on trial for long", events: []event{{0, limited(window("5h", "rejected", time.Hour))}}, at: 1000 * time.Hour, use: scheduler.Trial, state: "active"},
+		{name: "a trial is over with the header", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Hour, scheduler.Outcome{Kind: scheduler.Answered, Status: 200, Model: opus}}}, at: time.Hour, use: scheduler.Available, state: "active"},
+		{name: "a trial is over with a failure", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Hour, failed}}, at: time.Hour + time.Minute, use: scheduler.Available, state: "active"},
+		{name: "a trial without an answer is none", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Hour, with(failed, func(o *scheduler.Outcome) { o.Status = 0 })}}, at: time.Hour + time.Minute, use: scheduler.Trial, state: "active"},
+		{name: "a trial of another family", events: []event{{0, limited(window("7d_opus", "rejected", time.Hour))}, {time.Hour, with(success, func(o *scheduler.Outcome) { o.Model = "claude-sonnet-4" })}}, at: time.Hour, use: scheduler.Trial, state: "active"},
+		{name: "a trial of slow mode is none of fast", events: []event{{0, limited(window("fast", "rejected", time.Hour))}, {time.Hour, success}}, at: time.Hour, fast: true, use: scheduler.Trial, state: "active"},
+		{name: "a trial of fast mode", events: []event{{0, limited(window("fast", "rejected", time.Hour))}, {time.Hour, with(success, fast)}}, at: time.Hour, fast: true, use: scheduler.Available, state: "active"},
+		{name: "a trial that is rejected", events: []event{{0, limited(window("5h", "rejected", time.Hour))}, {time.Hour, limited(window("5h", "rejected", 6*time.Hour))}}, at: time.Hour, use: scheduler.Blocked, until: 6 * time.Hour, state: "rate_limited"},
+		{name: "no connection", events: []event{{0, unreachable}}, use: scheduler.Available, state: "overloaded"},
 	}
 	for _, bad := range []scheduler.Outcome{denied, throttled, failed, absent} {
 		tests = append(tests, struct {
@@ -157,7 +157,7 @@ func TestWhatKeepsAnAccountOut(t *testing.T) {
 				all = append(all, event{time.Duration(i) * time.Second, bad})
 			}
 			return all
-		}(), use: scheduler.Open, state: "active"})
+		}(), use: scheduler.Available, state: "active"})
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -173,7 +173,7 @@ func TestWhatKeepsAnAccountOut(t *testing.T) {
 			if v.Use != test.use || !v.Until.Equal(want) {
 				t.Errorf("use %d until %v, want %d until %v", v.Use, v.Until, test.use, want)
 			}
-			if word, _, why := st.State(noon.Add(test.at)); word != test.state {
+			if word, _, why := st.Summary(noon.Add(test.at)); word != test.state {
 				t.Errorf("state %s (%s), want %s", word, why, test.state)
 			}
 		})
@@ -296,13 +296,13 @@ func TestAnAccountInError(t *testing.T) {
 	for range 8 {
 		st.Fail("401 again", false, at, cooldowns)
 		v := st.Judge(at, "any", false, scheduler.CountTokens)
-		if v.Use != scheduler.Barred || !v.Until.Equal(at.Add(next)) {
+		if v.Use != scheduler.Blocked || !v.Until.Equal(at.Add(next)) {
 			t.Fatalf("%+v, want it barred for %v", v, next)
 		}
 		at = at.Add(next)
 		next = min(2*next, 6*time.Hour)
 	}
-	if word, _, why := st.State(at); word != scheduler.StateError || why != "401 again" || !st.ErrorSince.Equal(noon) {
+	if word, _, why := st.Summary(at); word != scheduler.StateError || why != "401 again" || !st.ErrorSince.Equal(noon) {
 		t.Errorf("%s because %s since %v", word, why, st.ErrorSince)
 	}
 	st.Apply(sentAt(success, -time.Hour), at, cooldowns)
@@ -314,11 +314,11 @@ func TestAnAccountInError(t *testing.T) {
 		t.Error("a limit ended the error")
 	}
 	st.Apply(sentAt(success, time.Hour), at, cooldowns)
-	if word, _, _ := st.State(at); st.Error != "" || word == scheduler.StateError {
+	if word, _, _ := st.Summary(at); st.Error != "" || word == scheduler.StateError {
 		t.Error("a success did not end the error")
 	}
 	st.Fail("for good", false, at, scheduler.Cooldowns{})
-	if v := st.Judge(at, "m", false, scheduler.Messages); v.Use != scheduler.Barred || !v.Until.IsZero() {
+	if v := st.Judge(at, "m", false, scheduler.Messages); v.Use != scheduler.Blocked || !v.Until.IsZero() {
 		t.Errorf("without error_retry: %+v", v)
 	}
 }
@@ -359,10 +359,10 @@ func TestReasonsAreForTheOperator(t *testing.T) {
 func TestPaused(t *testing.T) {
 	st := scheduler.AccountState{Pause: &scheduler.Pause{By: "ann", At: noon}}
 	st.Reset()
-	if v := st.Judge(noon, "m", false, scheduler.Messages); v.Use != scheduler.Barred || st.Clear(noon) || st.MayAsk(noon) {
+	if v := st.Judge(noon, "m", false, scheduler.Messages); v.Use != scheduler.Blocked || st.Clear(noon) || st.MayAsk(noon) {
 		t.Error("a paused account is used")
 	}
-	if word, _, why := st.State(noon); word != scheduler.StateDisabled || why != "paused by ann at 2026-12-10T12:34:56Z" {
+	if word, _, why := st.Summary(noon); word != scheduler.StateDisabled || why != "paused by ann at 2026-12-10T12:34:56Z" {
 		t.Errorf("state %s: %s", word, why)
 	}
 }
@@ -458,7 +458,7 @@ func TestAccountStateProperties(t *testing.T) {
 			if !copied.Equal(&before) {
 				t.Fatalf("Apply changed a copy: %+v, was %+v", copied, before)
 			}
-			if v := st.Judge(now, opus, true, scheduler.Messages); v.Use != scheduler.Open && !rejected {
+			if v := st.Judge(now, opus, true, scheduler.Messages); v.Use != scheduler.Available && !rejected {
 				t.Fatalf("out without a word of upstream's: %+v", st)
 			}
 		}
@@ -472,7 +472,7 @@ func TestAccountStateProperties(t *testing.T) {
 		}
 		now = now.Add(32 * 24 * time.Hour)
 		for _, model := range []string{opus, "claude-sonnet-4"} {
-			if v := st.Judge(now, model, true, scheduler.Messages); v.Use == scheduler.Barred || !v.Last.IsZero() || !st.NextChange(now).IsZero() {
+			if v := st.Judge(now, model, true, scheduler.Messages); v.Use == scheduler.Blocked || !v.Last.IsZero() || !st.NextChange(now).IsZero() {
 				t.Fatalf("not back after a month: %+v", st)
 			}
 			st.Apply(scheduler.Outcome{Kind: scheduler.Success, Status: 200, Model: model, Fast: true, Sent: now}, now, cooldowns)

@@ -30,26 +30,26 @@ type catalog struct {
 	groups   map[string]*Group
 	open     bool // groups choose the platform alone
 
-	mu    sync.RWMutex
-	rolls map[rollKey]*roll
-	sets  map[setKey]*Candidates
+	mu      sync.RWMutex
+	byGroup map[membersKey]*members
+	sets    map[setKey]*Candidates
 	// interned holds the sets by their members: there are as many as the config
 	// can tell apart, whatever models clients name.
 	interned map[string]*Candidates
 }
 
-type rollKey struct {
+type membersKey struct {
 	group string
 	force upstream.Platform
 }
 
 type setKey struct {
-	rollKey
+	membersKey
 	model string
 }
 
-// roll lists the candidates of a group, of any model.
-type roll struct {
+// members are the candidates of a group, of any model.
+type members struct {
 	pool    string
 	members []int // of catalog.accounts
 	bearer  bool
@@ -62,7 +62,7 @@ func newCatalog(s *Settings) (*catalog, error) {
 		byPlace:  make(map[string]*upstream.Account, len(s.Accounts)),
 		groups:   make(map[string]*Group, len(s.Groups)),
 		open:     s.GroupsDontLimit,
-		rolls:    map[rollKey]*roll{},
+		byGroup:  map[membersKey]*members{},
 		sets:     map[setKey]*Candidates{},
 		interned: map[string]*Candidates{},
 	}
@@ -91,20 +91,20 @@ func newCatalog(s *Settings) (*catalog, error) {
 // candidates returns the accounts that serve the model for the group; nil if
 // there are none.
 func (c *catalog) candidates(group string, force upstream.Platform, model string) *Candidates {
-	key := setKey{rollKey{group, force}, model}
+	key := setKey{membersKey{group, force}, model}
 	c.mu.RLock()
 	set, known := c.sets[key]
 	c.mu.RUnlock()
 	if known {
 		return set
 	}
-	roll := c.roll(group, force)
-	if roll == nil {
+	members := c.members(group, force)
+	if members == nil {
 		return nil
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	set = c.intern(roll, model)
+	set = c.intern(members, model)
 	if len(model) <= maxModelName {
 		if len(c.sets) >= maxCachedSets {
 			clear(c.sets)
@@ -114,9 +114,9 @@ func (c *catalog) candidates(group string, force upstream.Platform, model string
 	return set
 }
 
-// intern makes the set of those on the roll that serve the model, or finds the
+// intern makes the set of the members that serve the model, or finds the
 // same one.
-func (c *catalog) intern(r *roll, model string) *Candidates {
+func (c *catalog) intern(r *members, model string) *Candidates {
 	bits := make([]byte, (len(c.accounts)+7)/8)
 	n := 0
 	for _, i := range r.members {
@@ -149,28 +149,28 @@ func (c *catalog) intern(r *roll, model string) *Candidates {
 	return set
 }
 
-// roll returns a group's candidates, nil for a group that does not exist.
-func (c *catalog) roll(group string, force upstream.Platform) *roll {
-	key := rollKey{group, force}
+// members returns a group's candidates, nil for a group that does not exist.
+func (c *catalog) members(group string, force upstream.Platform) *members {
+	key := membersKey{group, force}
 	c.mu.RLock()
-	r := c.rolls[key]
+	r := c.byGroup[key]
 	c.mu.RUnlock()
 	if r != nil || group != "" && c.groups[group] == nil {
 		return r
 	}
-	r = c.makeRoll(key)
+	r = c.makeMembers(key)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rolls[key] = r
+	c.byGroup[key] = r
 	return r
 }
 
-func (c *catalog) makeRoll(key rollKey) *roll {
+func (c *catalog) makeMembers(key membersKey) *members {
 	platform, only := c.terms(c.groups[key.group])
 	if key.force != "" {
 		platform = key.force
 	}
-	r := &roll{
+	r := &members{
 		pool:    "group/" + key.group + "/" + string(platform),
 		members: c.list(platform, key.force != "", only),
 	}

@@ -96,7 +96,7 @@ func TestReport(t *testing.T) {
 		defer r.state.Close()
 		state := func(name string) string {
 			st := r.state.AccountState(scheduler.AccountPlace(name))
-			word, _, _ := st.State(time.Now())
+			word, _, _ := st.Summary(time.Now())
 			return word
 		}
 		if !r.report("a", scheduler.Outcome{Kind: scheduler.Success, Status: 200, Model: "m"}) {

@@ -55,7 +55,7 @@ func (s *AccountState) Apply(o Outcome, now time.Time, c Cooldowns) {
 		s.succeed(&o)
 	case Limited:
 		s.limitClaims(&o, now, c)
-		if s.Judge(now, o.Model, o.Fast, o.Endpoint).Use != Barred { // nothing that is rejected is about the request
+		if s.Judge(now, o.Model, o.Fast, o.Endpoint).Use != Blocked { // nothing that is rejected is about the request
 			s.throttle(&o, now, c)
 		}
 	case SpendLimit:

@@ -237,7 +237,7 @@ func (s *Scheduler) Serves(group string, force upstream.Platform, model string) 
 // Models lists the exact model names of the group's accounts, sorted; empty if
 // they name none. The caller must not change the list.
 func (s *Scheduler) Models(group string, force upstream.Platform) []string {
-	if r := s.catalog.roll(group, force); r != nil {
+	if r := s.catalog.members(group, force); r != nil {
 		return r.models
 	}
 	return nil
@@ -245,6 +245,6 @@ func (s *Scheduler) Models(group string, force upstream.Platform) []string {
 
 // HoldsBearer reports whether the group has an oauth or setup_token account.
 func (s *Scheduler) HoldsBearer(group string, force upstream.Platform) bool {
-	r := s.catalog.roll(group, force)
+	r := s.catalog.members(group, force)
 	return r != nil && r.bearer
 }

@@ -31,7 +31,7 @@ func (s *Scheduler) Others(d Demand, answer string) (found Others) {
 	for i := range candidates.Places {
 		name := candidates.Places[i].Name
 		accountState := s.state.AccountState(name)
-		if v := accountState.Judge(now, d.Model, d.Fast, d.Endpoint); v.Use != Barred && v.Last.IsZero() && !excluded[name] {
+		if v := accountState.Judge(now, d.Model, d.Fast, d.Endpoint); v.Use != Blocked && v.Last.IsZero() && !excluded[name] {
 			found.Fresh = true
 		}
 		if accountState.answered(answer, &d, since, now) {

@@ -138,7 +138,7 @@ func (s *Scheduler) logChange(ctx context.Context, account string, before, after
 		sameScopes(before, after) {
 		return
 	}
-	word, until, why := after.State(now)
+	word, until, why := after.Summary(now)
 	if after.Clear(now) {
 		s.logger.LogAttrs(ctx, slog.LevelInfo, "account is back", slog.String("account", account))
 		return

@@ -19,7 +19,7 @@ type State interface {
 	// Acquire takes a slot for the ask, or a place in line, in one step. Usable
 	// candidates are those whose AccountState lets them serve the ask
 	// (AccountState.Judge) and that are not excluded; none: Out. A usable candidate
-	// is free if it has a slot left and, where Judge says Probe, no other trial
+	// is free if it has a slot left and, where Judge says Trial, no other trial
 	// is under way there: one that was granted less than TrialLasts ago, is held
 	// still, and that no Change has ended (AccountState.Trials).
 	//

@@ -112,7 +112,7 @@ func viewOfAccount(a declaredAccount, accountState *scheduler.AccountState, load
 		Priority: a.Priority, Concurrency: a.Concurrency, InUse: load.InUse, Waiting: load.Waiting,
 		Marks: []Mark{}, Models: []string{}, Windows: []AccountWindow{}, LastUsed: momentView(load.LastUsed),
 	}
-	state, until, reason := accountState.State(now)
+	state, until, reason := accountState.Summary(now)
 	if a.Disabled {
 		state, until = scheduler.StateDisabled, time.Time{}
 		if accountState.Pause != nil {

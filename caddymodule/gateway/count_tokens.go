@@ -20,7 +20,7 @@ func (x *exchange) countTokens() error {
 	if err := x.readCall(); err != nil {
 		return err
 	}
-	account, err := x.gateway.Scheduler.Choose(x.demand())
+	account, err := x.gateway.Scheduler.PickWithoutSlot(x.demand())
 	if err != nil {
 		return x.notPicked(err, nil)
 	}

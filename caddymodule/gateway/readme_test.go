@@ -91,7 +91,7 @@ func TestTheREADMEsStates(t *testing.T) {
 		var accountState scheduler.AccountState
 		want := func(want, when string) {
 			t.Helper()
-			if word, _, _ := accountState.State(readmeNow); word != want {
+			if word, _, _ := accountState.Summary(readmeNow); word != want {
 				t.Errorf("%s: %s %s, want %s", state, word, when, want)
 			}
 		}
@@ -215,13 +215,13 @@ func effectOf(t *testing.T, o scheduler.Outcome) []string {
 	accountState.Apply(o, now, readmeCooldowns)
 	verdict := accountState.Judge(now, o.Model, o.Fast, o.Endpoint)
 	is, ends := "out", verdict.Until
-	if verdict.Use != scheduler.Barred {
+	if verdict.Use != scheduler.Blocked {
 		is, ends = "last", verdict.Last
 	}
 	first := ends.Sub(now)
 	affects := func(model string, fast bool, endpoint scheduler.Endpoint) bool {
 		v := accountState.Judge(readmeNow, model, fast, endpoint)
-		return v.Use == scheduler.Barred || !v.Last.IsZero()
+		return v.Use == scheduler.Blocked || !v.Last.IsZero()
 	}
 	what := scopeOf(affects)
 	if is == "last" {

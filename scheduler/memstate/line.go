@@ -165,7 +165,7 @@ func (s *State) next(p *place, now time.Time) (first *lease, m *member, v schedu
 		if first != nil && !l.wait.turn().Before(first.wait.turn()) {
 			continue
 		}
-		if u := p.judge(&l.wait.ask, now); u.Use != scheduler.Barred && l.wait.only.free(u.Use) {
+		if u := p.judge(&l.wait.ask, now); u.Use != scheduler.Blocked && l.wait.only.free(u.Use) {
 			first, m, v = l, l.wait.only, u
 		}
 	}
@@ -178,7 +178,7 @@ func (s *State) next(p *place, now time.Time) (first *lease, m *member, v schedu
 			if first != nil && !l.wait.turn().Before(first.wait.turn()) {
 				break
 			}
-			if u := p.judge(&l.wait.ask, now); u.Use != scheduler.Barred && at.free(u.Use) {
+			if u := p.judge(&l.wait.ask, now); u.Use != scheduler.Blocked && at.free(u.Use) {
 				first, m, v = l, at, u
 				break
 			}
@@ -194,7 +194,7 @@ func (s *State) expel(p *place, now time.Time) {
 		return
 	}
 	for _, l := range slices.Clone(p.line) {
-		if v := p.judge(&l.wait.ask, now); v.Use == scheduler.Barred {
+		if v := p.judge(&l.wait.ask, now); v.Use == scheduler.Blocked {
 			s.out(l, v.Until)
 		}
 	}

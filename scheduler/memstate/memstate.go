@@ -122,7 +122,7 @@ func (s *State) Acquire(ctx context.Context, ask *scheduler.Ask) (scheduler.Answ
 	if m := s.bound(ask, set, now); m != nil && !ask.Unstick {
 		v := m.place.judge(ask, now)
 		switch {
-		case v.Use == scheduler.Barred, v.Everyone:
+		case v.Use == scheduler.Blocked, v.Everyone:
 		case m.free(v.Use):
 			answer := s.grantNew(ask, m, termsOf(v), now)
 			answer.Own = true
@@ -157,7 +157,7 @@ func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, as terms, now tim
 	p.lastUsed = s.lastGrant
 	p.inUse++
 	l.place = p
-	if as.use == scheduler.Probe {
+	if as.use == scheduler.Trial {
 		p.probe = l
 		p.trial.place = p
 		s.alarms.set(&p.trial.alarm, &p.trial, at+instant(scheduler.TrialLasts), at)
@@ -165,7 +165,7 @@ func (s *State) grant(l *lease, ask *scheduler.Ask, m *member, as terms, now tim
 	l.expires = at + instant(ask.TTL)
 	s.alarms.set(&l.alarm, l, l.expires, at)
 	answer := scheduler.Answer{
-		Kind: scheduler.Granted, Place: p.name, Last: as.last, Trial: as.use == scheduler.Probe,
+		Kind: scheduler.Granted, Place: p.name, Last: as.last, Trial: as.use == scheduler.Trial,
 	}
 	if ask.Session != "" {
 		answer.Moved, answer.Marks = s.bind(ask.Session, p, ask.BindTTL, at)
@@ -286,7 +286,7 @@ func (s *State) outUntil(accountState *scheduler.AccountState, now time.Time) in
 		return math.MaxInt64
 	}
 	v := accountState.Judge(now, "", false, scheduler.Messages)
-	if v.Use != scheduler.Barred {
+	if v.Use != scheduler.Blocked {
 		return 0
 	}
 	return s.instant(now) + instant(v.Until.Sub(now))

@@ -70,10 +70,10 @@ func (set *set) find(p *place) *member {
 // judge returns what the place's state, and the ask, say of its serving it.
 func (p *place) judge(ask *scheduler.Ask, now time.Time) scheduler.Verdict {
 	if len(ask.Exclude) > 0 && slices.Contains(ask.Exclude, p.name) {
-		return scheduler.Verdict{Use: scheduler.Barred}
+		return scheduler.Verdict{Use: scheduler.Blocked}
 	}
 	if p.clear || ask.Question {
-		return scheduler.Verdict{Use: scheduler.Open}
+		return scheduler.Verdict{Use: scheduler.Available}
 	}
 	return p.accountState.Judge(now, ask.Model, ask.Fast, ask.Endpoint)
 }
@@ -83,7 +83,7 @@ func (m *member) hasSlot() bool { return m.limit <= 0 || m.place.inUse < m.limit
 
 // free reports whether the place, being usable so, can take an ask now.
 func (m *member) free(use scheduler.Use) bool {
-	return m.hasSlot() && (use == scheduler.Open || m.place.probe == nil)
+	return m.hasSlot() && (use == scheduler.Available || m.place.probe == nil)
 }
 
 // terms are how a place is used.
@@ -111,10 +111,10 @@ func (set *set) scan(ask *scheduler.Ask, now time.Time, at instant) verdict {
 		if p.out > at && !ask.Question {
 			continue
 		}
-		use, last := scheduler.Open, int64(0)
+		use, last := scheduler.Available, int64(0)
 		if !p.clear || len(ask.Exclude) > 0 {
 			judged := p.judge(ask, now)
-			if judged.Use == scheduler.Barred {
+			if judged.Use == scheduler.Blocked {
 				continue
 			}
 			use, last = judged.Use, scheduler.LastOf(judged)
@@ -144,7 +144,7 @@ func (set *set) serves(ask *scheduler.Ask, now time.Time) (bool, time.Time) {
 	var soonest time.Time
 	for i := range set.members {
 		v := set.members[i].place.judge(ask, now)
-		if v.Use != scheduler.Barred {
+		if v.Use != scheduler.Blocked {
 			return true, time.Time{}
 		}
 		soonest = sooner(soonest, v.Until)

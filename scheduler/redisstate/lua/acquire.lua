@@ -20,13 +20,13 @@ sweep(20)
 
 local function free(place, limit, use, inuse)
   return not halted and (limit <= 0 or inuse < limit)
-    and (use == OPEN or not on_trial(place))
+    and (use == AVAILABLE or not on_trial(place))
 end
 
 local function chosen(place, use, own, last)
   call('HINCRBY', INUSE, place, 1)
-  if use == PROBE then try(place, lease) end
-  return granted(place, use == PROBE and 'p' or 'd', own, last > 0, use == PROBE)
+  if use == TRIAL then try(place, lease) end
+  return granted(place, use == TRIAL and 'p' or 'd', own, last > 0, use == TRIAL)
 end
 
 local function queue(place, limit, sticky)
@@ -58,12 +58,12 @@ end
 if ask.session and ARGV[13] ~= '1' then
   local place = bound
   local limit = place ~= '' and limit_of(place)
-  local use, last, everyone = BARRED, 0, false
+  local use, last, everyone = BLOCKED, 0, false
   if limit then
     local _
     use, _, _, last, everyone = usable(place, ask)
   end
-  if use ~= BARRED and not everyone then
+  if use ~= BLOCKED and not everyone then
     if free(place, limit, use, number(call('HGET', INUSE, place))) then return chosen(place, use, true, last) end
     if number(call('HGET', WAITING, place)) < tonumber(ARGV[15]) then return queue(place, limit, true) end
   end
@@ -81,12 +81,12 @@ local max_waiting = tonumber(ARGV[16])
 local best, best_free, best_use, best_end, any, until_at, until_text
 local best_busy, best_slots, best_last, best_first = 0, 1, 0, false
 for i = 1, #names do
-  local use, at, text, ends = OPEN, nil, nil, 0
+  local use, at, text, ends = AVAILABLE, nil, nil, 0
   if barred or ask.exclude then
     if barred then known[names[i]] = barred[i] and cjson.decode(barred[i]) or false end
     use, at, text, ends = usable(names[i], ask)
   end
-  if use == BARRED then
+  if use == BLOCKED then
     if at and (not until_at or at < until_at) then until_at, until_text = at, text end
   else
     any = true

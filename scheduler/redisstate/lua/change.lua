@@ -36,7 +36,7 @@ local function serves(names, ask)
   local until_at, until_text
   for _, name in ipairs(names) do
     local use, at, text = usable(name, ask)
-    if use ~= BARRED then return true end
+    if use ~= BLOCKED then return true end
     if at and (not until_at or at < until_at) then until_at, until_text = at, text end
   end
   return false, until_text
@@ -47,7 +47,7 @@ local function expel()
   for _, pool in ipairs(call('SMEMBERS', P .. 'at:' .. place)) do
     each('p:' .. place .. '|' .. pool, function(lease, ask)
       local use, _, text = usable(place, ask)
-      if use == BARRED then out(lease, ask, text) end
+      if use == BLOCKED then out(lease, ask, text) end
     end)
   end
   for _, set in ipairs(call('SMEMBERS', P .. 'active')) do

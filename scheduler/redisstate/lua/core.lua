@@ -30,15 +30,15 @@ end
 -- milliseconds and as the text to answer; until when it comes last, as milliseconds,
 -- 0 = it does not; and whether for its own sessions too.
 local function judge(b, ask)
-  if b.out then return BARRED, b.at, b.text, 0, false end
-  local use, at, text = OPEN, nil, nil
+  if b.out then return BLOCKED, b.at, b.text, 0, false end
+  local use, at, text = AVAILABLE, nil, nil
   for _, l in ipairs(b.limits) do
     if (not l.fast or ask.fast) and (not l.family or string.find(ask.model, l.family, 1, true)) then
       if now < l.at then
-        use = BARRED
+        use = BLOCKED
         if not at or l.at > at then at, text = l.at, l.text end
-      elseif use == OPEN then
-        use = PROBE
+      elseif use == AVAILABLE then
+        use = TRIAL
       end
     end
   end
@@ -56,11 +56,11 @@ end
 local function usable(place, ask)
   if ask.exclude then
     for _, name in ipairs(ask.exclude) do
-      if name == place then return BARRED, nil, nil, 0, false end
+      if name == place then return BLOCKED, nil, nil, 0, false end
     end
   end
   local b = not ask.question and bar(place)
-  if not b then return OPEN, nil, nil, 0, false end
+  if not b then return AVAILABLE, nil, nil, 0, false end
   return judge(b, ask)
 end
 
@@ -78,10 +78,10 @@ end
 -- grant gives an ask in line a slot, and binds its session.
 local function grant(lease, ask, place, use, last)
   call('HINCRBY', INUSE, place, 1)
-  take(lease, place, use == PROBE and 'q' or 'l')
-  if use == PROBE then try(place, lease) end
+  take(lease, place, use == TRIAL and 'q' or 'l')
+  if use == TRIAL then try(place, lease) end
   local answer = {
-    lease = lease, place = place, ttl = ask.ttl, own = ask.sticky, last = last > 0, trial = use == PROBE,
+    lease = lease, place = place, ttl = ask.ttl, own = ask.sticky, last = last > 0, trial = use == TRIAL,
   }
   if ask.session then
     answer.moved, answer.marks = bind(ask.session, call('GET', P .. 'session:' .. ask.session), place, ask.bind)
@@ -139,7 +139,7 @@ local function first(line, place, limit, inuse, probe)
         local heard = number(call('ZSCORE', EXPIRY, lease)) - ask.ttl
         if (slots <= 0 or inuse < slots) and heard + SILENCE >= now then
           local use, _, _, last = usable(place, ask)
-          if use == OPEN or use == PROBE and not probe then return lease, ask, use, last end
+          if use == AVAILABLE or use == TRIAL and not probe then return lease, ask, use, last end
         end
       end
     end
@@ -158,7 +158,7 @@ local function next_in_line(place)
   -- questions, which wait in a pool of the place's own.
   if b and call('SISMEMBER', P .. 'at:' .. place, place) == 0 then
     local any = judge(b, {model = '', fast = false})
-    if any == BARRED or any == PROBE and probe then return end
+    if any == BLOCKED or any == TRIAL and probe then return end
   end
   local inuse = number(call('HGET', INUSE, place))
   local best, best_ask, best_use, best_last, best_ahead

@@ -36,7 +36,7 @@ local call = redis.call
 local P = KEYS[1]
 local INUSE, LAST, EXPIRY, HELD, SEQ = P .. 'inuse', P .. 'last', P .. 'expiry', P .. 'held', P .. 'seq'
 local BARS, PROBES = P .. 'bars', P .. 'probes'
-local BARRED, PROBE, OPEN = 0, 1, 2
+local BLOCKED, TRIAL, AVAILABLE = 0, 1, 2
 
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1]

@@ -11,7 +11,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-func TestChoose(t *testing.T) {
+func TestPickWithoutSlot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		priority := func(n int) func(*upstream.Account) { return func(a *upstream.Account) { a.Priority = n } }
 		r := newRig(t, defaults(account("spare", priority(60)), account("a"), account("b")))
@@ -21,7 +21,7 @@ func TestChoose(t *testing.T) {
 			t.Helper()
 			names := map[string]int{}
 			for range 30 {
-				a, err := r.Choose(scheduler.Demand{Model: "m", Endpoint: scheduler.CountTokens})
+				a, err := r.PickWithoutSlot(scheduler.Demand{Model: "m", Endpoint: scheduler.CountTokens})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -61,10 +61,10 @@ func TestChoose(t *testing.T) {
 		}
 		limit("spare", 3*time.Minute)
 		var out *scheduler.OutError
-		if _, err := r.Choose(scheduler.Demand{Model: "m", Endpoint: scheduler.CountTokens}); !errors.As(err, &out) || time.Until(out.Until) > time.Minute {
+		if _, err := r.PickWithoutSlot(scheduler.Demand{Model: "m", Endpoint: scheduler.CountTokens}); !errors.As(err, &out) || time.Until(out.Until) > time.Minute {
 			t.Errorf("with all limited: %v, want the soonest reset", err)
 		}
-		if _, err := r.Choose(scheduler.Demand{Model: "m", Force: upstream.Gemini}); !errors.Is(err, scheduler.ErrNoAccount) {
+		if _, err := r.PickWithoutSlot(scheduler.Demand{Model: "m", Force: upstream.Gemini}); !errors.Is(err, scheduler.ErrNoAccount) {
 			t.Errorf("of a platform without accounts: %v", err)
 		}
 	})

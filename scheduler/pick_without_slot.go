@@ -8,16 +8,16 @@ import (
 	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
-// turn spreads the requests that take no slot over accounts of equal priority.
-var turn atomic.Uint64
+// roundRobin spreads the requests that take no slot over accounts of equal priority.
+var roundRobin atomic.Uint64
 
-// Choose names an account for a request that takes no slot and binds no
+// PickWithoutSlot names an account for a request that takes no slot and binds no
 // session, as count_tokens does: of those that are not out and don't come last,
 // one of those with the lowest priority number, in turns; else of those that come
 // last the one that is back first. It never waits.
 //
 // Errors: ErrNoAccount, *OutError.
-func (s *Scheduler) Choose(d Demand) (*upstream.Account, error) {
+func (s *Scheduler) PickWithoutSlot(d Demand) (*upstream.Account, error) {
 	candidates := s.catalog.candidates(d.Group, d.Force, d.Model)
 	if candidates == nil {
 		return nil, fmt.Errorf("model %.100q in group %q: %w", d.Model, d.Group, ErrNoAccount)
@@ -28,12 +28,12 @@ func (s *Scheduler) Choose(d Demand) (*upstream.Account, error) {
 	var best, spot Spot
 	var chosen *Place
 	// From a place that moves on with every call, the first of the best.
-	first := turn.Add(1)
+	first := roundRobin.Add(1)
 	for i := range places {
 		p := &places[(first+uint64(i))%uint64(len(places))]
 		accountState := s.state.AccountState(p.Name)
 		v := accountState.Judge(now, d.Model, d.Fast, d.Endpoint)
-		if v.Use == Barred {
+		if v.Use == Blocked {
 			if !v.Until.IsZero() && (soonest.IsZero() || v.Until.Before(soonest)) {
 				soonest = v.Until
 			}
