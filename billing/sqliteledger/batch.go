@@ -230,7 +230,7 @@ func (w *writer) writeWindows(kind, name, group string, ws *billing.Windows) err
 	return w.setWindows.run()
 }
 
-// stored has the purses know what the database has of them now.
+// stored has the budgets know what the database has of them now.
 func (b *batch) stored() {
 	for s, ws := range b.subscriptions {
 		s.stored = *ws

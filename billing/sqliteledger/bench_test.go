@@ -152,7 +152,7 @@ func BenchmarkSettleBesidePrune(b *testing.B) {
 		r := ofMany(int64(i))
 		r.Time = r.Time.AddDate(0, -2, -i%30)
 		old[i] = &settled{Record: *r}
-		l.people.meetPayer(old[i])
+		l.directory.meetPayer(old[i])
 		l.enter(old[i])
 	}
 	l.writing.Lock()

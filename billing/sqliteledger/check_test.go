@@ -36,15 +36,15 @@ func check(t rapid.TB, l *Ledger) {
 	if len(l.current.records) > 0 {
 		t.Fatalf("somebody settles meanwhile")
 	}
-	if diff := cmp.Diff(portrait(&stored.people), portrait(&l.people)); diff != "" {
+	if diff := cmp.Diff(portrait(&stored.directory), portrait(&l.directory)); diff != "" {
 		t.Errorf("memory differs from the database (-database +memory):\n%s", diff)
 	}
-	for _, s := range l.people.subscriptions {
+	for _, s := range l.directory.subscriptions {
 		if s.windows != s.stored {
 			t.Errorf("windows of %v: %v; stored %v", s.membership, s.windows, s.stored)
 		}
 	}
-	for _, k := range l.people.keys {
+	for _, k := range l.directory.keys {
 		if k.windows != k.stored {
 			t.Errorf("windows of key %s: %v; stored %v", k.ID, k.windows, k.stored)
 		}
@@ -55,8 +55,8 @@ func check(t rapid.TB, l *Ledger) {
 	}
 }
 
-// portrait is all that a database keeps of the people.
-func portrait(p *people) map[string]any {
+// portrait is all that a database keeps of users and keys.
+func portrait(p *directory) map[string]any {
 	all := make(map[string]any)
 	for name, u := range p.users {
 		all["user "+name] = []any{u.number, u.source, u.amount, u.concurrency, u.disabled, u.isRemoved}
@@ -188,11 +188,11 @@ func checkWindows(t rapid.TB, l *Ledger) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for of, want := range subscriptions {
-		if got := l.people.subscription(of).windows; got != *want {
+		if got := l.directory.subscription(of).windows; got != *want {
 			t.Errorf("windows of %v: %v, want %v", of, got, *want)
 		}
 	}
-	for _, k := range l.people.keys {
+	for _, k := range l.directory.keys {
 		if want := keys[k.ID]; k.isLimited() && want != nil && k.windows != *want {
 			t.Errorf("windows of key %s: %v, want %v", k.ID, k.windows, *want)
 		}

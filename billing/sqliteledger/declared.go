@@ -21,7 +21,7 @@ func (l *Ledger) declareLater(ctx context.Context, users []billing.User) ([]bill
 		if err := checkUser(u); err != nil {
 			return nil, fmt.Errorf("user %q: %w", u.Name, err)
 		}
-		number, isAdded := l.people.next(u.Name)
+		number, isAdded := l.directory.next(u.Name)
 		if isAdded {
 			continue
 		}

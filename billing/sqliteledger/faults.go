@@ -120,8 +120,8 @@ func (l *Ledger) files() []string {
 // process could not change.
 func (l *Ledger) warnOfLooseFiles() {
 	names := l.files()
-	for i := range l.lanes {
-		names = append(names, l.lanes[i].Names()...)
+	for i := range l.shards {
+		names = append(names, l.shards[i].Names()...)
 	}
 	var loose []string
 	for _, name := range names {

@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// gatherFor and gatherCount are how long, and how many, records gather in
+	// flushEvery and flushCount are how long, and how many, records gather in
 	// the journal before they go to the database. Together they cost about a
 	// sixth of what they would cost one by one, and what they change in common, such
 	// as a balance, is written once.
-	gatherFor   = 3 * time.Second
-	gatherCount = 16384
+	flushEvery = 3 * time.Second
+	flushCount = 16384
 	// maxWaiting is the most records in memory that are not in the database
 	// yet; from there on, Settle writes them itself.
 	maxWaiting = 32768
@@ -33,8 +33,8 @@ func (l *Ledger) wake() {
 	switch len(l.current.records) {
 	case 1:
 		due = l.begun
-	case gatherCount:
-		due = l.gathered
+	case flushCount:
+		due = l.full
 	default:
 		return
 	}
@@ -62,11 +62,11 @@ func (l *Ledger) flushLoop() {
 		case <-l.quit:
 			return
 		}
-		for wait := gatherFor; wait > 0; {
+		for wait := flushEvery; wait > 0; {
 			timer.Reset(wait)
 			select {
 			case <-timer.C:
-			case <-l.gathered:
+			case <-l.full:
 			case <-l.quit:
 				return
 			}
@@ -133,11 +133,11 @@ func (l *Ledger) flushOnce() error {
 	if err := l.drain(); err != nil { // what an earlier failure left
 		return err
 	}
-	l.lanes.lock()
+	l.shards.lock()
 	l.mu.Lock()
-	l.take()
+	l.rotate()
 	l.mu.Unlock()
-	l.lanes.unlock()
+	l.shards.unlock()
 	return l.drain()
 }
 
@@ -167,7 +167,7 @@ func (l *Ledger) writeTaken(pause func()) error {
 	if err := l.write(l.taken.records, pause); err != nil {
 		return err
 	}
-	return l.lanes.emptyOthers()
+	return l.shards.emptyOthers()
 }
 
 // write brings records into the database, each once. For who holds writing.
@@ -223,14 +223,14 @@ func (l *Ledger) exclusivelyHeld(f func() error) (err error) {
 	}
 	l.writer.await(l.writer.again)
 	defer func() { l.writer.took(err) }()
-	l.lanes.lock()
-	defer l.lanes.unlock()
+	l.shards.lock()
+	defer l.shards.unlock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
 		return billing.ErrClosed
 	}
-	l.take()
+	l.rotate()
 	if err := l.writeTaken(func() {}); err != nil {
 		return err
 	}

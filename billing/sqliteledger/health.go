@@ -41,9 +41,9 @@ func (l *Ledger) check() error {
 	now := time.Now()
 	if h.journal != nil && now.Sub(h.probed) >= probeEvery {
 		// Where none is free, those who write are about to tell.
-		if lane := l.lanes.tryLocked(); lane != nil {
-			h.journalTook(lane.Current.Probe(probeSize, l.sync))
-			lane.mu.Unlock()
+		if shard := l.shards.tryLocked(); shard != nil {
+			h.journalTook(shard.Current.Probe(probeSize, l.sync))
+			shard.mu.Unlock()
 		}
 	}
 	h.judge(l.crowded(), now)

@@ -39,11 +39,11 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 	if err := l.check(); err != nil {
 		return payer, err
 	}
-	u := l.people.user(claim.User)
+	u := l.directory.user(claim.User)
 	if u == nil {
 		return payer, billing.ErrUnknownUser
 	}
-	k := l.people.keys[claim.KeyID]
+	k := l.directory.keys[claim.KeyID]
 	if k != nil && !k.isLimited() {
 		k = nil
 	}
@@ -55,15 +55,15 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 	budgets := billing.Budgets{Balance: billing.Balance{Amount: u.amount, Held: u.held}}
 	switch {
 	case claim.Terms != nil:
-		s := l.people.subscriptions[membership{claim.User, claim.Terms.Group}]
+		s := l.directory.subscriptions[membership{claim.User, claim.Terms.Group}]
 		if s == nil && claim.Terms.Declared {
-			s = l.people.subscription(membership{claim.User, claim.Terms.Group})
+			s = l.directory.subscription(membership{claim.User, claim.Terms.Group})
 		}
 		if s != nil {
 			b := &budgets.Subscription
 			*b = billing.SubscriptionBudget{Subscribed: s.subscribed, Until: s.until, Held: s.held}
 			if s.isAhead(now) && b.Refuses(claim, now) == nil {
-				l.move(&settled{subscription: s}, &s.purse, now)
+				l.move(&settled{subscription: s}, &s.budget, now)
 			}
 			b.Windows = s.windows
 			h.on[0] = &s.held
@@ -73,7 +73,7 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 	}
 	if k != nil {
 		if k.isAhead(now) {
-			l.move(&settled{key: k, lastUsed: nanosOf(k.LastUsed)}, &k.purse, now)
+			l.move(&settled{key: k, lastUsed: nanosOf(k.LastUsed)}, &k.budget, now)
 		}
 		budgets.Key = &billing.KeyBudget{Limits: k.Limits, Windows: k.windows, Held: k.held}
 		h.on[1] = &k.held
@@ -99,7 +99,7 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 
 // move has windows that the clock was ahead for begin today, in memory and, with the
 // records that gather, in the database.
-func (l *Ledger) move(r *settled, p *purse, now time.Time) {
+func (l *Ledger) move(r *settled, p *budget, now time.Time) {
 	r.now = billing.UnixNano(now)
 	r.countIn(&p.windows, l.location)
 	l.current.records = append(l.current.records, r)

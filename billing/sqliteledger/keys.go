@@ -24,7 +24,7 @@ func (l *Ledger) AddKey(ctx context.Context, added billing.Key) error {
 }
 
 func (l *Ledger) addKey(ctx context.Context, added billing.Key) error {
-	err := see(l, func(p *people) error {
+	err := see(l, func(p *directory) error {
 		switch {
 		case added.ID == "":
 			return errors.New("it has no id")
@@ -61,14 +61,14 @@ func (l *Ledger) addKey(ctx context.Context, added billing.Key) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.people.addKey(k)
+	l.directory.addKey(k)
 	return nil
 }
 
 // RevokeKey implements billing.Ledger.
 func (l *Ledger) RevokeKey(ctx context.Context, id string) error {
 	err := l.exclusively(func() error {
-		k := l.people.keys[id]
+		k := l.directory.keys[id]
 		if k == nil {
 			return billing.ErrUnknownKey
 		}
@@ -82,7 +82,7 @@ func (l *Ledger) RevokeKey(ctx context.Context, id string) error {
 		if err != nil {
 			return err
 		}
-		l.people.revokeKey(k)
+		l.directory.revokeKey(k)
 		return nil
 	})
 	if err != nil {
@@ -96,7 +96,7 @@ func (l *Ledger) Keys(_ context.Context, user string) ([]billing.Key, error) {
 	if l.closed.Load() {
 		return nil, billing.ErrClosed
 	}
-	keys := see(l, func(p *people) (keys []billing.Key) {
+	keys := see(l, func(p *directory) (keys []billing.Key) {
 		for _, k := range p.keys {
 			if user == "" || k.User == user {
 				keys = append(keys, k.Key)
@@ -121,9 +121,9 @@ func (l *Ledger) Login(_ context.Context, digest [sha256.Size]byte) (billing.Key
 	if l.closed.Load() {
 		return billing.Key{}, billing.Profile{}, billing.ErrClosed
 	}
-	k := l.people.digests[digest]
+	k := l.directory.digests[digest]
 	if k == nil {
 		return billing.Key{}, billing.Profile{}, billing.ErrUnknownKey
 	}
-	return k.Key, l.people.users[k.User].profile(l.now(), l.location), nil
+	return k.Key, l.directory.users[k.User].profile(l.now(), l.location), nil
 }

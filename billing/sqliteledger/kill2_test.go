@@ -135,7 +135,7 @@ func TestKilledWhileUsersComeAndGo(t *testing.T) {
 			if err != nil || s.Windows[billing.Monthly].Used != ofSubscription {
 				t.Errorf("carol %d has used %v of the subscription, %v; want %s", number, s.Windows, err, ofSubscription)
 			}
-			if k := l.people.keys["carols"]; k != nil && k.windows[billing.Daily].Used > ofKey {
+			if k := l.directory.keys["carols"]; k != nil && k.windows[billing.Daily].Used > ofKey {
 				t.Errorf("carol %d has used %v of the key, want %s at most", number, k.windows, ofKey)
 			}
 		}

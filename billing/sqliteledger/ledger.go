@@ -67,31 +67,31 @@ type Ledger struct {
 	// database, which another program has locked. Guarded by writing.
 	undeclared []billing.User
 
-	// lanes are the journal. Locked before mu.
-	lanes lanes
+	// shards are the journal. Locked before mu.
+	shards shards
 	// mostWaiting is maxWaiting, and mostLocked maxLocked; less in tests.
 	mostWaiting, mostLocked int
 
 	// mu guards what a Settle changes: money and holds, and what is not in the
 	// database yet.
-	mu      sync.Mutex
-	closed  atomic.Bool
-	health  health
-	lookups *lookups
-	seen    *seen
-	people  people
-	holds   map[string]hold // by record id
-	settled int64           // when the last record was, or nothing may be any more before
-	current *gathering      // what the lanes' Current files hold
-	taken   *gathering      // what their Other files hold, on its way to the database
+	mu        sync.Mutex
+	closed    atomic.Bool
+	health    health
+	lookups   *lookups
+	seen      *seen
+	directory directory
+	holds     map[string]hold // by record id
+	settled   int64           // when the last record was, or nothing may be any more before
+	current   *pending        // what the shards' Current files hold
+	taken     *pending        // what their Other files hold, on its way to the database
 
 	// flushing is held by who moves records from the journal to the database.
-	// Locked before writing, lanes and mu.
+	// Locked before writing, shards and mu.
 	flushing sync.Mutex
-	spare    *gathering // empty, the next taken
+	spare    *pending // empty, the next taken
 
-	begun, gathered, quit chan struct{}
-	loops                 sync.WaitGroup
+	begun, full, quit chan struct{}
+	loops             sync.WaitGroup
 }
 
 // Balance implements billing.Ledger.
@@ -101,7 +101,7 @@ func (l *Ledger) Balance(_ context.Context, name string) (billing.Balance, error
 	if l.closed.Load() {
 		return billing.Balance{}, billing.ErrClosed
 	}
-	u := l.people.user(name)
+	u := l.directory.user(name)
 	if u == nil {
 		return billing.Balance{}, fmt.Errorf("balance of %q: %w", name, billing.ErrUnknownUser)
 	}
@@ -148,7 +148,7 @@ func (l *Ledger) closeFiles() error {
 	if l.writer != nil {
 		errs = append(errs, l.writer.Close())
 	}
-	errs = append(errs, l.lanes.Close())
+	errs = append(errs, l.shards.Close())
 	if l.lock != nil {
 		errs = append(errs, l.lock.Close())
 	}

@@ -12,7 +12,7 @@ import (
 
 // load reads from the database who there is.
 func (l *Ledger) load(ctx context.Context) error {
-	l.people = newPeople()
+	l.directory = newDirectory()
 	for _, part := range []struct {
 		what, query string
 		scan        func(*sql.Rows) error
@@ -48,7 +48,7 @@ func (l *Ledger) loadAll(ctx context.Context, query string, scan func(*sql.Rows)
 func (l *Ledger) loadUser(rows *sql.Rows) error {
 	u := new(user)
 	err := rows.Scan(&u.name, &u.number, (*int64)(&u.amount), &u.source, &u.concurrency, &u.disabled, &u.isRemoved)
-	l.people.users[u.name] = u
+	l.directory.users[u.name] = u
 	return err
 }
 
@@ -73,7 +73,7 @@ func (l *Ledger) loadKey(rows *sql.Rows) error {
 	}
 	copy(k.Digest[:], digest)
 	k.Expires, k.Created, k.LastUsed = loadedTime(expires), loadedTime(created), loadedTime(lastUsed)
-	l.people.addKey(k)
+	l.directory.addKey(k)
 	return nil
 }
 
@@ -83,11 +83,11 @@ func (l *Ledger) loadSubscription(rows *sql.Rows) error {
 	if err := rows.Scan(&of.user, &of.group, &until); err != nil {
 		return err
 	}
-	u := l.people.users[of.user]
+	u := l.directory.users[of.user]
 	if u == nil {
 		return fmt.Errorf("a subscription of %q, who is not there", of.user)
 	}
-	u.subscribe(l.people.subscription(of), loadedTime(until))
+	u.subscribe(l.directory.subscription(of), loadedTime(until))
 	return nil
 }
 
@@ -101,12 +101,12 @@ func (l *Ledger) loadWindows(rows *sql.Rows) error {
 	if err := rows.Scan(targets...); err != nil {
 		return err
 	}
-	var of *purse
-	switch k := l.people.keys[name]; {
+	var of *budget
+	switch k := l.directory.keys[name]; {
 	case kind == kindSubscription:
-		of = &l.people.subscription(membership{name, group}).purse
+		of = &l.directory.subscription(membership{name, group}).budget
 	case k != nil:
-		of = &k.purse
+		of = &k.budget
 	default:
 		return fmt.Errorf("windows of a %s %q that is not there", kind, name)
 	}

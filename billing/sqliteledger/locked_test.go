@@ -246,14 +246,14 @@ func TestAMinuteAtTwoThousandASecond(t *testing.T) {
 		wantLocked(t, "Close", l.Close(), dir)
 	})
 	unlock()
-	lanes, err := openLanes(dir, false)
+	shards, err := openShards(dir, false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lanes.Close()
+	defer shards.Close()
 	count := 0
-	for _, lane := range lanes {
-		for _, f := range []*journal.File{lane.Current, lane.Other} {
+	for _, shard := range shards {
+		for _, f := range []*journal.File{shard.Current, shard.Other} {
 			records, end, err := f.Read(0, f.Size(), math.MaxInt)
 			if err != nil || end != f.Size() {
 				t.Errorf("read to %d of %d, %v", end, f.Size(), err)
@@ -305,7 +305,7 @@ func TestMoreThanMayWaitForALockedDatabase(t *testing.T) {
 		log.wantOnce(t, "end the program that has locked")
 
 		unlock()
-		time.Sleep(gatherFor + time.Second)
+		time.Sleep(flushEvery + time.Second)
 		wantHold(t, l, "b", nil)
 		log.wantOnce(t, "can be written to again")
 		wantSettled(t, l, 3000)

@@ -58,10 +58,10 @@ func Open(ctx context.Context, dir string, opts Options) (_ *Ledger, err error) 
 	l := &Ledger{
 		dir: dir, log: opts.Logger, sync: opts.Sync, location: opts.Location, now: opts.now,
 		mostWaiting: maxWaiting, mostLocked: maxLocked,
-		current: newGathering(), taken: newGathering(), spare: newGathering(),
+		current: newPending(), taken: newPending(), spare: newPending(),
 		holds:  make(map[string]hold),
 		health: health{dir: dir, log: opts.Logger},
-		begun:  make(chan struct{}, 1), gathered: make(chan struct{}, 1), quit: make(chan struct{}),
+		begun:  make(chan struct{}, 1), full: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	defer func() {
 		if err != nil {
@@ -123,7 +123,7 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 	if err := l.writer.prepare(); err != nil {
 		return err
 	}
-	if l.lanes, err = openLanes(l.dir, opts.Sync); err != nil {
+	if l.shards, err = openShards(l.dir, opts.Sync); err != nil {
 		return err
 	}
 	if opts.Sync {

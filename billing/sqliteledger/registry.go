@@ -44,11 +44,11 @@ func (l *Ledger) alone(f func() error) error {
 	return l.unwritable(l.explain(f()))
 }
 
-// see gives what f sees of the people.
-func see[T any](l *Ledger, f func(*people) T) T {
+// see gives what f sees of users and keys.
+func see[T any](l *Ledger, f func(*directory) T) T {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return f(&l.people)
+	return f(&l.directory)
 }
 
 // Declare implements billing.Ledger. Where another program has locked the database,
@@ -81,10 +81,10 @@ func (l *Ledger) declareAll(ctx context.Context, users []billing.User) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, declared := range users {
-		if l.people.added(declared.Name) != nil {
+		if l.directory.added(declared.Name) != nil {
 			continue
 		}
-		u := l.people.meet(declared.Name)
+		u := l.directory.meet(declared.Name)
 		u.source, u.isRemoved = billing.SourceConfig, false
 		u.amount += credited[i]
 	}
@@ -96,7 +96,7 @@ func (l *Ledger) declare(ctx context.Context, u billing.User) (billing.USD, erro
 	if err := checkUser(u); err != nil {
 		return 0, err
 	}
-	number, isAdded := l.people.next(u.Name)
+	number, isAdded := l.directory.next(u.Name)
 	if isAdded {
 		return 0, nil
 	}
@@ -124,7 +124,7 @@ func checkUser(u billing.User) error {
 
 // next is the number of who has a name, or will have it next, and whether he was added.
 // Who holds Ledger.writing needs not hold mu: nobody comes or goes meanwhile.
-func (p *people) next(name string) (number int64, isAdded bool) {
+func (p *directory) next(name string) (number int64, isAdded bool) {
 	if u := p.users[name]; u != nil {
 		return u.number, !u.isRemoved && u.source == billing.SourceAPI
 	}
@@ -132,7 +132,7 @@ func (p *people) next(name string) (number int64, isAdded bool) {
 }
 
 // meet is the user of that name, who is made where he isn't there.
-func (p *people) meet(name string) *user {
+func (p *directory) meet(name string) *user {
 	if p.users[name] == nil {
 		p.users[name] = &user{name: name, number: 1}
 	}
@@ -165,7 +165,7 @@ func (l *Ledger) addUser(ctx context.Context, added billing.User) error {
 		return err
 	}
 	before, number := billing.USD(0), int64(1)
-	isThere := see(l, func(p *people) bool {
+	isThere := see(l, func(p *directory) bool {
 		if u := p.users[added.Name]; u != nil {
 			before, number = u.amount, u.number
 		}
@@ -194,7 +194,7 @@ func (l *Ledger) addUser(ctx context.Context, added billing.User) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	u := l.people.meet(added.Name)
+	u := l.directory.meet(added.Name)
 	u.source, u.isRemoved = billing.SourceAPI, false
 	u.concurrency, u.disabled = added.Concurrency, false
 	u.amount += added.Balance
@@ -209,7 +209,7 @@ func inRange(amount billing.USD) bool { return amount <= largestAmount/2 && amou
 // ChangeUser implements billing.Ledger.
 func (l *Ledger) ChangeUser(ctx context.Context, name string, change billing.UserChange) error {
 	err := l.change(func() error {
-		u := see(l, func(p *people) *user { return p.added(name) })
+		u := see(l, func(p *directory) *user { return p.added(name) })
 		if u == nil {
 			return billing.ErrUnknownUser
 		}
@@ -246,7 +246,7 @@ func (l *Ledger) RemoveUser(ctx context.Context, name string) error {
 }
 
 func (l *Ledger) removeUser(ctx context.Context, name string) error {
-	u := l.people.added(name)
+	u := l.directory.added(name)
 	if u == nil {
 		return billing.ErrUnknownUser
 	}
@@ -273,15 +273,15 @@ func (l *Ledger) removeUser(ctx context.Context, name string) error {
 		return err
 	}
 	// What is held for him ends with what he was, which nobody finds any more.
-	l.people.users[name] = &user{name: name, source: u.source, number: u.number + 1, isRemoved: true}
-	for of := range l.people.subscriptions {
+	l.directory.users[name] = &user{name: name, source: u.source, number: u.number + 1, isRemoved: true}
+	for of := range l.directory.subscriptions {
 		if of.user == name {
-			delete(l.people.subscriptions, of)
+			delete(l.directory.subscriptions, of)
 		}
 	}
-	for _, k := range l.people.keys {
+	for _, k := range l.directory.keys {
 		if k.User == name {
-			l.people.revokeKey(k)
+			l.directory.revokeKey(k)
 		}
 	}
 	return nil
@@ -294,7 +294,7 @@ func (l *Ledger) User(_ context.Context, name string) (billing.Profile, error) {
 	if l.closed.Load() {
 		return billing.Profile{}, billing.ErrClosed
 	}
-	u := l.people.user(name)
+	u := l.directory.user(name)
 	if u == nil {
 		return billing.Profile{}, fmt.Errorf("user %q: %w", name, billing.ErrUnknownUser)
 	}
@@ -306,7 +306,7 @@ func (l *Ledger) Users(context.Context) ([]billing.Profile, error) {
 	if l.closed.Load() {
 		return nil, billing.ErrClosed
 	}
-	profiles := see(l, func(p *people) []billing.Profile {
+	profiles := see(l, func(p *directory) []billing.Profile {
 		now := l.now()
 		profiles := make([]billing.Profile, 0, len(p.users))
 		for _, u := range p.users {
@@ -335,7 +335,7 @@ func (l *Ledger) Credit(ctx context.Context, name string, c billing.Credit) (bil
 }
 
 func (l *Ledger) credit(ctx context.Context, name string, c billing.Credit) (balance billing.Balance, credited bool, err error) {
-	u := see(l, func(p *people) *user { return p.user(name) })
+	u := see(l, func(p *directory) *user { return p.user(name) })
 	if u == nil {
 		return balance, false, billing.ErrUnknownUser
 	}

@@ -122,7 +122,7 @@ func TestReplayInTheOrderOfSettling(t *testing.T) {
 		l = open(t, dir, Options{})
 		check(t, l)
 		checkWindows(t, l)
-		got := l.people.keys["k"].windows
+		got := l.directory.keys["k"].windows
 		want := billing.WindowsFrom(day(10), time.UTC)
 		want.Add(day(10), chargeOfChild, time.UTC)
 		want.Add(day(11), chargeOfChild, time.UTC)

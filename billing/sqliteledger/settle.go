@@ -79,8 +79,8 @@ var errFull = errors.New("too many records wait for the database")
 // journal, or nothing where the database has it already. errFull if most records wait
 // for the database.
 func (l *Ledger) admit(r *settled, frame []byte, most int) (end journal.Position, err error) {
-	lane := l.lanes.locked()
-	defer lane.mu.Unlock()
+	shard := l.shards.locked()
+	defer shard.mu.Unlock()
 	end, err = l.expect(r, most)
 	if errors.Is(err, errSettled) {
 		return end, nil
@@ -88,18 +88,18 @@ func (l *Ledger) admit(r *settled, frame []byte, most int) (end journal.Position
 	if err != nil {
 		return end, err
 	}
-	return l.keep(lane, r, frame)
+	return l.keep(shard, r, frame)
 }
 
 // keep appends the record to the journal, ends its hold and takes what it spent.
-func (l *Ledger) keep(on *lane, r *settled, frame []byte) (end journal.Position, err error) {
+func (l *Ledger) keep(on *shard, r *settled, frame []byte) (end journal.Position, err error) {
 	end, err = on.Current.Append(frame)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
 		return end, l.journalFailed(fmt.Errorf("writing to the journal in %s: %w", l.dir, err))
 	}
-	if at, isWaiting := l.endOf(r.ID); isWaiting { // since expect, over another lane
+	if at, isWaiting := l.endOf(r.ID); isWaiting { // since expect, over another shard
 		return at, nil
 	}
 	r.charge()
@@ -135,7 +135,7 @@ func (l *Ledger) expect(r *settled, most int) (end journal.Position, err error) 
 	if l.waiting() >= most {
 		return end, errFull
 	}
-	r.owner, r.isGone = l.people.owner(&r.Record)
+	r.owner, r.isGone = l.directory.owner(&r.Record)
 	if r.Billing == billing.PaidFromBalance {
 		err = r.chargeable()
 	}
@@ -169,7 +169,7 @@ func (l *Ledger) enter(r *settled) {
 	r.now, r.at = now.UnixNano(), billing.UnixNano(at)
 	l.settled = max(l.settled+1, r.now)
 	r.Settled = time.Unix(0, l.settled)
-	r.subscription, r.key = l.people.spendsFrom(r)
+	r.subscription, r.key = l.directory.spendsFrom(r)
 	if s := r.subscription; s != nil {
 		r.countIn(&s.windows, l.location)
 	}

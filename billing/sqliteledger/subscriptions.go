@@ -15,8 +15,8 @@ func (l *Ledger) Subscription(_ context.Context, user, group string) (billing.Su
 	if l.closed.Load() {
 		return billing.Subscription{}, billing.ErrClosed
 	}
-	s := l.people.subscriptions[membership{user, group}]
-	if s == nil || l.people.user(user) == nil {
+	s := l.directory.subscriptions[membership{user, group}]
+	if s == nil || l.directory.user(user) == nil {
 		return billing.Subscription{Group: group}, nil
 	}
 	return s.at(l.now(), l.location), nil
@@ -25,7 +25,7 @@ func (l *Ledger) Subscription(_ context.Context, user, group string) (billing.Su
 // Subscribe implements billing.Ledger.
 func (l *Ledger) Subscribe(ctx context.Context, name, group string, until time.Time) error {
 	err := l.change(func() error {
-		u := see(l, func(p *people) *user { return p.user(name) })
+		u := see(l, func(p *directory) *user { return p.user(name) })
 		if u == nil {
 			return billing.ErrUnknownUser
 		}
@@ -36,7 +36,7 @@ func (l *Ledger) Subscribe(ctx context.Context, name, group string, until time.T
 		}
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		u.subscribe(l.people.subscription(membership{name, group}), keptTime(until))
+		u.subscribe(l.directory.subscription(membership{name, group}), keptTime(until))
 		return nil
 	})
 	if err != nil {
@@ -48,7 +48,7 @@ func (l *Ledger) Subscribe(ctx context.Context, name, group string, until time.T
 // Unsubscribe implements billing.Ledger.
 func (l *Ledger) Unsubscribe(ctx context.Context, user, group string) error {
 	err := l.exclusively(func() error {
-		s := l.people.subscriptions[membership{user, group}]
+		s := l.directory.subscriptions[membership{user, group}]
 		if s == nil || !s.subscribed {
 			return billing.ErrNotSubscribed
 		}
@@ -62,7 +62,7 @@ func (l *Ledger) Unsubscribe(ctx context.Context, user, group string) error {
 		if err != nil {
 			return err
 		}
-		l.people.users[user].unsubscribe(s)
+		l.directory.users[user].unsubscribe(s)
 		return nil
 	})
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 func (l *Ledger) takeOver() error {
 	l.flushing.Lock()
 	defer l.flushing.Unlock()
-	currents, others, err := l.lanes.resume()
+	currents, others, err := l.shards.resume()
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (l *Ledger) takeOver() error {
 }
 
 // takeOverFile does so with the records of one file.
-func (l *Ledger) takeOverFile(f *journal.File, into *gathering) error {
+func (l *Ledger) takeOverFile(f *journal.File, into *pending) error {
 	if f.Size() == 0 {
 		return nil
 	}
@@ -63,7 +63,7 @@ func (l *Ledger) takeOverFile(f *journal.File, into *gathering) error {
 		if isWaiting {
 			continue
 		}
-		l.people.meetPayer(r)
+		l.directory.meetPayer(r)
 		l.seen.add(r.ID)
 		l.enter(r)
 		into.add(r, f.End())
@@ -73,7 +73,7 @@ func (l *Ledger) takeOverFile(f *journal.File, into *gathering) error {
 
 // meetPayer finds whose a record is, and takes it from his balance if that paid. He may
 // be missing where a power failure cost the database more than the journal.
-func (p *people) meetPayer(r *settled) {
+func (p *directory) meetPayer(r *settled) {
 	if r.Billing == billing.PaidFromBalance && p.users[r.User] == nil {
 		u := p.meet(r.User)
 		u.source, u.number = billing.SourceConfig, max(r.UserNumber, 1)

@@ -89,18 +89,18 @@ func breakJournal(t *testing.T, l *Ledger) (mend func()) {
 		t.Fatal(err)
 	}
 	broken.Close()
-	l.lanes.lock()
-	defer l.lanes.unlock()
+	l.shards.lock()
+	defer l.shards.unlock()
 	var writable []*journal.File
-	for _, lane := range l.lanes {
-		writable = append(writable, lane.Current)
-		lane.Current = broken
+	for _, shard := range l.shards {
+		writable = append(writable, shard.Current)
+		shard.Current = broken
 	}
 	return func() {
-		l.lanes.lock()
-		defer l.lanes.unlock()
-		for i, lane := range l.lanes {
-			lane.Current = writable[i]
+		l.shards.lock()
+		defer l.shards.unlock()
+		for i, shard := range l.shards {
+			shard.Current = writable[i]
 		}
 	}
 }
@@ -155,7 +155,7 @@ func TestHoldWhileTheDatabaseTakesNothing(t *testing.T) {
 			}
 		}
 		settle(0, 200)
-		time.Sleep(gatherFor + time.Second)
+		time.Sleep(flushEvery + time.Second)
 		wantHold(t, l, "a", nil)
 		time.Sleep(patience)
 		wantHold(t, l, "b", billing.ErrUnwritable)
@@ -173,7 +173,7 @@ func TestHoldWhileTheDatabaseTakesNothing(t *testing.T) {
 
 		limitDatabase(t, l, 1)
 		settle(300, 801)
-		time.Sleep(gatherFor + time.Second)
+		time.Sleep(flushEvery + time.Second)
 		wantHold(t, l, "c", billing.ErrUnwritable) // there must be room for those in flight
 		settle(801, 1300)
 		if err := l.Settle(t.Context(), childRecord("one too many"), nil); !errors.Is(err, billing.ErrUnwritable) {

@@ -2,27 +2,27 @@ package sqliteledger
 
 import "github.com/sub2api/caddy-sub2api/billing/journal"
 
-// gathering is what was settled and is not in the database yet, or not known to be:
+// pending is what was settled and is not in the database yet, or not known to be:
 // records, in the order of settling, and where each ends in the journal, by its id.
-type gathering struct {
+type pending struct {
 	records []*settled
 	ends    map[string]journal.Position
 }
 
-func newGathering() *gathering {
-	return &gathering{ends: make(map[string]journal.Position)}
+func newPending() *pending {
+	return &pending{ends: make(map[string]journal.Position)}
 }
 
-func (g *gathering) add(r *settled, end journal.Position) {
+func (g *pending) add(r *settled, end journal.Position) {
 	g.records = append(g.records, r)
 	g.ends[r.ID] = end
 }
 
 // reset empties it, and keeps its memory, unless that is what many records took
 // that waited for long.
-func (g *gathering) reset() {
-	if len(g.records) > 2*gatherCount {
-		*g = *newGathering()
+func (g *pending) reset() {
+	if len(g.records) > 2*flushCount {
+		*g = *newPending()
 		return
 	}
 	clear(g.records)
@@ -41,11 +41,11 @@ func (l *Ledger) endOf(id string) (end journal.Position, isWaiting bool) {
 	return end, isWaiting
 }
 
-// take has another gathering begin; nothing may be taken already. For who holds
-// flushing, all lanes and mu.
-func (l *Ledger) take() {
+// rotate begins a new pending batch; none may be taken already. For who holds
+// flushing, all shards and mu.
+func (l *Ledger) rotate() {
 	l.current, l.taken = l.taken, l.current
-	l.lanes.swap()
+	l.shards.swap()
 }
 
 // forgetTaken is for who holds flushing and mu, and resets spare thereafter, which

@@ -14,21 +14,21 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing/ledgertest"
 )
 
-// TestNobodyWaitsForAnothersWrite: all lanes but one are in a write.
+// TestNobodyWaitsForAnothersWrite: all shards but one are in a write.
 func TestNobodyWaitsForAnothersWrite(t *testing.T) {
 	l := openWithAlice(t, t.TempDir())
 	defer l.Close()
-	for busy := range l.lanes[1:] {
-		l.lanes[busy].mu.Lock()
+	for busy := range l.shards[1:] {
+		l.shards[busy].mu.Lock()
 		if err := l.Settle(t.Context(), childRecord(fmt.Sprint(busy)), nil); err != nil {
 			t.Error(err)
 		}
 	}
-	if got := l.lanes[len(l.lanes)-1].Current.Size(); got == 0 {
-		t.Error("the last lane has no record")
+	if got := l.shards[len(l.shards)-1].Current.Size(); got == 0 {
+		t.Error("the last shard has no record")
 	}
-	l.lanes[:len(l.lanes)-1].unlock()
-	wantSettled(t, l, len(l.lanes)-1)
+	l.shards[:len(l.shards)-1].unlock()
+	wantSettled(t, l, len(l.shards)-1)
 	check(t, l)
 }
 
@@ -39,12 +39,12 @@ func TestSettledTwiceAtOnce(t *testing.T) {
 	defer l.Close()
 	r := childRecord("a")
 	frame := journalOf(t, r)
-	first := l.lanes.locked()
+	first := l.shards.locked()
 	late := &settled{Record: *r}
 	if _, err := l.expect(late, l.mostWaiting); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Settle(t.Context(), r, nil); err != nil { // over another lane
+	if err := l.Settle(t.Context(), r, nil); err != nil { // over another shard
 		t.Fatal(err)
 	}
 	if _, err := l.keep(first, late, frame); err != nil {
@@ -59,8 +59,8 @@ func TestSettledTwiceAtOnce(t *testing.T) {
 }
 
 // TestLanesOfAnEarlierProcess: one that had more cores, or none but the first.
-func TestLanesOfAnEarlierProcess(t *testing.T) {
-	for _, count := range []int{1, mostLanes + 3} {
+func TestShardsOfAnEarlierProcess(t *testing.T) {
+	for _, count := range []int{1, mostShards + 3} {
 		dir := t.TempDir()
 		if err := openWithAlice(t, dir).Close(); err != nil {
 			t.Fatal(err)
@@ -100,8 +100,8 @@ func TestLanesOfAnEarlierProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		files, err := filepath.Glob(filepath.Join(dir, "journal-*"))
-		if err != nil || len(files) != 2*len(l.lanes) || len(files) < 2*count {
-			t.Errorf("%d files of %d lanes, %v", len(files), len(l.lanes), err)
+		if err != nil || len(files) != 2*len(l.shards) || len(files) < 2*count {
+			t.Errorf("%d files of %d shards, %v", len(files), len(l.shards), err)
 		}
 		for _, name := range files {
 			if info, err := os.Stat(name); err != nil || info.Size() > 0 {

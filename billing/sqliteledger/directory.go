@@ -8,17 +8,17 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// people are all who are known, with their money as of the last Settle. Guarded by
+// directory is all who are known, with their money as of the last Settle. Guarded by
 // Ledger.mu; who there is changes only while Ledger.writing is held as well.
-type people struct {
+type directory struct {
 	users         map[string]*user
 	subscriptions map[membership]*subscription
 	keys          map[string]*key // by ID
 	digests       map[[32]byte]*key
 }
 
-func newPeople() people {
-	return people{
+func newDirectory() directory {
+	return directory{
 		users:         make(map[string]*user),
 		subscriptions: make(map[membership]*subscription),
 		keys:          make(map[string]*key),
@@ -38,8 +38,8 @@ type user struct {
 	subscriptions []*subscription
 }
 
-// purse is spending that is counted in windows.
-type purse struct {
+// budget is spending that is counted in windows.
+type budget struct {
 	windows billing.Windows
 	held    billing.USD
 	// stored are the windows that the database has. Guarded by Ledger.writing.
@@ -47,7 +47,7 @@ type purse struct {
 }
 
 // isAhead reports whether a window begins after now: the clock was ahead.
-func (p *purse) isAhead(now time.Time) bool {
+func (p *budget) isAhead(now time.Time) bool {
 	for s := range p.windows {
 		if p.windows[s].Start.After(now) {
 			return true
@@ -61,7 +61,7 @@ type membership struct{ user, group string }
 // subscription is a user's use of a group, with or without a right to it that the
 // ledger knows of.
 type subscription struct {
-	purse
+	budget
 	membership
 	subscribed bool
 	until      time.Time
@@ -69,14 +69,14 @@ type subscription struct {
 
 // key is a gateway key. Its texts and slices never change.
 type key struct {
-	purse
+	budget
 	billing.Key
 }
 
 func (k *key) isLimited() bool { return k.Limits != billing.Limits{} }
 
 // user is one who is known and not removed, or nil.
-func (p *people) user(name string) *user {
+func (p *directory) user(name string) *user {
 	if u := p.users[name]; u != nil && !u.isRemoved {
 		return u
 	}
@@ -84,7 +84,7 @@ func (p *people) user(name string) *user {
 }
 
 // added is a user who was added, or nil.
-func (p *people) added(name string) *user {
+func (p *directory) added(name string) *user {
 	if u := p.user(name); u != nil && u.source == billing.SourceAPI {
 		return u
 	}
@@ -92,7 +92,7 @@ func (p *people) added(name string) *user {
 }
 
 // subscription makes it where it isn't there.
-func (p *people) subscription(of membership) *subscription {
+func (p *directory) subscription(of membership) *subscription {
 	s := p.subscriptions[of]
 	if s == nil {
 		s = &subscription{membership: of}
@@ -121,19 +121,19 @@ func (u *user) unsubscribe(s *subscription) {
 	s.windows, s.stored = billing.Windows{}, billing.Windows{}
 }
 
-func (p *people) addKey(k *key) {
+func (p *directory) addKey(k *key) {
 	p.keys[k.ID] = k
 	p.digests[k.Digest] = k
 }
 
-func (p *people) revokeKey(k *key) {
+func (p *directory) revokeKey(k *key) {
 	delete(p.keys, k.ID)
 	delete(p.digests, k.Digest)
 }
 
 // owner is who has the name and the number of a record's user, or the name where it has
 // no number; nil for nobody, and isGone if somebody had.
-func (p *people) owner(r *billing.Record) (owner *user, isGone bool) {
+func (p *directory) owner(r *billing.Record) (owner *user, isGone bool) {
 	u := p.users[r.User]
 	if u != nil && (u.isRemoved || r.UserNumber != 0 && r.UserNumber != u.number) {
 		return nil, true
@@ -143,7 +143,7 @@ func (p *people) owner(r *billing.Record) (owner *user, isGone bool) {
 
 // spendsFrom are the subscription and the key whose windows count a record; nil
 // for none.
-func (p *people) spendsFrom(r *settled) (*subscription, *key) {
+func (p *directory) spendsFrom(r *settled) (*subscription, *key) {
 	if r.isGone {
 		return nil, nil
 	}
