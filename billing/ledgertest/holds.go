@@ -21,7 +21,7 @@ var holdTests = map[string]func(*testing.T, Open){
 	"holding twice is once":                                 holdTwice,
 	"a claim is not kept by reference":                      claimNotKept,
 	"unlimited users hold nothing":                          holdUnlimited,
-	"strangers hold nothing":                                holdStrangers,
+	"strangers hold nothing":                                holdUnknown,
 	"settling needs no hold":                                settleWithoutHold,
 	"a release after the settle gives nothing back":         releaseAfterSettle,
 	"a refused settle leaves the hold":                      refusedSettleHolds,
@@ -241,7 +241,7 @@ func holdUnlimited(t *testing.T, open Open) {
 	wantBalance(t, l, "alice", billing.Balance{Amount: 30})
 }
 
-func holdStrangers(t *testing.T, open Open) {
+func holdUnknown(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	for _, c := range []*billing.Claim{

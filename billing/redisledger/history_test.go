@@ -42,7 +42,7 @@ func TestAnyHistory(t *testing.T) {
 			}()
 			r.Repeat(map[string]func(*rapid.T){
 				"declare": h.declare, "settle": h.settle, "settle more": h.settle, "list": h.list,
-				"reopen": h.reopen, "kill": h.kill, "save": h.save, "go back": h.goBack,
+				"reopen": h.reopen, "kill": h.kill, "save": h.save, "go back": h.useRedis,
 				"outage": func(*rapid.T) { h.fail(loading) },
 				"full":   func(*rapid.T) { h.fail("OOM command not allowed when used memory > 'maxmemory'.") },
 				"back":   h.back,
@@ -197,9 +197,9 @@ func (h *history) save(*rapid.T) {
 	}
 }
 
-// goBack has Redis lose up to 50 s. Who is not known there then is declared again when
+// useRedis has Redis lose up to 50 s. Who is not known there then is declared again when
 // somebody asks, with what the config says by now.
-func (h *history) goBack(*rapid.T) {
+func (h *history) useRedis(*rapid.T) {
 	if h.restore == nil || time.Since(h.savedAt) > 50*time.Second {
 		return
 	}

@@ -137,7 +137,7 @@ func (l *Ledger) holdArguments(c *billing.Claim, h *hold, guard redislink.Guard)
 
 // answerHold takes in hold.lua's answer.
 func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, answer any) (billing.Payer, error) {
-	if list, _ := answer.([]any); len(list) == 1 && list[0] == "stranger" {
+	if list, _ := answer.([]any); len(list) == 1 && list[0] == "unknown user" {
 		l.holds.drop(h)
 		l.snapshot.forgetUser(c.User)
 		return billing.Payer{}, billing.ErrUnknownUser

@@ -66,11 +66,11 @@ type holds struct {
 	number uint64 // of the last
 	doubts int    // how often Redis lost what it had
 	// sums are of all that are not abandoned, untold of those in doubt.
-	sums, untold map[budget]billing.USD
+	sums, unsent map[budget]billing.USD
 }
 
 func newHolds() *holds {
-	return &holds{byID: make(map[string]*hold), sums: make(map[budget]billing.USD), untold: make(map[budget]billing.USD)}
+	return &holds{byID: make(map[string]*hold), sums: make(map[budget]billing.USD), unsent: make(map[budget]billing.USD)}
 }
 
 // count adds a hold to the sums, or takes it from them. mu is held.
@@ -80,7 +80,7 @@ func (hs *holds) count(h *hold, sign billing.USD) {
 			add(hs.sums, b, sign*h.amount)
 		}
 		if h.phase == inDoubt {
-			add(hs.untold, b, sign*h.amount)
+			add(hs.unsent, b, sign*h.amount)
 		}
 	}
 }
@@ -119,7 +119,7 @@ func (hs *holds) ask(c *billing.Claim) *hold {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	h := hs.make(c, asked)
-	h.unknown = sumsOf(hs.untold, c)
+	h.unknown = sumsOf(hs.unsent, c)
 	return h
 }
 
@@ -209,7 +209,7 @@ func (hs *holds) sum(b budget) billing.USD {
 func (hs *holds) in(which phase) (list []hold) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
-	if which == inDoubt && len(hs.untold) == 0 {
+	if which == inDoubt && len(hs.unsent) == 0 {
 		return nil
 	}
 	for _, h := range hs.byID {

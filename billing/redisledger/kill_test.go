@@ -182,10 +182,10 @@ func TestKilledAsRedisGoesBack(t *testing.T) {
 	for range 3 {
 		child := startChild(t, spool, mini.Addr())
 		ids = append(ids, child.read(100)...)
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		ids = append(ids, child.read(100+rand.IntN(500))...)
 		ids = append(ids, child.kill()...)
-		goBack()
+		useRedis()
 		l := openWith(t, client, redisledger.Options{Spool: spool})
 		l.declareAlice(t)
 		l.settle(t, newID())

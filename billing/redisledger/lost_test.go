@@ -40,7 +40,7 @@ func TestRedisGoesBack(t *testing.T) {
 				}
 				credit("alice", "known", 1)
 				time.Sleep(2 * time.Second)
-				goBack := redistest.Copy(t, client)
+				useRedis := redistest.Copy(t, client)
 				l.settle(t, "a", "b")
 				other.settle(t, "c")
 				credit("alice", "c", 500)
@@ -51,7 +51,7 @@ func TestRedisGoesBack(t *testing.T) {
 				must(t, l.Settle(t.Context(), of, nil))
 				l.wantMet(t, "held", 33)
 
-				goBack()
+				useRedis()
 				must(t, find(l))
 				time.Sleep(2 * time.Second)
 				for _, n := range []*node{l, other} {
@@ -81,12 +81,12 @@ func TestRedisGoesBackAgainAndAgain(t *testing.T) {
 		l := open(t, client)
 		l.declareAlice(t)
 		l.settle(t, "0")
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		var ids []string
 		for i := range 5 {
 			l.settle(t, fmt.Sprint("a", i), fmt.Sprint("b", i))
 			ids = append(ids, fmt.Sprint("a", i), fmt.Sprint("b", i))
-			goBack()
+			useRedis()
 			time.Sleep(time.Duration(i) * 500 * time.Millisecond)
 		}
 		time.Sleep(2 * time.Second)
@@ -100,7 +100,7 @@ func TestRedisLosesMoreThanAMinute(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
 		l := open(t, client)
 		l.declareAlice(t)
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		l.settle(t, "old")
 		time.Sleep(5 * time.Minute)
 		if n := sizeOf(l.spool, "0", "journal-0") + sizeOf(l.spool, "0", "journal-1"); n != 0 {
@@ -109,7 +109,7 @@ func TestRedisLosesMoreThanAMinute(t *testing.T) {
 		l.settle(t, "new")
 		time.Sleep(59 * time.Second)
 		l.settle(t, "newest")
-		goBack()
+		useRedis()
 		time.Sleep(2 * time.Second)
 		checkKept(t, client, []string{"new", "newest"})
 	})
@@ -121,7 +121,7 @@ func TestRecordsTakenLateAreKeptForAMinute(t *testing.T) {
 		options := redisledger.Options{Spool: t.TempDir()}
 		l := openWith(t, client, options)
 		l.declareAlice(t)
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		time.Sleep(30 * time.Second)
 		l.settle(t, "a")
 		time.Sleep(40 * time.Second) // now it is in the older of the two files
@@ -134,7 +134,7 @@ func TestRecordsTakenLateAreKeptForAMinute(t *testing.T) {
 		time.Sleep(5*time.Minute + 30*time.Second)
 		mini.SetError("")
 		time.Sleep(55 * time.Second)
-		goBack()
+		useRedis()
 		time.Sleep(2 * time.Second)
 		checkKept(t, client, []string{"a", "b", "c"})
 	})
@@ -153,7 +153,7 @@ func TestRefusedRecordsAreKeptForAMinute(t *testing.T) {
 			t.Fatal("no refused record is kept")
 		}
 		other.declareAlice(t)
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		for range 20 * 60 {
 			if time.Sleep(time.Second); sizeOf(l.spool, "0", "refused") == 0 {
 				break
@@ -161,7 +161,7 @@ func TestRefusedRecordsAreKeptForAMinute(t *testing.T) {
 		}
 		other.wantSettled(t, 2)
 		time.Sleep(30 * time.Second)
-		goBack()
+		useRedis()
 		time.Sleep(2 * time.Second)
 		l.wantWaiting(t, 0)
 		checkKept(t, client, []string{"a", "b"})
@@ -238,18 +238,18 @@ func TestNameHasAnotherOwner(t *testing.T) {
 					r.User, r.UserNumber, r.Charged = "bob", int64(number), charged
 					must(t, l.Settle(ctx, r, nil))
 				}
-				goBack, first, second := redistest.Copy(t, client), billing.USD(10+5-3), billing.USD(200+50-30)
+				useRedis, first, second := redistest.Copy(t, client), billing.USD(10+5-3), billing.USD(200+50-30)
 				own(1, 10, 5, 3)
 				if when == "between" {
-					goBack = redistest.Copy(t, client)
+					useRedis = redistest.Copy(t, client)
 				}
 				must(t, l.RemoveUser(ctx, "bob"))
 				own(2, 200, 50, 30)
 				if when == "after" {
-					goBack = redistest.Copy(t, client)
+					useRedis = redistest.Copy(t, client)
 					l.settle(t, "e")
 				}
-				goBack()
+				useRedis()
 				time.Sleep(2 * time.Second)
 				want := first // what removed him was lost
 				if when == "after" {
@@ -272,13 +272,13 @@ func TestRedisGoesBackWhileNobodyRuns(t *testing.T) {
 		options := redisledger.Options{Spool: t.TempDir()}
 		l := openWith(t, client, options)
 		l.declareAlice(t)
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		l.settle(t, "a", "b")
 		if _, _, err := l.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 2 * charge}); err != nil {
 			t.Fatal(err)
 		}
 		must(t, l.close())
-		goBack()
+		useRedis()
 		time.Sleep(time.Hour)
 		l = openWith(t, client, options)
 		if l.Waiting() != 0 {
@@ -299,10 +299,10 @@ func TestMoneySetAsideComesBack(t *testing.T) {
 		l, other := open(t, client), open(t, clientOf(t, mini))
 		l.declareAlice(t)
 		l.settle(t, "known")
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		l.settle(t, "a")
 		l.wantMet(t, "held", opening-2*charge)
-		goBack()
+		useRedis()
 		l.settle(t, "b") // which finds out
 		l.wantRefused(t, "more", charge, true)
 		time.Sleep(2 * time.Second)
@@ -319,7 +319,7 @@ func TestAnswersOfBefore(t *testing.T) {
 		l := open(t, client)
 		l.declareAlice(t)
 		l.settle(t, "first")
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		other := open(t, clientOf(t, mini))
 		for i := range 5 { // changes that nobody tells again, which the version counts
 			if _, _, err := other.Credit(t.Context(), "alice", billing.Credit{ID: fmt.Sprint(i), Amount: 0}); err != nil {
@@ -334,7 +334,7 @@ func TestAnswersOfBefore(t *testing.T) {
 				delayed = delayed || isFirst
 				err := next(ctx, cmds)
 				if isFirst {
-					goBack()
+					useRedis()
 					time.Sleep(900 * time.Millisecond)
 					l.settle(t, "b") // which finds out
 					time.Sleep(50 * time.Millisecond)
@@ -410,9 +410,9 @@ func TestRedisGoesBackUnderLoad(t *testing.T) {
 			const times = 4
 			for range times {
 				time.Sleep(100 * time.Millisecond)
-				goBack := redistest.Copy(t, admin)
+				useRedis := redistest.Copy(t, admin)
 				time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
-				goBack()
+				useRedis()
 				time.Sleep(300 * time.Millisecond)
 			}
 			end()

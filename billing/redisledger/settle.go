@@ -163,7 +163,7 @@ func (l *Ledger) settled(r *billing.Record, asked count, answer any) (isNew bool
 		l.wentBack(lost)
 	}
 	switch did {
-	case "stranger":
+	case "unknown user":
 		return false, fmt.Errorf("charging %q: %w", r.User, billing.ErrUnknownUser)
 	case "spent":
 		return false, fmt.Errorf("charging %q %s: %w", r.User, r.Charged, errSpent)
@@ -303,7 +303,7 @@ func (c *counter) learn(asked count, counted, settledAt int64) (lost int64, isOl
 	default:
 		c.now.acknowledged = max(c.now.acknowledged, counted)
 	}
-	c.goBack(lost, counted)
+	c.useRedis(lost, counted)
 	return lost, isTwice
 }
 
@@ -314,12 +314,12 @@ func (c *counter) compare(asked count, counted int64) (lost int64) {
 	if asked.epoch == c.now.epoch && counted < asked.acknowledged {
 		lost = c.now.acknowledged - counted
 	}
-	c.goBack(lost, counted)
+	c.useRedis(lost, counted)
 	return lost
 }
 
-// goBack begins another epoch if something was lost. mu is held.
-func (c *counter) goBack(lost, counted int64) {
+// useRedis begins another epoch if something was lost. mu is held.
+func (c *counter) useRedis(lost, counted int64) {
 	if lost > 0 {
 		c.now = count{counted, c.now.epoch + 1}
 		clear(c.answers[:])

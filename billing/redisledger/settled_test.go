@@ -110,13 +110,13 @@ func TestSettledOnlyGrows(t *testing.T) {
 			}
 			last = r.Settled
 		}
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		mini.Set("{n}:settled:last", "1") // and it knows nothing of any export
 		a.settle(t, "after")
 		if r, err := a.Record(t.Context(), "after"); err != nil || !r.Settled.After(last.Add(-time.Hour)) {
 			t.Errorf("%+v, %v: this process knew of one settled at %v", r, err, last)
 		}
-		goBack()
+		useRedis()
 	})
 }
 

@@ -82,14 +82,14 @@ func TestTakenOverAfterRedisWentBack(t *testing.T) {
 		l.declareAlice(t)
 		l.settle(t, "known")
 		killed := openWith(t, dead, redisledger.Options{})
-		goBack := redistest.Copy(t, client)
+		useRedis := redistest.Copy(t, client)
 		killed.settle(t, "a", "b")
 		if _, _, err := killed.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 2 * charge}); err != nil {
 			t.Fatal(err)
 		}
 		outage.is.Store(true) // it is dead from here on
 		must(t, os.CopyFS(filepath.Join(options.Spool, "5"), os.DirFS(filepath.Join(killed.spool, "0"))))
-		goBack()
+		useRedis()
 		l.settle(t, "c")
 		time.Sleep(11 * time.Second)
 		l.wantWaiting(t, 0)
@@ -100,7 +100,7 @@ func TestTakenOverAfterRedisWentBack(t *testing.T) {
 		wantIdentity(t, client, "alice")
 
 		time.Sleep(45 * time.Second) // and it keeps them for a minute from then
-		goBack()
+		useRedis()
 		time.Sleep(2 * time.Second)
 		l.wantSettled(t, 2)
 		wantIdentity(t, client, "alice")

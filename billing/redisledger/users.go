@@ -74,12 +74,12 @@ func (l *Ledger) RemoveUser(ctx context.Context, name string) error {
 
 // refusals are the answers of scripts that change nothing.
 var refusals = map[any]error{
-	"stranger":    billing.ErrUnknownUser,
-	"user exists": billing.ErrUserExists,
-	"range":       errRange,
-	"key exists":  billing.ErrKeyExists,
-	"unknown key": billing.ErrUnknownKey,
-	"none":        billing.ErrNotSubscribed,
+	"unknown user": billing.ErrUnknownUser,
+	"user exists":  billing.ErrUserExists,
+	"range":        errRange,
+	"key exists":   billing.ErrKeyExists,
+	"unknown key":  billing.ErrUnknownKey,
+	"none":         billing.ErrNotSubscribed,
 }
 
 // change runs a script that answers with what it did.

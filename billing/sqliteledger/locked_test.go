@@ -25,7 +25,7 @@ import (
 // executes.
 const lockSQL = "SQLITELEDGER_TEST_SQL"
 
-func init() { jobsOfChildren["lock"] = lockUntilTold }
+func init() { jobsOfChildren["lock"] = lockUntilUnlocked }
 
 // What another program may have done to the database.
 const (
@@ -36,7 +36,7 @@ const (
 
 // lockUntilTold is a child's job: it is another program, and lets go of the database
 // at the end of its input.
-func lockUntilTold(dir string) error {
+func lockUntilUnlocked(dir string) error {
 	c, err := connect(context.Background(), filepath.Join(dir, databaseName))
 	if err != nil {
 		return err

@@ -101,15 +101,15 @@ func (e *export[T]) csvRow(row *T) {
 		cell := column.cell(row)
 		e.cells[i] = cell.text
 		if cell.kind == asName {
-			e.cells[i] = tame(cell.text)
+			e.cells[i] = escapeFormula(cell.text)
 		}
 	}
 	e.err = e.csv.Write(e.cells)
 }
 
-// tame keeps a spreadsheet from taking a name for a formula. No name that
+// escapeFormula keeps a spreadsheet from taking a name for a formula. No name that
 // someone means begins like one.
-func tame(name string) string {
+func escapeFormula(name string) string {
 	if name != "" && strings.ContainsRune("=+-@\t\r", rune(name[0])) {
 		return "'" + name
 	}

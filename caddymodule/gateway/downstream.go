@@ -20,7 +20,7 @@ type downstream struct {
 	ended    bool          // the handler returns: nothing may be written any more
 	between  bool          // what is out ends between two events
 	last     time.Duration // when something went out, on the clock
-	beat     *time.Timer   // nil without keepalive
+	timer    *time.Timer   // nil without keepalive
 	interval time.Duration
 	after    time.Duration
 }
@@ -40,7 +40,7 @@ func (c *downstream) keepAlive(interval, after time.Duration) {
 	defer c.mu.Unlock()
 	c.interval, c.after = interval, after
 	c.last, c.between = c.clock.now(), true
-	c.beat = time.AfterFunc(after, c.onBeat)
+	c.timer = time.AfterFunc(after, c.onTimer)
 }
 
 // answering has the first comment go out within a time, if none has: an account has begun
@@ -48,13 +48,13 @@ func (c *downstream) keepAlive(interval, after time.Duration) {
 func (c *downstream) answering(within time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.beat == nil || c.started || c.ended {
+	if c.timer == nil || c.started || c.ended {
 		return
 	}
 	now := c.clock.now()
 	if left := c.after - (now - c.last); left > within {
 		c.last = now + within - c.after
-		c.beat.Reset(within)
+		c.timer.Reset(within)
 	}
 }
 
@@ -63,16 +63,16 @@ func (c *downstream) answering(within time.Duration) {
 // more.
 const answeringAfter = 15 * time.Second
 
-// onBeat runs when the client may have heard nothing for long enough. Writes
+// onTimer runs when the client may have heard nothing for long enough. Writes
 // don't touch the timer: it looks back at the last one.
-func (c *downstream) onBeat() {
+func (c *downstream) onTimer() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended || c.started && !c.stream {
 		return // a comment has no place in another answer
 	}
 	if silent := c.clock.now() - c.last; silent < c.after {
-		c.beat.Reset(c.after - silent)
+		c.timer.Reset(c.after - silent)
 		return
 	}
 	if c.between {
@@ -81,7 +81,7 @@ func (c *downstream) onBeat() {
 			return // the client is gone; the request's context tells
 		}
 	}
-	c.beat.Reset(c.interval)
+	c.timer.Reset(c.interval)
 	// From here on it is the interval that counts.
 	c.last += c.interval - c.after
 }
@@ -166,8 +166,8 @@ func (c *downstream) end() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
-	if c.beat != nil {
-		c.beat.Stop()
+	if c.timer != nil {
+		c.timer.Stop()
 	}
 }
 

@@ -190,7 +190,7 @@ func (l *Link) failed(began time.Time, err error) *Outage {
 	case began.Before(l.upAt): // it is of an outage that is over
 	case outage.Stalled:
 		l.suspect = true
-		l.rouse()
+		l.probeSoon()
 	default:
 		l.goDown(outage)
 	}
@@ -206,11 +206,11 @@ func (l *Link) goDown(outage *Outage) {
 	}
 	l.down = outage
 	l.options.Logger.Error("Redis is out of reach; "+l.options.Meanwhile, "error", outage.Err)
-	l.rouse()
+	l.probeSoon()
 }
 
-// rouse has the loop look after Redis; it begins with the first outage. mu is held.
-func (l *Link) rouse() {
+// probeSoon has the loop look after Redis; it begins with the first outage. mu is held.
+func (l *Link) probeSoon() {
 	if !l.running {
 		l.running = true
 		l.loop.Go(l.run)

@@ -47,7 +47,7 @@ func (s *State) Keep(keeper Keeper) error {
 	now := s.now()
 	for _, p := range s.places {
 		if !p.accountState.Equal(&scheduler.AccountState{}) {
-			k.soil(p)
+			k.markDirty(p)
 		}
 	}
 	for name, accountState := range saved {
@@ -61,8 +61,8 @@ func (s *State) Keep(keeper Keeper) error {
 	return nil
 }
 
-// soil marks a place whose account state must be saved.
-func (k *keeping) soil(p *place) {
+// markDirty marks a place whose account state must be saved.
+func (k *keeping) markDirty(p *place) {
 	k.dirty[p] = struct{}{}
 	if k.saved == nil {
 		k.saved = make(chan struct{})

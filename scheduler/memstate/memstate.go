@@ -263,7 +263,7 @@ func (s *State) Change(_ context.Context, name string, f func(*scheduler.Account
 	accountState := p.accountState.Clone()
 	f(&accountState)
 	if s.keeping != nil && !accountState.Equal(&p.accountState) {
-		s.keeping.soil(p)
+		s.keeping.markDirty(p)
 	}
 	s.setAccountState(p, accountState, s.now())
 	return accountState, nil

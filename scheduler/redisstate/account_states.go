@@ -46,7 +46,7 @@ func (k *accountStates) set(place, text string) error {
 	return nil
 }
 
-// take takes in the changes that a beat brought, and reports whether there are
+// take takes in the changes that a heartbeat brought, and reports whether there are
 // more.
 func (k *accountStates) take(s *State, changes []any, version int64) (more bool) {
 	s.mu.Lock()
@@ -122,7 +122,7 @@ func (s *State) Change(ctx context.Context, place string, f func(*scheduler.Acco
 	err = s.inForce(func(local scheduler.State) error {
 		if local != nil {
 			s.mu.Lock()
-			s.accountStates.get(place) // goBack looks at it
+			s.accountStates.get(place) // useRedis looks at it
 			s.mu.Unlock()
 			next, err = local.Change(ctx, place, f)
 			return err

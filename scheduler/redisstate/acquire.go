@@ -84,7 +84,7 @@ func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask, along roundtri
 	}
 	define := s.due(set)
 	granted := redislink.Guard{Key: s.prefix + "held", Field: ask.Lease}
-	// A node that is a stranger joins, an unknown set is told, an expired lease
+	// An unknown node joins, an unknown set is told, an expired lease
 	// ended: once each.
 	for range 5 {
 		reply, err := s.link.RunAlong(ctx, granted, along, acquireScript, s.keys, s.args(s.acquireArgs(ask, set, define))...)
@@ -94,7 +94,7 @@ func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask, along roundtri
 		along = nil
 		r := list(reply)
 		switch text(r, 0) {
-		case "stranger":
+		case "unknown node":
 			if err := s.join(ctx); err != nil {
 				return scheduler.Answer{}, err
 			}
@@ -254,7 +254,7 @@ func (s *State) ReleaseAlong(leases ...string) (along roundtrip.Batch, done func
 	s.gate.RUnlock()
 	return along, func(ctx context.Context) {
 		if cmd == nil || cmd.Err() != nil {
-			_ = s.Release(ctx, leases...) // it is owed where it fails
+			_ = s.Release(ctx, leases...) // it is tried again where it fails
 		}
 	}
 }
@@ -265,7 +265,7 @@ func (s *State) forget(leases []string) {
 	now := s.now()
 	s.forgetReleases(now)
 	for _, lease := range leases {
-		if len(s.released) < maxOwed {
+		if len(s.released) < maxUnreleased {
 			s.released = append(s.released, release{lease, now})
 		}
 		delete(s.held, lease)
@@ -277,8 +277,8 @@ func (s *State) forget(leases []string) {
 }
 
 const (
-	// maxOwed bounds what is remembered of releases; leases beyond it expire.
-	maxOwed = 100_000
+	// maxUnreleased bounds what is remembered of releases; leases beyond it expire.
+	maxUnreleased = 100_000
 	// rememberedFor is how long a release is remembered that Redis has acknowledged.
 	// A restart loses two seconds of them at most (appendfsync everysec), a failover
 	// what the replica had not received.
@@ -300,10 +300,10 @@ func (s *State) forgetReleases(now time.Time) {
 func (s *State) owe(leases []string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.suspect = s.joined // the next beat tells, if no Regain does
+	s.suspect = s.joined // the next heartbeat tells, if no Regain does
 	for _, lease := range leases {
-		if len(s.owed) < maxOwed {
-			s.owed[lease] = struct{}{}
+		if len(s.unreleased) < maxUnreleased {
+			s.unreleased[lease] = struct{}{}
 		}
 	}
 }

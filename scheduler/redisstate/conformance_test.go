@@ -96,7 +96,7 @@ func suite(t *testing.T, client redis.UniversalClient, count int) {
 	var all *nodes
 	settle := func() {
 		time.Sleep(10 * time.Millisecond)
-		all.beat()
+		all.heartbeat()
 		time.Sleep(20 * time.Millisecond)
 	}
 	statetest.Run(t, statetest.Harness{

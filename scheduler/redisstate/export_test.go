@@ -6,7 +6,7 @@ import "time"
 func (s *State) Skew(d time.Duration) { s.skew.Add(d.Milliseconds()) }
 
 // Beat has the State do at once what it does twice a second.
-func (s *State) Beat() {
+func (s *State) Heartbeat() {
 	s.tick()
 	s.mu.Lock()
 	var names []string

@@ -34,7 +34,7 @@ func (s *State) Lock(ctx context.Context, name string, ttl time.Duration) (unloc
 		case reply == int64(1):
 			return sync.OnceFunc(func() { s.unlock(name, token) }), nil
 		}
-		timer := time.NewTimer(beatEvery)
+		timer := time.NewTimer(heartbeatEvery)
 		select {
 		case <-free:
 		case <-timer.C:

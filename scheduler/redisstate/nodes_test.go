@@ -110,9 +110,9 @@ func (n *nodes) skew(d time.Duration) {
 	}
 }
 
-func (n *nodes) beat() {
+func (n *nodes) heartbeat() {
 	for _, state := range n.states {
-		state.Beat()
+		state.Heartbeat()
 	}
 }
 

@@ -54,7 +54,7 @@ func (s *State) inForce(f func(local scheduler.State) error) error {
 			s.relapse()
 			return fmt.Errorf("%w: %w", scheduler.ErrUnavailable, outage)
 		default:
-			s.goLocal()
+			s.useFallback()
 		}
 	}
 }
@@ -78,13 +78,13 @@ func refused(err error) error {
 // on, if it serves by itself.
 func (s *State) Lost() {
 	if s.options.Fallback != nil && s.begun.Load() {
-		s.goLocal()
+		s.useFallback()
 	}
 }
 
-// goLocal puts the fallback in force, with what this node knows, unless it is
+// useFallback puts the fallback in force, with what this node knows, unless it is
 // already or Redis is back. The gate must not be held.
-func (s *State) goLocal() {
+func (s *State) useFallback() {
 	s.gate.Lock()
 	defer s.gate.Unlock()
 	if s.local != nil || s.isClosed() || s.link.Down() == nil {
@@ -127,8 +127,8 @@ func (s *State) changeOver(local scheduler.State) {
 		if w.over {
 			continue
 		}
-		if local != nil && len(s.owed) < maxOwed { // the place in line at Redis is given up
-			s.owed[lease] = struct{}{}
+		if local != nil && len(s.unreleased) < maxUnreleased { // the place in line at Redis is given up
+			s.unreleased[lease] = struct{}{}
 		}
 		w.wake()
 	}
@@ -158,7 +158,7 @@ func (s *State) share(c *scheduler.Candidates) *scheduler.Candidates {
 // node holds and has learnt.
 func (s *State) Regain(ctx context.Context) error {
 	s.gate.Lock()
-	local, changed, err := s.goBack(ctx)
+	local, changed, err := s.useRedis(ctx)
 	s.gate.Unlock()
 	if err != nil || local == nil {
 		return err
@@ -170,9 +170,9 @@ func (s *State) Regain(ctx context.Context) error {
 	return s.out() // it may be gone again
 }
 
-// goBack puts Redis in force again, and returns what was, with the account states that
+// useRedis puts Redis in force again, and returns what was, with the account states that
 // have changed meanwhile. The gate is held for writing: nobody is given a slot.
-func (s *State) goBack(ctx context.Context) (local scheduler.State, changed map[string]scheduler.AccountState, err error) {
+func (s *State) useRedis(ctx context.Context) (local scheduler.State, changed map[string]scheduler.AccountState, err error) {
 	down := s.link.Down()
 	if s.begun.Load() && !s.isClosed() {
 		if err := s.join(ctx); err != nil {

@@ -270,7 +270,7 @@ func TestSlotsGivenBackToARedisThatForgetsIt(t *testing.T) {
 				kept, along := a.grant("x", ask(c)), a.grant("x", ask(c))
 				w := a.line(ask(c))
 				time.Sleep(time.Second)
-				goBack := redistest.Copy(t, pipeClient(t, server))
+				useRedis := redistest.Copy(t, pipeClient(t, server))
 				a.release(along)
 				if <-w.done; w.err != nil || w.answer.Kind != scheduler.Granted {
 					t.Fatalf("%+v, %v", w.answer, w.err)
@@ -281,7 +281,7 @@ func TestSlotsGivenBackToARedisThatForgetsIt(t *testing.T) {
 					a.cut()
 					a.grant("x", ask(c))
 				}
-				goBack()
+				useRedis()
 				a.mend()
 				time.Sleep(3 * time.Second)
 				if isSeen {

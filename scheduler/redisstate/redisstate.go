@@ -46,9 +46,9 @@ const (
 	defaultNamespace = "sub2api"
 	// releaseTimeout bounds Release and unlock, as State demands.
 	releaseTimeout = 5 * time.Second
-	// beatEvery is how often a node looks after its affairs: two commands a
+	// heartbeatEvery is how often a node looks after its affairs: two commands a
 	// second, whatever the number of those who wait.
-	beatEvery = 500 * time.Millisecond
+	heartbeatEvery = 500 * time.Millisecond
 )
 
 // State implements scheduler.State. Make one with New.
@@ -77,13 +77,13 @@ type State struct {
 	// since.
 	joined, suspect bool
 	denied          bool      // it was logged that Redis does not let this node listen
-	beat            string    // the last one, as Redis gave it
+	heartbeat       string    // the last one, as Redis gave it
 	origin          time.Time // Redis's time at start
 	nodes           int       // that are alive, this one included
 	held            map[string]*holding
 	waiters         map[string]*waiter
 	early           map[string]earlyAnswer
-	owed            map[string]struct{} // released while Redis was out of reach
+	unreleased      map[string]struct{} // released while Redis was out of reach
 	released        []release           // in the last rememberedFor: Redis may lose that it was told
 	unlocked        map[string]chan struct{}
 	defined         map[string]time.Time // when Redis was told of a set
@@ -92,7 +92,7 @@ type State struct {
 	accountStates accountStates
 	sessions      sessions
 
-	trouble string // what Redis said of the last beat; of live alone
+	trouble string // what Redis said of the last heartbeat; of live alone
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -133,7 +133,7 @@ func New(link *redislink.Link, options Options) *State {
 		held:          map[string]*holding{},
 		waiters:       map[string]*waiter{},
 		early:         map[string]earlyAnswer{},
-		owed:          map[string]struct{}{},
+		unreleased:    map[string]struct{}{},
 		unlocked:      map[string]chan struct{}{},
 		defined:       map[string]time.Time{},
 		accountStates: accountStates{places: map[string]*accountState{}},
@@ -176,7 +176,7 @@ func (s *State) clock() func() time.Time {
 // hearTime takes in the time of an answer that was just here, in milliseconds. The
 // answer that was fastest is the closest, unless Redis's clock was set. s.mu is held.
 func (s *State) hearTime(milliseconds string) {
-	s.beat = milliseconds
+	s.heartbeat = milliseconds
 	n, err := strconv.ParseInt(milliseconds, 10, 64)
 	if err != nil {
 		return

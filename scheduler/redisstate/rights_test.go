@@ -36,7 +36,7 @@ func (l *logged) String() string {
 }
 
 // TestWithoutRightsOnChannels those in line are served all the same, and whoever
-// waits for a lock gets it, a beat later.
+// waits for a lock gets it, a heartbeat later.
 func TestWithoutRightsOnChannels(t *testing.T) {
 	for name, rights := range map[string]string{
 		"no channel":             "resetchannels +@all",

@@ -37,7 +37,7 @@ func TestRoundTrips(t *testing.T) {
 		a.release(a.grant("account/a", ask(account)), a.grant("user/u", ask(user))) // the scripts and the set are known now
 		a.renew()
 		a.limit("account/other", time.Hour)
-		synctest.Wait() // the node's own first beats are over
+		synctest.Wait() // the node's own first heartbeats are over
 		before := a.sent.Load()
 		trips := func(want int64, what string) {
 			t.Helper()
@@ -79,7 +79,7 @@ func TestRoundTrips(t *testing.T) {
 	})
 }
 
-// TestALongLineIsCheap has what a beat and a release cost Redis grow with the line and
+// TestALongLineIsCheap has what a heartbeat and a release cost Redis grow with the line and
 // not with its square.
 func TestALongLineIsCheap(t *testing.T) {
 	const inLine = 300
@@ -103,7 +103,7 @@ func TestALongLineIsCheap(t *testing.T) {
 				t.Errorf("%s took %d commands, want %d at most", what, n, most)
 			}
 		}
-		cost("a beat", 10*inLine, a.Beat)
+		cost("a heartbeat", 10*inLine, a.Heartbeat)
 		cost("a release", 100, func() { a.release(held) })
 		<-line[0].done
 		if got := line[0].answer; got.Kind != scheduler.Granted {

@@ -15,17 +15,17 @@ import (
 var sources embed.FS
 
 var (
-	acquireScript = script("head", "acquire_fast", "core", "acquire")
-	releaseScript = script("head", "release_fast", "core", "release")
-	renewScript   = script("head", "core", "renew")
-	beatScript    = script("head", "core", "beat")
-	joinScript    = script("head", "core", "join")
-	changeScript  = script("head", "core", "change")
-	restoreScript = script("head", "core", "restore")
-	loadScript    = script("head", "core", "load")
-	markScript    = script("head", "mark")
-	lockScript    = script("head", "lock")
-	unlockScript  = script("head", "unlock")
+	acquireScript   = script("head", "acquire_fast", "core", "acquire")
+	releaseScript   = script("head", "release_fast", "core", "release")
+	renewScript     = script("head", "core", "renew")
+	heartbeatScript = script("head", "core", "heartbeat")
+	joinScript      = script("head", "core", "join")
+	changeScript    = script("head", "core", "change")
+	restoreScript   = script("head", "core", "restore")
+	loadScript      = script("head", "core", "load")
+	markScript      = script("head", "mark")
+	lockScript      = script("head", "lock")
+	unlockScript    = script("head", "unlock")
 )
 
 // script makes a script of its parts.

@@ -104,8 +104,8 @@ func (s *State) deliverEarly(w *waiter) {
 func (s *State) take(w *waiter, m *message) {
 	switch {
 	case s.local != nil:
-		if len(s.owed) < maxOwed {
-			s.owed[m.Lease] = struct{}{}
+		if len(s.unreleased) < maxUnreleased {
+			s.unreleased[m.Lease] = struct{}{}
 		}
 	case w != nil && w.epoch == s.epoch:
 		s.deliver(w, m)
@@ -121,7 +121,7 @@ func (s *State) deliver(w *waiter, m *message) {
 	}
 	if !m.Out {
 		until := w.heard.Add(w.ask.TTL)
-		if !s.now().Before(until) { // the slot may be another's by now: the next beat tells
+		if !s.now().Before(until) { // the slot may be another's by now: the next heartbeat tells
 			return
 		}
 		s.held[m.Lease] = &holding{place: m.Place, until: until}
@@ -237,7 +237,7 @@ func (s *State) hearUntilDenied() {
 	unlink := context.AfterFunc(s.ctx, func() { channel.Close() }) // which ends the reading
 	defer unlink()
 	for s.ctx.Err() == nil {
-		received, err := channel.ReceiveTimeout(s.ctx, 5*beatEvery)
+		received, err := channel.ReceiveTimeout(s.ctx, 5*heartbeatEvery)
 		switch m := received.(type) {
 		case *redis.Message:
 			if m.Channel == unlocked {
@@ -259,7 +259,7 @@ func (s *State) hearUntilDenied() {
 			err = channel.Ping(s.ctx)
 		}
 		if err != nil {
-			s.pause(beatEvery / 5)
+			s.pause(heartbeatEvery / 5)
 		}
 	}
 }

@@ -8,7 +8,7 @@
 -- limits, 11 to 13 what is not known here yet, of the balance, the key and the
 -- subscription, 14 to 16 the windows that begin today: begin and end, in seconds.
 --
--- Answers 'later': the guard is gone | 'stranger' | 'refused' | 'held', and for the
+-- Answers 'later': the guard is gone | 'unknown user' | 'refused' | 'held', and for the
 -- latter two, what there was before, of the user, of the key, of the subscription, and
 -- the time in microseconds. What refuses is for Go to say, by the same rules.
 if ARGV[1] ~= '' and redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 then return {'later'} end
@@ -16,7 +16,7 @@ local amount, least, pays, second = ARGV[3], ARGV[4], ARGV[6], math.floor(now / 
 
 sweep(KEYS[2], KEYS[5])
 local user = money(KEYS[2])
-if not user[1] or user[4] then return {'stranger'} end
+if not user[1] or user[4] then return {'unknown user'} end
 
 -- fits is billing.Windows.Lacks. A sum of a billion dollars is no sum to add to.
 local is_today = second >= tonumber(string.match(ARGV[14], '^%S+')) and second < tonumber(string.match(ARGV[14], '%S+$'))

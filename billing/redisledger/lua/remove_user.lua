@@ -1,9 +1,9 @@
 -- Removes an added user: Ledger.RemoveUser. His hash stays, for what is settled
 -- later, and the ids of his credits; his name's next owner has the next number.
 --
--- ARGV: 1 name, 2 the time, in nanoseconds. Answers 'removed' | 'stranger'.
+-- ARGV: 1 name, 2 the time, in nanoseconds. Answers 'removed' | 'unknown user'.
 local name, key = ARGV[1], user_key(ARGV[1])
-if not is_added(name) then return 'stranger' end
+if not is_added(name) then return 'unknown user' end
 for _, id in ipairs(call('SMEMBERS', P .. 'keys:' .. name)) do
   local gone = P .. 'key:' .. id
   call('HDEL', P .. 'keys', call('HGET', gone, 'digest'))

@@ -12,7 +12,7 @@
 -- for whoever has the name, 16 its time in seconds if it may have been settled once, and
 -- its day been deleted since, else ''.
 --
--- Answers what was done, 'kept' | 'twice': it was there | 'stranger': there is no such
+-- Answers what was done, 'kept' | 'twice': it was there | 'unknown user': there is no such
 -- user | 'spent': the balance can't go lower | 'clock': it was another day when the
 -- request came | 'deleted': its day was; and the user as he was before, the process's count, when it was
 -- settled, or when the request came, and the time, in microseconds.
@@ -36,7 +36,7 @@ if call('HEXISTS', KEYS[3], ARGV[1]) == 1 then
 elseif deleted and tonumber(ARGV[16]) < tonumber(deleted) then
   return {'deleted', user, count, settled, shown}
 elseif change ~= '' and not balance then
-  return {'stranger', user, count, settled, shown}
+  return {'unknown user', user, count, settled, shown}
 elseif change ~= '' and #balance > 19 then -- -1,000,000,000 dollars and less
   return {'spent', user, count, settled, shown}
 elseif subscribed or key[1] and key[2] ~= '' then

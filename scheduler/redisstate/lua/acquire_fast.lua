@@ -8,13 +8,13 @@
 --
 -- Answers: 'granted' place moved marks own last trial | 'queued' place sticky | 'full' | 'out'
 -- until | 'used' place: the lease is in use | 'expired': it was, and must be
--- released first | 'stranger': the node must join first | 'set': the definition
+-- released first | 'unknown node': the node must join first | 'set': the definition
 -- is needed.
 local node, lease, ttl, set = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local session = ARGV[11] ~= '' and ARGV[11]
 
 local seq = call('HMGET', SEQ, 'n:' .. node, 'settling')
-if not seq[1] then return {'stranger'} end
+if not seq[1] then return {'unknown node'} end
 local halted = number(seq[2]) > now
 
 local key, defined = P .. 'set:' .. set, nil

@@ -20,7 +20,7 @@ const (
 
 // live beats until the State is closed.
 func (s *State) live() {
-	ticker := time.NewTicker(beatEvery)
+	ticker := time.NewTicker(heartbeatEvery)
 	defer ticker.Stop()
 	for {
 		s.tick()
@@ -33,7 +33,7 @@ func (s *State) live() {
 	}
 }
 
-// tick beats while Redis is in force. What stops a beat is known to the link, or
+// tick beats while Redis is in force. What stops a heartbeat is known to the link, or
 // is what Redis said of it.
 func (s *State) tick() {
 	s.gate.RLock()
@@ -41,7 +41,7 @@ func (s *State) tick() {
 	var err error
 	if local == nil && out == nil {
 		s.prune()
-		err = s.beats()
+		err = s.heartbeats()
 	}
 	s.gate.RUnlock()
 	if local != nil && s.link.Down() == nil { // it was put in force just before Redis was back
@@ -65,7 +65,7 @@ func isOutage(err error) bool {
 	return ok
 }
 
-// doubt has the next beat bring back what Redis may have lost.
+// doubt has the next heartbeat bring back what Redis may have lost.
 func (s *State) doubt() {
 	s.mu.Lock()
 	s.suspect = s.joined
@@ -82,7 +82,7 @@ func (s *State) prune() {
 	defer s.mu.Unlock()
 	now := s.now()
 	for lease, m := range s.early {
-		if now.Sub(m.at) > 10*beatEvery {
+		if now.Sub(m.at) > 10*heartbeatEvery {
 			delete(s.early, lease)
 		}
 	}
@@ -100,7 +100,7 @@ func (s *State) prune() {
 
 // beats says that this node lives, and that its asks in line are awaited. The
 // gate is held.
-func (s *State) beats() error {
+func (s *State) heartbeats() error {
 	s.mu.Lock()
 	suspect := s.suspect
 	leases := make([]any, 0, len(s.waiters))
@@ -117,7 +117,7 @@ func (s *State) beats() error {
 	}
 	for {
 		n := min(len(leases), perBeat)
-		more, err := s.beatOnce(leases[:n])
+		more, err := s.heartbeatOnce(leases[:n])
 		if err != nil {
 			return err
 		}
@@ -128,19 +128,19 @@ func (s *State) beats() error {
 	}
 }
 
-// beatOnce reports whether there are more account states to fetch.
-func (s *State) beatOnce(leases []any) (more bool, err error) {
+// heartbeatOnce reports whether there are more account states to fetch.
+func (s *State) heartbeatOnce(leases []any) (more bool, err error) {
 	for {
 		s.mu.Lock()
-		before, version := s.beat, s.accountStates.version
+		before, version := s.heartbeat, s.accountStates.version
 		s.mu.Unlock()
 		sent := s.now()
-		reply, err := s.run(s.ctx, beatScript, append([]any{s.options.Node, before, version}, leases...)...)
+		reply, err := s.run(s.ctx, heartbeatScript, append([]any{s.options.Node, before, version}, leases...)...)
 		if err != nil {
 			return false, err
 		}
 		r := list(reply)
-		if text(r, 0) == "stranger" {
+		if text(r, 0) == "unknown node" {
 			if err := s.join(s.ctx); err != nil {
 				return false, err
 			}
@@ -161,7 +161,7 @@ func (s *State) beatOnce(leases []any) (more bool, err error) {
 	}
 }
 
-// answers takes in what a beat brought for asks in line.
+// answers takes in what a heartbeat brought for asks in line.
 func (s *State) answers(leases, answers []any, sent time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -198,7 +198,7 @@ func (s *State) join(ctx context.Context) error {
 		known = "1"
 	}
 	now := s.now()
-	var held, owed []any
+	var held, unreleased []any
 	var told []string
 	for lease, h := range s.held {
 		if now.Before(h.until) {
@@ -206,23 +206,23 @@ func (s *State) join(ctx context.Context) error {
 			told = append(told, lease)
 		}
 	}
-	for lease := range s.owed {
-		owed = append(owed, lease)
+	for lease := range s.unreleased {
+		unreleased = append(unreleased, lease)
 	}
 	s.forgetReleases(s.now())
 	for _, r := range s.released {
 		if s.held[r.lease] == nil && s.waiters[r.lease] == nil { // or it is in use again
-			owed = append(owed, r.lease)
+			unreleased = append(unreleased, r.lease)
 		}
 	}
 	s.mu.Unlock()
 	lost := false
-	for first := true; first || len(held)+len(owed) > 0; first = false {
-		n, m := min(len(owed), perJoin), min(len(held), 3*perJoin)
+	for first := true; first || len(held)+len(unreleased) > 0; first = false {
+		n, m := min(len(unreleased), perJoin), min(len(held), 3*perJoin)
 		if n > 0 {
 			m = 0 // what was given back goes first: an id may be in use again
 		}
-		args := append([]any{s.options.Node, known, n}, owed[:n]...)
+		args := append([]any{s.options.Node, known, n}, unreleased[:n]...)
 		reply, err := s.run(ctx, joinScript, append(args, held[:m]...)...)
 		if err != nil {
 			return err
@@ -231,11 +231,11 @@ func (s *State) join(ctx context.Context) error {
 		lost = lost || integer(r, 1) == 1
 		s.mu.Lock()
 		s.hearTime(text(r, 0))
-		for _, lease := range owed[:n] {
-			delete(s.owed, lease.(string))
+		for _, lease := range unreleased[:n] {
+			delete(s.unreleased, lease.(string))
 		}
 		s.mu.Unlock()
-		owed, held = owed[n:], held[m:]
+		unreleased, held = unreleased[n:], held[m:]
 	}
 	s.mu.Lock()
 	s.joined, s.suspect = true, false

@@ -1,15 +1,15 @@
 -- A node's sign of life. It keeps its asks in line alive, does what time has
 -- brought, and tells the node what it may have missed.
 --
--- ARGV: 2 node, 3 the beat before, as this script gave it, 4 the version of
+-- ARGV: 2 node, 3 the heartbeat before, as this script gave it, 4 the version of
 -- account states that the node knows, 5... leases that it awaits in line.
 --
--- Answers: 'stranger' | 'beat' this beat, whether the beat before is missing,
+-- Answers: 'unknown node' | 'heartbeat' this one, whether the beat before is missing,
 -- nodes alive, version, {place, account state...}, {answer or ''...} for each lease;
 -- '' = in line still, 'gone' = not in line.
 local node = ARGV[2]
 local before = call('ZSCORE', NODES, node)
-if not before then return {'stranger'} end
+if not before then return {'unknown node'} end
 call('ZADD', NODES, whole(now), node)
 for _, dead in ipairs(call('ZRANGEBYSCORE', NODES, '-inf', whole(now - 60000))) do
   call('ZREM', NODES, dead)
@@ -53,5 +53,5 @@ if from < version then
     version = tonumber(changed[i + 1])
   end
 end
-return {'beat', whole(now), before == ARGV[3] and 0 or 1,
+return {'heartbeat', whole(now), before == ARGV[3] and 0 or 1,
   call('ZCOUNT', NODES, whole(now - SILENCE), '+inf'), version, changes, answers}
