@@ -63,7 +63,7 @@ var losers = map[string]func(*testing.T) loser{
 	},
 	"Sentinel, killed": func(t *testing.T) loser {
 		sentinel := redistest.StartSentinel(t)
-		return killedLoser(overSentinel(sentinel), sentinel.Master, sentinel.Wait)
+		return killedLoser(overSentinel(sentinel), sentinel.Master, sentinel.WaitReplaced, sentinel.Wait)
 	},
 	"Cluster, planned": func(t *testing.T) loser {
 		cluster := redistest.StartCluster(t, 3, 1)
@@ -75,7 +75,11 @@ var losers = map[string]func(*testing.T) loser{
 	},
 	"Cluster, killed": func(t *testing.T) loser {
 		cluster := redistest.StartCluster(t, 3, 1)
-		return killedLoser(overCluster(cluster), masterOf(cluster), cluster.Wait)
+		return killedLoser(overCluster(cluster), masterOf(cluster), func(old *redistest.Server) {
+			for masterOf(cluster)() == old {
+				time.Sleep(50 * time.Millisecond)
+			}
+		}, cluster.Wait)
 	},
 	"restarted from a backup": func(t *testing.T) loser {
 		server := redistest.Start(t)
@@ -117,13 +121,11 @@ func replicatedLoser(p plan, master func() *redistest.Server, failOver func()) l
 }
 
 // killedLoser has a master die whose replicas lag, and come back as a replica.
-func killedLoser(p plan, master func() *redistest.Server, wait func()) loser {
+func killedLoser(p plan, master func() *redistest.Server, waitReplaced func(old *redistest.Server), wait func()) loser {
 	var old *redistest.Server
 	return loser{p, func() { old = master(); old.HoldReplicas() }, func() {
 		old.Kill()
-		for master() == old {
-			time.Sleep(50 * time.Millisecond)
-		}
+		waitReplaced(old)
 		old.Restart()
 		wait()
 	}}
@@ -195,6 +197,7 @@ func TestNothingOfTheLastMinuteIsLost(t *testing.T) {
 type giver struct {
 	f       *fleet
 	done    chan struct{}
+	stop    sync.Once // closes done
 	running sync.WaitGroup
 	given   map[string]billing.USD
 	late    int
@@ -203,6 +206,10 @@ type giver struct {
 // give has a giver begin.
 func (f *fleet) give() *giver {
 	g := &giver{f: f, done: make(chan struct{}), given: map[string]billing.USD{}}
+	f.t.Cleanup(func() {
+		g.stop.Do(func() { close(g.done) })
+		g.running.Wait()
+	})
 	g.running.Go(func() {
 		for {
 			select {
@@ -221,7 +228,7 @@ func (g *giver) credit() {
 	user := fmt.Sprintf("u%d", rand.IntN(users))
 	amount := billing.USD(1 + rand.Int64N(1_000_000_000))
 	in := map[string]any{"amount_usd": amount, "id": fmt.Sprintf("credit-%d", serial.Add(1)), "note": "a gift"}
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(30 * time.Second); time.Now().Before(end) && !g.f.t.Failed(); time.Sleep(50 * time.Millisecond) {
 		var out struct{ Credited bool }
 		at := g.f.nodes[rand.IntN(len(g.f.nodes))]
 		status, err := g.f.admin(at, "POST", "users/"+user+"/credit", in, &out)
@@ -234,12 +241,14 @@ func (g *giver) credit() {
 			g.f.t.Errorf("a credit: %v", err)
 		}
 	}
-	g.f.t.Errorf("a credit of %s to %s was not taken", amount, user)
+	if !g.f.t.Failed() {
+		g.f.t.Errorf("a credit of %s to %s was not taken", amount, user)
+	}
 }
 
 // end ends the giving, and returns what each user was given.
 func (g *giver) end() map[string]billing.USD {
-	close(g.done)
+	g.stop.Do(func() { close(g.done) })
 	g.running.Wait()
 	if len(g.given) == 0 {
 		g.f.t.Error("no credit was given")

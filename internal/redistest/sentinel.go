@@ -1,6 +1,7 @@
 package redistest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -109,6 +110,27 @@ func (s *Sentinel) Master() *Server {
 	return nil
 }
 
+// WaitReplaced returns once all sentinels that run name another master than old. One that
+// is empty may come back only then: a sentinel that still takes it for the master would
+// make the new one its replica, which loses all that there was.
+func (s *Sentinel) WaitReplaced(old *Server) {
+	s.t.Helper()
+	err := wait("all sentinels to name another master", func(ctx context.Context) error {
+		for _, sentinel := range s.sentinels {
+			if !sentinel.answers() {
+				continue
+			}
+			if master, err := s.masterBy(ctx, sentinel); err != nil || master == old {
+				return fmt.Errorf("the sentinel at %s names %s: %w", sentinel.Addr, old.Addr, cmp.Or(err, errors.New("it is the old one")))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // failOverWait is after how long sentinels that were to replace a master are asked
 // again.
 const failOverWait = 5 * time.Second
@@ -128,6 +150,9 @@ func (s *Sentinel) FailOver() {
 		// without a word where it then finds that the replica is not.
 		if time.Since(begun) > failOverWait {
 			if err := s.sentinels[0].client.Do(ctx, "SENTINEL", "FAILOVER", s.MasterName).Err(); err != nil {
+				// A replica that was held for longer than ten times the silence by which servers
+				// are dead is none that they choose.
+				old.ReleaseReplicas()
 				return err
 			}
 			begun = time.Now()
