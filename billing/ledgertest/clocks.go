@@ -13,14 +13,14 @@ import (
 
 // clockTests are about clocks that somebody sets.
 var clockTests = map[string]func(*testing.T, world){
-	"holds come back after the end of a process":           holdsExpire,
-	"a use counts when it was, however a clock is set":     countsByReading,
-	"no use counts after now":                              countsNotAhead,
-	"a clock that was ahead bars nobody":                   aheadAndBack,
-	"a clock that was ahead at the start bars nobody":      aheadAtStart,
-	"a clock that was ahead under load bars nobody":        aheadUnderLoad,
-	"a window is moved once, and ends with its day":        movedOnce,
-	"a clock that was behind counts anew when it is right": behindAndBack,
+	"holds come back after the end of a process":            holdsExpire,
+	"a use counts when it was, however a clock is set":      countsByReading,
+	"no use counts after now":                               countsNotAhead,
+	"a clock that was ahead bars nobody":                    aheadAndBack,
+	"a clock that was ahead at the start bars nobody":       aheadAtStart,
+	"a clock that was ahead under load bars nobody":         aheadUnderLoad,
+	"a window is moved once, and ends with its day":         movedOnce,
+	"a clock that was behind counts again when it is right": behindAndBack,
 }
 
 // jumps are how far a clock is set ahead, or back.

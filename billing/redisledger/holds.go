@@ -65,7 +65,7 @@ type holds struct {
 	byID   map[string]*hold
 	number uint64 // of the last
 	doubts int    // how often Redis lost what it had
-	// sums are of all that are not abandoned, untold of those in doubt.
+	// sums are of all that are not abandoned, unsent of those in doubt.
 	sums, unsent map[budget]billing.USD
 }
 

@@ -11,9 +11,9 @@ import (
 // there: nobody else writes to it, so that this is known now.
 func (l *Ledger) declareLater(ctx context.Context, users []billing.User) ([]billing.USD, error) {
 	credited := make([]billing.USD, len(users))
-	undeclared := l.undeclared[:len(l.undeclared):len(l.undeclared)]
+	unwritten := l.unwritten[:len(l.unwritten):len(l.unwritten)]
 	last, opened := make(map[string]billing.User), make(map[string]bool)
-	for _, u := range undeclared {
+	for _, u := range unwritten {
 		last[u.Name] = u
 		opened[u.Name] = opened[u.Name] || !u.Unlimited
 	}
@@ -38,23 +38,23 @@ func (l *Ledger) declareLater(ctx context.Context, users []billing.User) ([]bill
 			opened[u.Name] = true
 		}
 		if before, isThere := last[u.Name]; !isThere || before != u {
-			undeclared = append(undeclared, u)
+			unwritten = append(unwritten, u)
 			last[u.Name] = u
 		}
 	}
-	l.undeclared = undeclared
+	l.unwritten = unwritten
 	l.flushLater()
 	return credited, nil
 }
 
 // writeDeclared writes the users who wait for that. For who holds writing.
 func (l *Ledger) writeDeclared() error {
-	if len(l.undeclared) == 0 {
+	if len(l.unwritten) == 0 {
 		return nil
 	}
 	ctx := context.Background()
 	err := l.writer.transaction(func() error {
-		for _, u := range l.undeclared {
+		for _, u := range l.unwritten {
 			if _, err := l.declare(ctx, u); err != nil {
 				return fmt.Errorf("user %q: %w", u.Name, err)
 			}
@@ -65,6 +65,6 @@ func (l *Ledger) writeDeclared() error {
 	if err != nil {
 		return fmt.Errorf("declaring users to the ledger in %s: %w", l.dir, err)
 	}
-	l.undeclared = nil
+	l.unwritten = nil
 	return nil
 }

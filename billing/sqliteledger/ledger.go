@@ -63,9 +63,9 @@ type Ledger struct {
 	writing  sync.Mutex
 	writer   *writer
 	settling settling
-	// undeclared are users of a config who are known in memory and not in the
+	// unwritten are users of a config who are known in memory and not in the
 	// database, which another program has locked. Guarded by writing.
-	undeclared []billing.User
+	unwritten []billing.User
 
 	// shards are the journal. Locked before mu.
 	shards shards
@@ -128,7 +128,7 @@ func (l *Ledger) Close() error {
 	defer l.flushing.Unlock()
 	l.writing.Lock()
 	defer l.writing.Unlock()
-	l.undeclared = nil
+	l.unwritten = nil
 	if err := errors.Join(err, l.closeFiles()); err != nil {
 		return fmt.Errorf("closing the ledger in %s: %w", l.dir, err)
 	}

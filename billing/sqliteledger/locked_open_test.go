@@ -176,8 +176,8 @@ func TestDeclaringToALockedDatabase(t *testing.T) {
 				unlock()
 				check(t, l)
 			}
-			if len(l.undeclared) > 0 {
-				t.Errorf("%d users wait to be declared", len(l.undeclared))
+			if len(l.unwritten) > 0 {
+				t.Errorf("%d users wait to be declared", len(l.unwritten))
 			}
 			if err := l.Close(); err != nil {
 				t.Fatal(err)

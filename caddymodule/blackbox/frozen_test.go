@@ -161,7 +161,7 @@ func TestAFrozenConnectionMakesOneRequestLate(t *testing.T) {
 				}
 			}
 			if made := way.connections() - idle; made < 1 || made > 2 {
-				t.Errorf("%d connections were made anew", made)
+				t.Errorf("%d connections were made again", made)
 			}
 		})
 	}

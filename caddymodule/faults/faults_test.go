@@ -67,7 +67,7 @@ const (
 	wholes            = "whole"
 )
 
-// oddError is an error body that would change if it were encoded anew.
+// oddError is an error body that would change if it were encoded again.
 const oddError = `{ "type":"error", "error":{"type":"invalid_request_error","message":"messages.0: caf\u00e9 \"x\" is  too long"},"request_id":"req_of_upstream"}` + "\n"
 
 func body(status int, text string) simulator.Reply {

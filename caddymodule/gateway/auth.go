@@ -33,18 +33,18 @@ func (x *exchange) login(digest [sha256.Size]byte) error {
 		return storeError("opening the store", err)
 	}
 	from, now := visitorAddress(x.runtime.hooks.ClientAddress(x.r)), time.Now()
-	if wait := x.runtime.visitors.mustWait(digest, from, x.config.WrongKeyLimit, now); wait > 0 {
+	if wait := x.runtime.throttle.mustWait(digest, from, x.config.WrongKeyLimit, now); wait > 0 {
 		return errWrongKeys(wait)
 	}
 	found, owner, err := ledger.Login(x.ctx, digest)
 	switch {
 	case errors.Is(err, billing.ErrUnknownKey):
-		x.runtime.visitors.wrong(digest, from, now)
+		x.runtime.throttle.wrong(digest, from, now)
 		return errKey("invalid gateway key")
 	case err != nil:
 		return storeError("looking for a gateway key", err)
 	}
-	x.runtime.visitors.right(digest)
+	x.runtime.throttle.right(digest)
 	x.key, err = x.gateway.keyOf(&found, &owner, now)
 	return err
 }

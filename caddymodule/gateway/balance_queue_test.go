@@ -14,15 +14,15 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// purse is money that is set aside and given back.
-type purse struct {
+// money is money that is set aside and given back.
+type money struct {
 	mu    sync.Mutex
 	left  int
 	tried int
 	order []string
 }
 
-func (p *purse) Take(who string, amount int) error {
+func (p *money) Take(who string, amount int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.tried++
@@ -34,7 +34,7 @@ func (p *purse) Take(who string, amount int) error {
 	return nil
 }
 
-func (p *purse) put(amount int) {
+func (p *money) put(amount int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.left += amount
@@ -43,7 +43,7 @@ func (p *purse) put(amount int) {
 func TestMoneyIsGivenInTurn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var line balanceQueue
-		p := new(purse)
+		p := new(money)
 		var all sync.WaitGroup
 		for i, amount := range []int{3, 1, 1} { // the first needs most, and is not passed
 			all.Go(func() {
@@ -79,27 +79,27 @@ func TestMoneyIsGivenInTurn(t *testing.T) {
 func TestWaitingForMoney(t *testing.T) {
 	refused := errors.New("refused")
 	for name, test := range map[string]struct {
-		meanwhile func(p *purse, leave func())
-		try       func(p *purse) error
+		meanwhile func(p *money, leave func())
+		try       func(p *money) error
 		took      time.Duration
 		want      error // nil, refused, Canceled, or DeadlineExceeded for a refusal that time may mend
 		tried     int   // at most
 	}{
 		"another process gives some back": {
-			func(p *purse, _ func()) { time.Sleep(1100 * time.Millisecond); p.put(1) },
-			func(p *purse) error { return p.Take("", 1) }, 1500 * time.Millisecond, nil, 4,
+			func(p *money, _ func()) { time.Sleep(1100 * time.Millisecond); p.put(1) },
+			func(p *money) error { return p.Take("", 1) }, 1500 * time.Millisecond, nil, 4,
 		},
-		"nobody does":           {nil, func(p *purse) error { return p.Take("", 1) }, 30 * time.Second, context.DeadlineExceeded, 61},
-		"it is a plain refusal": {nil, func(*purse) error { return refused }, 0, refused, 0},
+		"nobody does":           {nil, func(p *money) error { return p.Take("", 1) }, 30 * time.Second, context.DeadlineExceeded, 61},
+		"it is a plain refusal": {nil, func(*money) error { return refused }, 0, refused, 0},
 		"the client leaves": {
-			func(_ *purse, leave func()) { time.Sleep(time.Second); leave() },
-			func(p *purse) error { return p.Take("", 1) }, time.Second, context.Canceled, 3,
+			func(_ *money, leave func()) { time.Sleep(time.Second); leave() },
+			func(p *money) error { return p.Take("", 1) }, time.Second, context.Canceled, 3,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var line balanceQueue
-				p := new(purse)
+				p := new(money)
 				ctx, leave := context.WithCancel(t.Context())
 				defer leave()
 				if test.meanwhile != nil {
@@ -135,7 +135,7 @@ type aheadTold struct {
 	answered bool
 	err      error
 
-	purse
+	money
 	released []string
 }
 
@@ -178,10 +178,10 @@ func TestMoneySetAsideAhead(t *testing.T) {
 		"met":                        {&aheadTold{payer: billing.PaidFromBalance, answered: true}, false, nil, 0, 0},
 		"met, and others wait":       {&aheadTold{payer: billing.PaidFromBalance, answered: true}, true, nil, 0, 0},
 		"refused for good":           {&aheadTold{answered: true, err: lacks}, true, lacks, 0, 0},
-		"refused for now":            {&aheadTold{answered: true, err: errHeld, purse: purse{left: 1}}, false, nil, 0, 1},
-		"refused, and others wait":   {&aheadTold{answered: true, err: errHeld, purse: purse{left: 1}}, true, nil, time.Second, 1},
-		"no answer":                  {&aheadTold{purse: purse{left: 1}}, false, nil, 0, 1},
-		"no answer, and others wait": {&aheadTold{purse: purse{left: 1}}, true, nil, time.Second, 1},
+		"refused for now":            {&aheadTold{answered: true, err: errHeld, money: money{left: 1}}, false, nil, 0, 1},
+		"refused, and others wait":   {&aheadTold{answered: true, err: errHeld, money: money{left: 1}}, true, nil, time.Second, 1},
+		"no answer":                  {&aheadTold{money: money{left: 1}}, false, nil, 0, 1},
+		"no answer, and others wait": {&aheadTold{money: money{left: 1}}, true, nil, time.Second, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

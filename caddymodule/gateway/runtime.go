@@ -61,7 +61,7 @@ type Runtime struct {
 	// unpriced are the models that a warning was logged of.
 	unpriced warnedModels
 	money    balanceQueue
-	visitors keyThrottle
+	throttle keyThrottle
 	// questions are those that the gateway asks accounts itself.
 	questions questions
 

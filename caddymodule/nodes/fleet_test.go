@@ -292,7 +292,7 @@ func (l *load) end(t testing.TB) {
 	t.Logf("%d answers, the slowest after %v", l.answers, l.slowest.Round(time.Millisecond))
 }
 
-// measure begins to count anew what the upstream sees.
+// measure begins to count again what the upstream sees.
 func (f *fleet) measure(script func(*simulator.Request) simulator.Reply) {
 	f.sim.Reset()
 	f.sim.Set("", script)

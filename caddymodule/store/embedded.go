@@ -150,7 +150,7 @@ func (k accountStateKeeper) Load() (map[string]scheduler.AccountState, error) {
 			err = json.Unmarshal(content, &accountState)
 		}
 		if err != nil {
-			k.logger.Error("an account's state can't be read; it begins anew", "file", k.documents.Where(accountStateDocuments, name), "error", err)
+			k.logger.Error("an account's state can't be read; it begins again", "file", k.documents.Where(accountStateDocuments, name), "error", err)
 			continue
 		}
 		all[name] = accountState

@@ -114,7 +114,7 @@ func (g *Gateway) Configure(caddyfile string) {
 	}
 }
 
-// Restart starts the gateway anew at its address and with the files it left,
+// Restart starts the gateway again at its address and with the files it left,
 // after a Kill if it still runs. It does not wait until the gateway serves.
 func (g *Gateway) Restart() {
 	g.t.Helper()

@@ -144,7 +144,7 @@ func (c *Cluster) FailOver(key string, force bool) {
 	if force {
 		words = append(words, "FORCE")
 	}
-	var asked time.Time // each call begins it anew
+	var asked time.Time // each call begins it again
 	err := wait("a replica to take over", func(ctx context.Context) error {
 		ranges, err := slots(ctx, old)
 		if err != nil {

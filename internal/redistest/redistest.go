@@ -148,7 +148,7 @@ func (s setup) server(t testing.TB, dir string) (*Server, error) {
 	if s.password != "" {
 		where.User = url.UserPassword(s.user, s.password)
 	}
-	// A sentinel knows neither save nor appendonly; others may set these anew below.
+	// A sentinel knows neither save nor appendonly; others may set these again below.
 	lines := []string{"bind 127.0.0.1", "dir " + dir}
 	if !s.sentinel {
 		lines = append(lines, `save ""`, "appendonly no")

@@ -57,7 +57,7 @@ func (s *Server) Stop() {
 	}
 }
 
-// Restart starts the server anew on the same port, with the files it left, after
+// Restart starts the server again on the same port, with the files it left, after
 // a Kill if it still runs. It returns once the server answers and has its data.
 func (s *Server) Restart() {
 	s.t.Helper()

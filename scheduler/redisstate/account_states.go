@@ -38,7 +38,7 @@ func (k *accountStates) set(place, text string) error {
 	var st scheduler.AccountState
 	if text != "" {
 		if err := json.Unmarshal([]byte(text), &st); err != nil {
-			return fmt.Errorf("the standing of %s in Redis can't be read: %w", place, err)
+			return fmt.Errorf("the state of %s in Redis can't be read: %w", place, err)
 		}
 	}
 	known := k.get(place)
@@ -142,12 +142,12 @@ func (s *State) changeRedis(ctx context.Context, place string, f func(*scheduler
 		f(&next)
 		after, err := json.Marshal(&next)
 		if err != nil {
-			return next, fmt.Errorf("changing the standing of %s: %w", place, err)
+			return next, fmt.Errorf("changing the state of %s: %w", place, err)
 		}
 		now := s.Now()
 		bars, err := barOf(&next, now)
 		if err != nil {
-			return next, fmt.Errorf("changing the standing of %s: %w", place, err)
+			return next, fmt.Errorf("changing the state of %s: %w", place, err)
 		}
 		over := next.Trials(now) < known.accountState.Trials(now)
 		reply, err := s.run(ctx, changeScript, place, known.text, string(after), bars, flag(over))

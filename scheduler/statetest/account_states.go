@@ -10,7 +10,7 @@ import (
 )
 
 var accountStateTests = map[string]func(*bench){
-	"standings are kept": func(b *bench) {
+	"account states are kept": func(b *bench) {
 		if got := b.s.AccountState("a"); !got.Clear(time.Now()) {
 			b.Fatalf("never seen, and yet %+v", got)
 		}
@@ -31,7 +31,7 @@ var accountStateTests = map[string]func(*bench){
 		}
 		b.Advance(time.Second)
 		if diff := cmp.Diff(want, b.s.AccountState("a")); diff != "" {
-			b.Fatalf("Standing (-want +got):\n%s", diff)
+			b.Fatalf("AccountState (-want +got):\n%s", diff)
 		}
 		b.change("a", func(st *scheduler.AccountState) {
 			if diff := cmp.Diff(want, *st); diff != "" {

@@ -19,7 +19,7 @@ type body struct {
 	bytes   []byte
 	reader  *bytes.Reader
 	written bool // the reader was read to its end, and is not read again
-	again   bool // net/http made another reader, to send the request anew
+	again   bool // net/http made another reader, to send the request again
 	dropped bool
 }
 
@@ -38,7 +38,7 @@ func (b *body) getBody() (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(b.bytes)), nil
 }
 
-// wrote is httptrace.ClientTrace.WroteRequest. Where a request is sent anew,
+// wrote is httptrace.ClientTrace.WroteRequest. Where a request is sent again,
 // it does not tell which reader it is about.
 func (b *body) wrote(info httptrace.WroteRequestInfo) {
 	b.mu.Lock()

@@ -118,7 +118,7 @@ func TestDropCutsNoRequest(t *testing.T) {
 	})
 }
 
-// Where net/http sends a request anew, no reader is emptied: it does not tell
+// Where net/http sends a request again, no reader is emptied: it does not tell
 // which one it has read.
 func TestBodySentAnew(t *testing.T) {
 	whole := []byte("the whole body")

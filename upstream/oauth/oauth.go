@@ -41,7 +41,7 @@ type Config struct {
 	Locker Locker
 	// Transport carries an account's requests to its token endpoint.
 	Transport func(*upstream.Account) http.RoundTripper
-	// Accounts are those that Run looks after, asked anew for every round.
+	// Accounts are those that Run looks after, asked again for every round.
 	Accounts func() []*upstream.Account
 	// Refused is told of a refresh token that the endpoint refused, for good, and
 	// why. It must not call Tokens.

@@ -101,7 +101,7 @@ func (x *exchange) document(what kind, reply *Reply) []byte {
 	return append(m.document(), '\n')
 }
 
-// recut joins pieces and cuts them anew. Tokens and pauses go with the piece
+// recut joins pieces and cuts them again. Tokens and pauses go with the piece
 // that holds their event's end.
 func recut(old []piece, sizes []int) []piece {
 	var all []byte

@@ -294,11 +294,11 @@ func TestTranscriptIsReplayedByteForByte(t *testing.T) {
 	plain := read(t, sim, "a", streamBody)
 	sim.Queue("a", simulator.Reply{Pieces: []int{7}})
 	if got := len(read(t, sim, "a", streamBody)); got != len(plain) {
-		t.Errorf("cut anew: %d bytes, want %d", got, len(plain))
+		t.Errorf("cut again: %d bytes, want %d", got, len(plain))
 	}
 	requests := sim.Requests()
 	if a, b := requests[4], requests[5]; a.OutputTokens != b.OutputTokens || b.Pieces != (b.Bytes+6)/7 {
-		t.Errorf("cut anew: recorded %+v, before %+v", b, a)
+		t.Errorf("cut again: recorded %+v, before %+v", b, a)
 	}
 }
 

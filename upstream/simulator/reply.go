@@ -32,7 +32,7 @@ type Reply struct {
 	Body []byte
 	// Events replace the events of a stream.
 	Events []Event
-	// Pieces cut the answer anew, whatever its events: sizes in bytes of what
+	// Pieces cut the answer again, whatever its events: sizes in bytes of what
 	// is written and flushed at once, the last one repeating. A size under 1
 	// counts as 1. Default: one piece per event; a Body is one piece.
 	Pieces []int
