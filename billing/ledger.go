@@ -51,13 +51,13 @@ type Ledger interface {
 // Cashier is a request's way through a Ledger: Hold before it goes upstream, then
 // Settle, or Release if there is nothing to settle.
 type Cashier interface {
-	// Hold sets the claim's Amount aside on what pays: the user's balance, or the
+	// Hold sets the request's Amount aside on what pays: the user's balance, or the
 	// windows of his subscription; and on the key's limits, where it has any. It
 	// returns who pays: PaidFromBalance, PaidFromSubscription, or PaidByNobody where
-	// the claim is Unlimited (a limit of the key counts all the same; with Terms it
+	// the request is Unlimited (a limit of the key counts all the same; with Terms it
 	// is the subscription that pays, then too), and the user's number, both of
 	// which go into the record. It is all or nothing: a *Refusal
-	// says what does not suffice. A claim whose ID holds something already changes
+	// says what does not suffice. A request whose ID holds something already changes
 	// nothing, and is answered as the first one was. ErrUnknownUser if the user was
 	// never declared nor added, or was removed. ErrUnwritable if no record could be
 	// kept.
@@ -67,9 +67,9 @@ type Cashier interface {
 	//
 	// It is on every request's way: embedded, it costs no disk access; else, one
 	// round trip. What is set aside comes back with Release or Settle of the same
-	// ID, and by itself at most 60 s after the end of this process. The claim is
+	// ID, and by itself at most 60 s after the end of this process. The request is
 	// not kept after the return.
-	Hold(ctx context.Context, claim *Claim) (Payer, error)
+	Hold(ctx context.Context, req *HoldRequest) (Payer, error)
 
 	// Release gives back what was set aside for a request that is not settled. It
 	// does nothing for one that holds nothing. It works when ctx has ended.

@@ -11,7 +11,7 @@ type User struct {
 	// Balance is the opening balance.
 	Balance USD
 	// Unlimited: the config declares no balance, so that none is credited yet. For
-	// Declare alone; who pays is what a Claim says.
+	// Declare alone; who pays is what a HoldRequest says.
 	Unlimited bool
 	// Concurrency is how many requests may be in flight; 0 = no limit. For AddUser
 	// alone: the config's own is its business.

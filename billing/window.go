@@ -85,7 +85,7 @@ func midnight(year int, month time.Month, day int, loc *time.Location) time.Time
 // Moved are ws as a clock that shows now makes of them. A window that begins later
 // began when the clock was ahead: it begins today instead, with what was used of it,
 // so that it bars nobody for as long as the clock was ahead. It is what comes before
-// At, Lacks and Add.
+// At, Refuse and Add.
 func (ws Windows) Moved(now time.Time, loc *time.Location) Windows {
 	var fresh *Windows
 	for s := range ws {

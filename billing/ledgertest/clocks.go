@@ -32,19 +32,19 @@ func holdsExpire(t *testing.T, w world) {
 	k := key("sk-alice", "alice", limits(1000, 0))
 	addKey(t, l, k)
 	terms := subscribed("g", billing.Limits{1000, 0, 0})
-	hold(t, l, billing.PaidFromBalance, claim("a", 600, withKey(k)))
-	hold(t, l, billing.PaidFromSubscription, claim("b", 300, withKey(k), terms))
+	hold(t, l, billing.PaidFromBalance, req("a", 600, withKey(k)))
+	hold(t, l, billing.PaidFromSubscription, req("b", 300, withKey(k), terms))
 	close1(t, l)
 	w.clock.Pass(t, time.Minute)
 	l = w.open(t)
 	defer close1(t, l)
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
-	hold(t, l, billing.PaidFromBalance, claim("c", 1000, withKey(k)))
-	hold(t, l, billing.PaidFromSubscription, claim("d", 1000, terms))
+	hold(t, l, billing.PaidFromBalance, req("c", 1000, withKey(k)))
+	hold(t, l, billing.PaidFromSubscription, req("d", 1000, terms))
 }
 
 // limitedAlice has a key and a subscription with a limit of 1000 in each window.
-func limitedAlice(t *testing.T, l billing.Ledger) (billing.Key, func(*billing.Claim)) {
+func limitedAlice(t *testing.T, l billing.Ledger) (billing.Key, func(*billing.HoldRequest)) {
 	t.Helper()
 	declare(t, l, billing.User{Name: "alice", Balance: 1_000_000})
 	k := key("sk-alice", "alice", limits(1000, 1000))
@@ -71,13 +71,13 @@ func wantBoth(t *testing.T, l billing.Ledger, k billing.Key, began time.Time, us
 	}
 	monthly := want[billing.Monthly]
 	refused(t, l, billing.Refusal{
-		Lack: billing.LackKeyLimit, Span: billing.Monthly, Limit: 1000, Left: 1000 - used, Until: monthly.End,
-	}, claim("more than the key's", 1001, withKey(k)))
+		Reason: billing.ReasonKeyLimit, Span: billing.Monthly, Limit: 1000, Left: 1000 - used, Until: monthly.End,
+	}, req("more than the key's", 1001, withKey(k)))
 	refused(t, l, billing.Refusal{
-		Lack: billing.LackWindow, Span: billing.Monthly, Limit: 1000, Left: 1000 - used, Until: monthly.End,
-	}, claim("more than the group's", 1001, ofGroup("g", billing.Limits{1000, 1000, 1000})))
+		Reason: billing.ReasonWindow, Span: billing.Monthly, Limit: 1000, Left: 1000 - used, Until: monthly.End,
+	}, req("more than the group's", 1001, ofGroup("g", billing.Limits{1000, 1000, 1000})))
 	if used < 1000 {
-		rest := claim("the rest", 1000-used, withKey(k), ofGroup("g", billing.Limits{1000, 1000, 1000}))
+		rest := req("the rest", 1000-used, withKey(k), ofGroup("g", billing.Limits{1000, 1000, 1000}))
 		hold(t, l, billing.PaidFromSubscription, rest)
 		l.Release(t.Context(), rest.ID)
 	}
@@ -141,7 +141,7 @@ func aheadAndBack(t *testing.T, w world) {
 					t.Errorf("jump %d: the %v window is %v; want one from %v on, with 500 or 501 used", i, billing.Span(span), window, began)
 				}
 			}
-			rest := claim("rest", 499, withKey(k), ofGroup("g", billing.Limits{1000, 1000, 1000}))
+			rest := req("rest", 499, withKey(k), ofGroup("g", billing.Limits{1000, 1000, 1000}))
 			hold(t, l, billing.PaidFromSubscription, rest)
 			l.Release(t.Context(), rest.ID)
 			close1(t, l)
@@ -189,19 +189,19 @@ func movedOnce(t *testing.T, w world) {
 		settle(t, l, r)
 		w.clock.Jump(t, -40*24*time.Hour)
 		today := windows(w.clock.Now(), 0)[billing.Daily].End
-		full := billing.Refusal{Lack: billing.LackKeyLimit, Limit: 1000, Until: today}
-		refused(t, l, full, claim("a", 1, withKey(k)))
-		refusedOf := claim("b", 1, subscribed("g", billing.Limits{1000, 0, 0}))
-		refused(t, l, billing.Refusal{Lack: billing.LackWindow, Limit: 1000, Until: today}, refusedOf)
+		full := billing.Refusal{Reason: billing.ReasonKeyLimit, Limit: 1000, Until: today}
+		refused(t, l, full, req("a", 1, withKey(k)))
+		refusedOf := req("b", 1, subscribed("g", billing.Limits{1000, 0, 0}))
+		refused(t, l, billing.Refusal{Reason: billing.ReasonWindow, Limit: 1000, Until: today}, refusedOf)
 		if reopens {
 			close1(t, l)
 			l = w.open(t)
 		}
 		w.clock.PassUntil(t, today.Add(-1))
-		refused(t, l, full, claim("a", 1, withKey(k)))
+		refused(t, l, full, req("a", 1, withKey(k)))
 		w.clock.Pass(t, 1)
-		hold(t, l, billing.PaidFromBalance, claim("a", 1000, withKey(k)))
-		hold(t, l, billing.PaidFromSubscription, claim("b", 1000, subscribed("g", billing.Limits{1000, 0, 0})))
+		hold(t, l, billing.PaidFromBalance, req("a", 1000, withKey(k)))
+		hold(t, l, billing.PaidFromSubscription, req("b", 1000, subscribed("g", billing.Limits{1000, 0, 0})))
 		close1(t, l)
 	}
 }
@@ -241,7 +241,7 @@ func aheadUnderLoad(t *testing.T, w world) {
 	for g := range 4 {
 		all.Go(func() {
 			for i := 0; i < 1000 && !stop.Load(); i++ {
-				c := claim(fmt.Sprint(g, " ", i), 1, withKey(free), subscribed("h", billing.Limits{1 << 40, 1 << 40, 1 << 40}))
+				c := req(fmt.Sprint(g, " ", i), 1, withKey(free), subscribed("h", billing.Limits{1 << 40, 1 << 40, 1 << 40}))
 				r := usedBoth(c.ID, free, w.clock.Now(), 1)
 				r.Group = "h"
 				if _, err := l.Hold(context.Background(), c); err != nil {

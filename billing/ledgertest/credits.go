@@ -37,7 +37,7 @@ func creditOnce(t *testing.T, open Open) {
 	again := billing.Credit{ID: "c", Amount: 7, Time: epoch}
 	wantCredit(t, l, "alice", again, 1050, false)
 	credit(t, l, "bob", "c", 20, 20) // another user's
-	hold(t, l, billing.PaidFromBalance, claim("a", 100))
+	hold(t, l, billing.PaidFromBalance, req("a", 100))
 	if b, credited, err := l.Credit(t.Context(), "alice", again); err != nil || credited || b != (billing.Balance{Amount: 1050, Held: 100}) {
 		t.Errorf("Credit: %+v, %v, %v; want 100 held of 1050", b, credited, err)
 	}
@@ -103,7 +103,7 @@ func creditConcurrently(t *testing.T, open Open) {
 			for i := range each {
 				id := fmt.Sprintf("%d-%d", g/2, i) // shared by two goroutines
 				user := []string{"alice", "bob"}[i%2]
-				c := claim("claim "+fmt.Sprint(g, i), 100)
+				c := req("claim "+fmt.Sprint(g, i), 100)
 				c.User = user
 				if _, err := l.Hold(context.Background(), c); err != nil {
 					t.Errorf("Hold: %v", err)

@@ -118,8 +118,8 @@ func (h *history) compareAll() {
 
 func (h *history) hold() {
 	user := h.user()
-	c := &billing.Claim{ID: h.id("claim"), User: user, Amount: h.amount(), Unlimited: h.random.IntN(5) == 0}
-	c.Least = min(c.Amount, h.amount())
+	c := &billing.HoldRequest{ID: h.id("claim"), User: user, Amount: h.amount(), Unlimited: h.random.IntN(5) == 0}
+	c.MinAvailable = min(c.Amount, h.amount())
 	if h.random.IntN(2) == 0 {
 		c.KeyID = h.key(user).ID
 	}
@@ -150,7 +150,7 @@ func (h *history) hold() {
 	h.compare(user)
 }
 
-// held is one of the claims that hold something, or nothing.
+// held is one of the hold requests that hold something, or nothing.
 func (h *history) held() (memoryHold, bool) {
 	ids := slices.Sorted(maps.Keys(h.plain.holds))
 	if len(ids) == 0 {
@@ -340,7 +340,7 @@ func (h *history) jump() {
 func (h *history) moveWindows() {
 	for _, user := range []string{"a", "b", "c"} {
 		for i, group := range []string{"g", "h"} {
-			c := &billing.Claim{
+			c := &billing.HoldRequest{
 				ID: h.id("look"), User: user, KeyID: key(fmt.Sprint("sk-", user, i+1), user).ID,
 				Terms: &billing.Terms{Group: group, Declared: true},
 			}

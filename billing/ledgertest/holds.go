@@ -19,7 +19,7 @@ var holdTests = map[string]func(*testing.T, Open){
 	"a claim of nothing is never refused":                   holdNothing,
 	"a claim at the edge of what is left":                   holdAtTheEdge,
 	"holding twice is once":                                 holdTwice,
-	"a claim is not kept by reference":                      claimNotKept,
+	"a claim is not kept by reference":                      requestNotKept,
 	"unlimited users hold nothing":                          holdUnlimited,
 	"strangers hold nothing":                                holdUnknown,
 	"settling needs no hold":                                settleWithoutHold,
@@ -32,24 +32,24 @@ var holdTests = map[string]func(*testing.T, Open){
 	"large holds are exact":                                 holdExactly,
 }
 
-// claim is of alice's balance, for no more than the amount.
-func claim(id string, amount billing.USD, change ...func(*billing.Claim)) *billing.Claim {
-	c := &billing.Claim{ID: id, User: "alice", Amount: amount, Least: amount}
+// request is of alice's balance, for no more than the amount.
+func req(id string, amount billing.USD, change ...func(*billing.HoldRequest)) *billing.HoldRequest {
+	c := &billing.HoldRequest{ID: id, User: "alice", Amount: amount, MinAvailable: amount}
 	for _, f := range change {
 		f(c)
 	}
 	return c
 }
 
-func least(amount billing.USD) func(*billing.Claim) {
-	return func(c *billing.Claim) { c.Least = amount }
+func least(amount billing.USD) func(*billing.HoldRequest) {
+	return func(c *billing.HoldRequest) { c.MinAvailable = amount }
 }
 
-// unlimited makes a claim one of a user whom the config declares without a limit.
-func unlimited(c *billing.Claim) { c.Unlimited = true }
+// unlimited makes a hold request one of a user whom the config declares without a limit.
+func unlimited(c *billing.HoldRequest) { c.Unlimited = true }
 
-// hold wants a claim to be met.
-func hold(t *testing.T, l billing.Ledger, payer string, c *billing.Claim) {
+// hold wants a hold request to be met.
+func hold(t *testing.T, l billing.Ledger, payer string, c *billing.HoldRequest) {
 	t.Helper()
 	got, err := l.Hold(t.Context(), c)
 	if err != nil || got.Billing != payer {
@@ -57,8 +57,8 @@ func hold(t *testing.T, l billing.Ledger, payer string, c *billing.Claim) {
 	}
 }
 
-// refused wants a claim not to be.
-func refused(t *testing.T, l billing.Ledger, want billing.Refusal, c *billing.Claim) {
+// refused wants a hold request not to be.
+func refused(t *testing.T, l billing.Ledger, want billing.Refusal, c *billing.HoldRequest) {
 	t.Helper()
 	payer, err := l.Hold(t.Context(), c)
 	var got *billing.Refusal
@@ -75,9 +75,9 @@ func holdAndSettle(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000}, billing.User{Name: "bob", Balance: 500})
-	hold(t, l, billing.PaidFromBalance, claim("a", 300))
+	hold(t, l, billing.PaidFromBalance, req("a", 300))
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000, Held: 300})
-	hold(t, l, billing.PaidFromBalance, claim("b", 200))
+	hold(t, l, billing.PaidFromBalance, req("b", 200))
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000, Held: 500})
 	wantBalance(t, l, "bob", billing.Balance{Amount: 500})
 	settle(t, l, record("a", 250)) // less
@@ -91,7 +91,7 @@ func holdAndSettle(t *testing.T, open Open) {
 	}
 	free := record("c", 0)
 	free.Billing = billing.PaidByNobody // for one that failed
-	hold(t, l, billing.PaidFromBalance, claim("c", 100))
+	hold(t, l, billing.PaidFromBalance, req("c", 100))
 	if p := profile(t, l, "alice"); p.Balance != (billing.Balance{Amount: 350, Held: 100}) {
 		t.Errorf("the profile has %+v", p.Balance)
 	}
@@ -103,14 +103,14 @@ func holdAndRelease(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	hold(t, l, billing.PaidFromBalance, claim("a", 300))
-	hold(t, l, billing.PaidFromBalance, claim("b", 200))
+	hold(t, l, billing.PaidFromBalance, req("a", 300))
+	hold(t, l, billing.PaidFromBalance, req("b", 200))
 	l.Release(t.Context(), "a")
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000, Held: 200})
 	l.Release(t.Context(), "a")
 	l.Release(t.Context(), "never held")
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000, Held: 200})
-	hold(t, l, billing.PaidFromBalance, claim("a", 800)) // free again, and once more
+	hold(t, l, billing.PaidFromBalance, req("a", 800)) // free again, and once more
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000, Held: 1000})
 	l.Release(t.Context(), "b")
 	l.Release(t.Context(), "a")
@@ -122,16 +122,16 @@ func refuseHeld(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000}, billing.User{Name: "bob", Balance: 1000})
-	hold(t, l, billing.PaidFromBalance, claim("a", 600))
-	held := billing.Refusal{Lack: billing.LackBalance, Left: 1000, Held: true}
-	refused(t, l, held, claim("b", 500))
-	refused(t, l, held, claim("b", 5000, least(401)))
+	hold(t, l, billing.PaidFromBalance, req("a", 600))
+	held := billing.Refusal{Reason: billing.ReasonBalance, Left: 1000, Temporary: true}
+	refused(t, l, held, req("b", 500))
+	refused(t, l, held, req("b", 5000, least(401)))
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000, Held: 600})
-	others := claim("c", 1000)
+	others := req("c", 1000)
 	others.User = "bob"
 	hold(t, l, billing.PaidFromBalance, others)
 	settle(t, l, record("a", 100))
-	hold(t, l, billing.PaidFromBalance, claim("b", 500))
+	hold(t, l, billing.PaidFromBalance, req("b", 500))
 	wantBalance(t, l, "alice", billing.Balance{Amount: 900, Held: 500})
 }
 
@@ -139,11 +139,11 @@ func refuseSpent(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: 1000}, claim("a", 1001))
-	hold(t, l, billing.PaidFromBalance, claim("a", 600))
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: 1000}, claim("b", 1001))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: 1000}, req("a", 1001))
+	hold(t, l, billing.PaidFromBalance, req("a", 600))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: 1000}, req("b", 1001))
 	settle(t, l, record("a", 1100))
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: -100}, claim("b", 1))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: -100}, req("b", 1))
 	wantBalance(t, l, "alice", billing.Balance{Amount: -100})
 }
 
@@ -151,21 +151,21 @@ func holdMoreThanThereIs(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	hold(t, l, billing.PaidFromBalance, claim("a", 5000, least(1)))
+	hold(t, l, billing.PaidFromBalance, req("a", 5000, least(1)))
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000, Held: 5000})
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: 1000, Held: true}, claim("b", 5000, least(1)))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: 1000, Temporary: true}, req("b", 5000, least(1)))
 	l.Release(t.Context(), "a")
-	hold(t, l, billing.PaidFromBalance, claim("b", 5000, least(1000)))
+	hold(t, l, billing.PaidFromBalance, req("b", 5000, least(1000)))
 }
 
 func holdNothing(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 0})
-	hold(t, l, billing.PaidFromBalance, claim("a", 0))
-	hold(t, l, billing.PaidFromBalance, claim("b", 70, least(0)))
+	hold(t, l, billing.PaidFromBalance, req("a", 0))
+	hold(t, l, billing.PaidFromBalance, req("b", 70, least(0)))
 	settle(t, l, record("c", 30))
-	hold(t, l, billing.PaidFromBalance, claim("d", 0))
+	hold(t, l, billing.PaidFromBalance, req("d", 0))
 	wantBalance(t, l, "alice", billing.Balance{Amount: -30, Held: 70})
 	l.Release(t.Context(), "b")
 	settle(t, l, record("a", 0))
@@ -176,65 +176,65 @@ func holdAtTheEdge(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 10})
-	hold(t, l, billing.PaidFromBalance, claim("a", 9))
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: 10, Held: true}, claim("b", 2))
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: 10, Held: true}, claim("b", 10))
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: 10}, claim("b", 11))
-	hold(t, l, billing.PaidFromBalance, claim("b", 1))
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: 10, Held: true}, claim("c", 1))
-	hold(t, l, billing.PaidFromBalance, claim("c", 0))
+	hold(t, l, billing.PaidFromBalance, req("a", 9))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: 10, Temporary: true}, req("b", 2))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: 10, Temporary: true}, req("b", 10))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: 10}, req("b", 11))
+	hold(t, l, billing.PaidFromBalance, req("b", 1))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: 10, Temporary: true}, req("c", 1))
+	hold(t, l, billing.PaidFromBalance, req("c", 0))
 	settle(t, l, record("a", 9))
 	settle(t, l, record("b", 1))
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance}, claim("d", 1))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance}, req("d", 1))
 }
 
 func holdTwice(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	for _, again := range []*billing.Claim{claim("a", 600), claim("a", 600), claim("a", 1), claim("a", 5000)} {
+	for _, again := range []*billing.HoldRequest{req("a", 600), req("a", 600), req("a", 1), req("a", 5000)} {
 		hold(t, l, billing.PaidFromBalance, again)
 		wantBalance(t, l, "alice", billing.Balance{Amount: 1000, Held: 600})
 	}
 	l.Release(t.Context(), "a")
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: 1000}, claim("a", 5000)) // it holds nothing
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: 1000}, req("a", 5000)) // it holds nothing
 }
 
-func claimNotKept(t *testing.T, open Open) {
+func requestNotKept(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000}, billing.User{Name: "bob", Balance: 1000})
 	c := subscribed("g", billing.Limits{billing.Daily: 1000})
-	given := claim("a", 300, c)
+	given := req("a", 300, c)
 	hold(t, l, billing.PaidFromSubscription, given)
-	if diff := cmp.Diff(claim("a", 300, c), given); diff != "" {
+	if diff := cmp.Diff(req("a", 300, c), given); diff != "" {
 		t.Errorf("Hold changed the claim (-want +got):\n%s", diff)
 	}
 	given.ID, given.User, given.Amount, given.Terms.Group = "b", "bob", 1, "h"
-	refused(t, l, billing.Refusal{Lack: billing.LackWindow, Limit: 1000, Left: 1000, Held: true}, claim("c", 701, c))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonWindow, Limit: 1000, Left: 1000, Temporary: true}, req("c", 701, c))
 	settle(t, l, record("a", 0))
-	hold(t, l, billing.PaidFromSubscription, claim("c", 1000, c)) // all of it is free
+	hold(t, l, billing.PaidFromSubscription, req("c", 1000, c)) // all of it is free
 }
 
 func holdUnlimited(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Unlimited: true})
-	hold(t, l, billing.PaidByNobody, claim("a", 1<<40, unlimited))
+	hold(t, l, billing.PaidByNobody, req("a", 1<<40, unlimited))
 	wantBalance(t, l, "alice", billing.Balance{})
 	free := record("a", 500)
 	free.Billing = billing.PaidByNobody
 	settle(t, l, free)
 	wantBalance(t, l, "alice", billing.Balance{})
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance}, claim("limited", 1)) // it is the claim that says so
-	hold(t, l, billing.PaidByNobody, claim("b", 1<<40, unlimited))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance}, req("limited", 1)) // it is the request that says so
+	hold(t, l, billing.PaidByNobody, req("b", 1<<40, unlimited))
 	declare(t, l, billing.User{Name: "alice", Balance: 100})
 	l.Release(t.Context(), "b")
 	wantBalance(t, l, "alice", billing.Balance{Amount: 100})
 
-	hold(t, l, billing.PaidFromBalance, claim("c", 60))
-	hold(t, l, billing.PaidByNobody, claim("d", 1000, unlimited)) // though there is a balance
+	hold(t, l, billing.PaidFromBalance, req("c", 60))
+	hold(t, l, billing.PaidByNobody, req("d", 1000, unlimited)) // though there is a balance
 	wantBalance(t, l, "alice", billing.Balance{Amount: 100, Held: 60})
 	declare(t, l, billing.User{Name: "alice", Unlimited: true})
 	settle(t, l, record("c", 70)) // as it was promised
@@ -244,22 +244,22 @@ func holdUnlimited(t *testing.T, open Open) {
 func holdUnknown(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
-	for _, c := range []*billing.Claim{
-		claim("a", 1), claim("b", 0), claim("c", 1, subscribed("g", billing.Limits{billing.Daily: 1})),
+	for _, c := range []*billing.HoldRequest{
+		req("a", 1), req("b", 0), req("c", 1, subscribed("g", billing.Limits{billing.Daily: 1})),
 	} {
 		if payer, err := l.Hold(t.Context(), c); !errors.Is(err, billing.ErrUnknownUser) {
 			t.Errorf("Hold: %v, %v; want ErrUnknownUser", payer, err)
 		}
 	}
 	declare(t, l, billing.User{Name: "alice", Balance: 10})
-	hold(t, l, billing.PaidFromBalance, claim("a", 10))
+	hold(t, l, billing.PaidFromBalance, req("a", 10))
 }
 
 func settleWithoutHold(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	hold(t, l, billing.PaidFromBalance, claim("other", 900))
+	hold(t, l, billing.PaidFromBalance, req("other", 900))
 	settle(t, l, record("a", 300))
 	wantBalance(t, l, "alice", billing.Balance{Amount: 700, Held: 900})
 }
@@ -268,8 +268,8 @@ func releaseAfterSettle(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	hold(t, l, billing.PaidFromBalance, claim("other", 100))
-	hold(t, l, billing.PaidFromBalance, claim("a", 300))
+	hold(t, l, billing.PaidFromBalance, req("other", 100))
+	hold(t, l, billing.PaidFromBalance, req("a", 300))
 	settle(t, l, record("a", 250))
 	l.Release(t.Context(), "a")
 	wantBalance(t, l, "alice", billing.Balance{Amount: 750, Held: 100})
@@ -279,7 +279,7 @@ func refusedSettleHolds(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	hold(t, l, billing.PaidFromBalance, claim("a", 300))
+	hold(t, l, billing.PaidFromBalance, req("a", 300))
 	for _, r := range []*billing.Record{record("a", -1), {ID: "a", User: "alice"}} {
 		if err := l.Settle(t.Context(), r, nil); err == nil {
 			t.Errorf("record %+v was settled", r)
@@ -293,7 +293,7 @@ func releaseCancelled(t *testing.T, open Open) {
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
 	ctx, cancel := context.WithCancel(t.Context())
-	hold(t, l, billing.PaidFromBalance, claim("a", 300))
+	hold(t, l, billing.PaidFromBalance, req("a", 300))
 	cancel()
 	l.Release(ctx, "a")
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
@@ -302,7 +302,7 @@ func releaseCancelled(t *testing.T, open Open) {
 func holdReopenSettle(t *testing.T, open Open) {
 	l := open(t)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	hold(t, l, billing.PaidFromBalance, claim("a", 300))
+	hold(t, l, billing.PaidFromBalance, req("a", 300))
 	close1(t, l)
 	l = open(t)
 	settle(t, l, record("a", 200))
@@ -320,14 +320,14 @@ func holdExactly(t *testing.T, open Open) {
 	l := open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: opening})
-	hold(t, l, billing.PaidFromBalance, claim("a", odd))
-	hold(t, l, billing.PaidFromBalance, claim("b", odd))
-	hold(t, l, billing.PaidFromBalance, claim("c", 1))
+	hold(t, l, billing.PaidFromBalance, req("a", odd))
+	hold(t, l, billing.PaidFromBalance, req("b", odd))
+	hold(t, l, billing.PaidFromBalance, req("c", 1))
 	wantBalance(t, l, "alice", billing.Balance{Amount: opening, Held: 2*odd + 1})
 	l.Release(t.Context(), "a")
 	l.Release(t.Context(), "c")
 	wantBalance(t, l, "alice", billing.Balance{Amount: opening, Held: odd})
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: opening}, claim("d", opening+odd))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: opening}, req("d", opening+odd))
 	settle(t, l, record("b", odd-2))
 	wantBalance(t, l, "alice", billing.Balance{Amount: opening - odd + 2})
 }

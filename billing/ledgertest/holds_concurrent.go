@@ -17,7 +17,7 @@ func holdConcurrently(t *testing.T, open Open) {
 	holdAtOnce(t, l, l)
 }
 
-// holdAtOnce has many claims at once, all of which could be paid alone, of two
+// holdAtOnce has many hold requests at once, all of which could be paid alone, of two
 // ledgers over one store, or one.
 func holdAtOnce(t *testing.T, ledgers ...billing.Ledger) {
 	const goroutines, each, amount, opening = 16, 30, 10, 1000
@@ -29,7 +29,7 @@ func holdAtOnce(t *testing.T, ledgers ...billing.Ledger) {
 		all.Go(func() {
 			l := ledgers[g%len(ledgers)]
 			for i := range each {
-				c := claim(fmt.Sprintf("%d-%d", g, i), amount)
+				c := req(fmt.Sprintf("%d-%d", g, i), amount)
 				_, err := l.Hold(context.Background(), c)
 				var refusal *billing.Refusal
 				switch {
@@ -39,7 +39,7 @@ func holdAtOnce(t *testing.T, ledgers ...billing.Ledger) {
 					mu.Lock()
 					held[g%len(ledgers)] = append(held[g%len(ledgers)], c.ID)
 					mu.Unlock()
-				case !errors.As(err, &refusal) || !refusal.Held || refusal.Left != opening:
+				case !errors.As(err, &refusal) || !refusal.Temporary || refusal.Left != opening:
 					t.Errorf("Hold: %v; want it met, or refused for what others hold", err)
 				}
 				b, err := l.Balance(context.Background(), "alice")
@@ -113,12 +113,12 @@ func holdInTurn(t *testing.T, open Open) {
 	q := &turn{}
 	q.changed = sync.NewCond(&q.mu)
 	defer time.AfterFunc(30*time.Second, func() { q.change(func() { q.over = true }) }).Stop()
-	try := func(c *billing.Claim) (again bool) {
+	try := func(c *billing.HoldRequest) (again bool) {
 		before := q.count()
 		_, err := l.Hold(context.Background(), c)
 		var refusal *billing.Refusal
 		switch {
-		case errors.As(err, &refusal) && refusal.Held:
+		case errors.As(err, &refusal) && refusal.Temporary:
 			if !q.next(before) {
 				t.Errorf("refused for what others hold, but nobody does: %+v", refusal)
 				return false
@@ -140,7 +140,7 @@ func holdInTurn(t *testing.T, open Open) {
 	var all sync.WaitGroup
 	for i := range requests {
 		all.Go(func() {
-			c := claim(fmt.Sprint(i), 2*price, least(price)) // as a cautious estimate does
+			c := req(fmt.Sprint(i), 2*price, least(price)) // as a cautious estimate does
 			for try(c) {
 			}
 		})

@@ -45,8 +45,8 @@ func limits(daily, monthly billing.USD) func(*billing.Key) {
 	return func(k *billing.Key) { k.Limits = billing.Limits{billing.Daily: daily, billing.Monthly: monthly} }
 }
 
-func withKey(k billing.Key) func(*billing.Claim) {
-	return func(c *billing.Claim) { c.KeyID = k.ID }
+func withKey(k billing.Key) func(*billing.HoldRequest) {
+	return func(c *billing.HoldRequest) { c.KeyID = k.ID }
 }
 
 // spent is a record that was made with the key.
@@ -249,8 +249,8 @@ func keyLimits(t *testing.T, w world) {
 		if payer == billing.PaidByNobody {
 			user = "unlimited"
 		}
-		ask := func(id string, amount billing.USD, k billing.Key) *billing.Claim {
-			c := claim(payer+id, amount, withKey(k))
+		ask := func(id string, amount billing.USD, k billing.Key) *billing.HoldRequest {
+			c := req(payer+id, amount, withKey(k))
 			if payer == billing.PaidFromSubscription {
 				subscribed("g", billing.Limits{})(c)
 			}
@@ -263,7 +263,7 @@ func keyLimits(t *testing.T, w world) {
 			k := key(fmt.Sprint(payer, span), user, change)
 			addKey(t, l, k)
 			id := span.String()
-			full := billing.Refusal{Lack: billing.LackKeyLimit, Span: span, Limit: 100, Left: 100}
+			full := billing.Refusal{Reason: billing.ReasonKeyLimit, Span: span, Limit: 100, Left: 100}
 			refused(t, l, full, ask(id, 101, k))
 			hold(t, l, payer, ask(id, 100, k))
 			r := spent(payer+id, k, now, 70)
@@ -294,22 +294,22 @@ func keyWindows(t *testing.T, w world) {
 	addKey(t, l, k)
 	first := windows(now, 0)
 	settle(t, l, spent("a", k, now, 100))
-	daily := billing.Refusal{Lack: billing.LackKeyLimit, Limit: 100, Until: first[billing.Daily].End}
-	refused(t, l, daily, claim("b", 1, withKey(k)))
+	daily := billing.Refusal{Reason: billing.ReasonKeyLimit, Limit: 100, Until: first[billing.Daily].End}
+	refused(t, l, daily, req("b", 1, withKey(k)))
 	w.clock.PassUntil(t, first[billing.Daily].End.Add(-1))
-	refused(t, l, daily, claim("b", 1, withKey(k)))
+	refused(t, l, daily, req("b", 1, withKey(k)))
 	w.clock.Pass(t, 1)
 	next := w.clock.Now()
-	hold(t, l, billing.PaidFromBalance, claim("b", 100, withKey(k)))
+	hold(t, l, billing.PaidFromBalance, req("b", 100, withKey(k)))
 	settle(t, l, spent("b", k, next, 100))
 	settle(t, l, spent("late", k, now, 40))
 	w.clock.Pass(t, 24*time.Hour)
-	monthly := billing.Refusal{Lack: billing.LackKeyLimit, Span: billing.Monthly, Limit: 250, Left: 10, Until: first[billing.Monthly].End}
-	refused(t, l, monthly, claim("c", 11, withKey(k)))
-	hold(t, l, billing.PaidFromBalance, claim("c", 10, withKey(k)))
+	monthly := billing.Refusal{Reason: billing.ReasonKeyLimit, Span: billing.Monthly, Limit: 250, Left: 10, Until: first[billing.Monthly].End}
+	refused(t, l, monthly, req("c", 11, withKey(k)))
+	hold(t, l, billing.PaidFromBalance, req("c", 10, withKey(k)))
 	l.Release(t.Context(), "c")
 	w.clock.PassUntil(t, first[billing.Monthly].End)
-	hold(t, l, billing.PaidFromBalance, claim("d", 100, withKey(k)))
+	hold(t, l, billing.PaidFromBalance, req("d", 100, withKey(k)))
 }
 
 func keyHeld(t *testing.T, w world) {
@@ -319,19 +319,19 @@ func keyHeld(t *testing.T, w world) {
 	declare(t, l, billing.User{Name: "alice", Balance: 10_000})
 	one, two := key("sk-one", "alice", limits(100, 0)), key("sk-two", "alice", limits(100, 0))
 	addKey(t, l, one, two)
-	hold(t, l, billing.PaidFromBalance, claim("a", 70, withKey(one)))
-	held := billing.Refusal{Lack: billing.LackKeyLimit, Limit: 100, Left: 100, Held: true}
-	refused(t, l, held, claim("b", 31, withKey(one)))
-	hold(t, l, billing.PaidFromBalance, claim("b", 31, withKey(two)))
-	hold(t, l, billing.PaidFromBalance, claim("c", 400)) // of no key
-	hold(t, l, billing.PaidFromBalance, claim("d", 30, withKey(one)))
-	refused(t, l, held, claim("e", 1, withKey(one)))
+	hold(t, l, billing.PaidFromBalance, req("a", 70, withKey(one)))
+	held := billing.Refusal{Reason: billing.ReasonKeyLimit, Limit: 100, Left: 100, Temporary: true}
+	refused(t, l, held, req("b", 31, withKey(one)))
+	hold(t, l, billing.PaidFromBalance, req("b", 31, withKey(two)))
+	hold(t, l, billing.PaidFromBalance, req("c", 400)) // of no key
+	hold(t, l, billing.PaidFromBalance, req("d", 30, withKey(one)))
+	refused(t, l, held, req("e", 1, withKey(one)))
 	l.Release(t.Context(), "d")
 	l.Release(t.Context(), "d")
 	settle(t, l, spent("a", one, now, 5))
 	held.Left, held.Until = 95, windows(now, 0)[billing.Daily].End
-	hold(t, l, billing.PaidFromBalance, claim("e", 95, withKey(one)))
-	refused(t, l, held, claim("f", 1, withKey(one)))
+	hold(t, l, billing.PaidFromBalance, req("e", 95, withKey(one)))
+	refused(t, l, held, req("f", 1, withKey(one)))
 	wantBalance(t, l, "alice", billing.Balance{Amount: 9_995, Held: 31 + 400 + 95})
 }
 
@@ -341,19 +341,19 @@ func allOrNothing(t *testing.T, w world) {
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
 	tight, wide := key("sk-tight", "alice", limits(100, 0)), key("sk-wide", "alice", limits(5000, 0))
 	addKey(t, l, tight, wide)
-	refused(t, l, billing.Refusal{Lack: billing.LackKeyLimit, Limit: 100, Left: 100}, claim("a", 101, withKey(tight)))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonKeyLimit, Limit: 100, Left: 100}, req("a", 101, withKey(tight)))
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
-	refused(t, l, billing.Refusal{Lack: billing.LackBalance, Left: 1000}, claim("a", 1001, withKey(wide)))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonBalance, Left: 1000}, req("a", 1001, withKey(wide)))
 	terms := subscribed("g", billing.Limits{400, 0, 0})
-	refused(t, l, billing.Refusal{Lack: billing.LackWindow, Limit: 400, Left: 400}, claim("a", 401, withKey(wide), terms))
-	refused(t, l, billing.Refusal{Lack: billing.LackKeyLimit, Limit: 100, Left: 100}, claim("a", 101, withKey(tight), terms))
-	hold(t, l, billing.PaidFromSubscription, claim("a", 400, withKey(wide), terms))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonWindow, Limit: 400, Left: 400}, req("a", 401, withKey(wide), terms))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonKeyLimit, Limit: 100, Left: 100}, req("a", 101, withKey(tight), terms))
+	hold(t, l, billing.PaidFromSubscription, req("a", 400, withKey(wide), terms))
 	l.Release(t.Context(), "a")
 	if _, _, err := l.Credit(t.Context(), "alice", billing.Credit{ID: "c", Amount: 9000, Time: epoch}); err != nil {
 		t.Fatal(err)
 	}
-	hold(t, l, billing.PaidFromBalance, claim("b", 5000, withKey(wide)))
-	hold(t, l, billing.PaidFromBalance, claim("c", 100, withKey(tight)))
+	hold(t, l, billing.PaidFromBalance, req("b", 5000, withKey(wide)))
+	hold(t, l, billing.PaidFromBalance, req("c", 100, withKey(tight)))
 }
 
 func revokeInFlight(t *testing.T, w world) {
@@ -363,8 +363,8 @@ func revokeInFlight(t *testing.T, w world) {
 	k := key("sk-one", "alice", limits(100, 100))
 	addKey(t, l, k)
 	wantLogin(t, l, k)
-	hold(t, l, billing.PaidFromBalance, claim("a", 60, withKey(k)))
-	hold(t, l, billing.PaidFromBalance, claim("b", 40, withKey(k)))
+	hold(t, l, billing.PaidFromBalance, req("a", 60, withKey(k)))
+	hold(t, l, billing.PaidFromBalance, req("b", 40, withKey(k)))
 	revoke(t, l, k)
 	wantNoLogin(t, l, k)
 	settle(t, l, spent("a", k, epoch, 55))

@@ -48,7 +48,7 @@ type memoryKey struct {
 }
 
 type memoryHold struct {
-	billing.Claim
+	billing.HoldRequest
 	payer billing.Payer
 	key   *memoryKey // nil if there was none when the hold was made
 	by    *memory
@@ -97,37 +97,37 @@ func (u *memoryUser) subscription(group string) *billing.Subscription {
 	return u.groups[group]
 }
 
-func (l *memory) Hold(_ context.Context, claim *billing.Claim) (billing.Payer, error) {
+func (l *memory) Hold(_ context.Context, req *billing.HoldRequest) (billing.Payer, error) {
 	defer l.mu.Unlock()
 	if err := l.begin(); err != nil {
 		return billing.Payer{}, err
 	}
-	if l.user(claim.User) == nil {
+	if l.user(req.User) == nil {
 		return billing.Payer{}, billing.ErrUnknownUser
 	}
-	if before, isHeld := l.holds[claim.ID]; isHeld {
+	if before, isHeld := l.holds[req.ID]; isHeld {
 		return before.payer, nil
 	}
-	payer, refusals := l.judge(claim)
+	payer, refusals := l.judge(req)
 	if len(refusals) > 0 {
 		return billing.Payer{}, refusals[0]
 	}
-	hold := memoryHold{Claim: *claim, payer: payer, key: l.keys[claim.KeyID], by: l}
-	if claim.Terms != nil {
-		terms := *claim.Terms
+	hold := memoryHold{HoldRequest: *req, payer: payer, key: l.keys[req.KeyID], by: l}
+	if req.Terms != nil {
+		terms := *req.Terms
 		hold.Terms = &terms
 	}
-	l.holds[claim.ID] = hold
+	l.holds[req.ID] = hold
 	return payer, nil
 }
 
-// judge returns who pays for a claim of somebody known, and all that speaks against
+// judge returns who pays for a hold request of somebody known, and all that speaks against
 // it.
-func (l *memory) judge(claim *billing.Claim) (payer billing.Payer, refusals []*billing.Refusal) {
+func (l *memory) judge(req *billing.HoldRequest) (payer billing.Payer, refusals []*billing.Refusal) {
 	now := l.clock.Now()
-	u := l.user(claim.User)
+	u := l.user(req.User)
 	payer = billing.Payer{Billing: billing.PaidFromBalance, UserNumber: u.number}
-	switch terms := claim.Terms; {
+	switch terms := req.Terms; {
 	case terms != nil:
 		payer.Billing = billing.PaidFromSubscription
 		s := u.groups[terms.Group]
@@ -140,30 +140,30 @@ func (l *memory) judge(claim *billing.Claim) (payer billing.Payer, refusals []*b
 		}
 		switch {
 		case !subscribed:
-			refusals = append(refusals, &billing.Refusal{Lack: billing.LackSubscription})
+			refusals = append(refusals, &billing.Refusal{Reason: billing.ReasonSubscription})
 		case !until.IsZero() && !now.Before(until):
-			refusals = append(refusals, &billing.Refusal{Lack: billing.LackTime, Until: until})
+			refusals = append(refusals, &billing.Refusal{Reason: billing.ReasonExpired, Until: until})
 		default:
 			held := l.held(func(h memoryHold) bool {
-				return h.payer == payer && h.User == claim.User && h.Terms.Group == terms.Group
+				return h.payer == payer && h.User == req.User && h.Terms.Group == terms.Group
 			})
 			s.Windows = s.Windows.Moved(now, l.loc)
-			if r := s.Windows.Lacks(billing.LackWindow, terms.Limits, now, held, claim.Least); r != nil {
+			if r := s.Windows.Refuse(billing.ReasonWindow, terms.Limits, now, held, req.MinAvailable); r != nil {
 				refusals = append(refusals, r)
 			}
 		}
-	case claim.Unlimited:
+	case req.Unlimited:
 		payer.Billing = billing.PaidByNobody
 	default:
 		left := u.Balance.Amount
-		if claim.Least > 0 && left-l.heldOnBalance(u) < claim.Least {
-			refusals = append(refusals, &billing.Refusal{Lack: billing.LackBalance, Left: left, Held: left >= claim.Least})
+		if req.MinAvailable > 0 && left-l.heldOnBalance(u) < req.MinAvailable {
+			refusals = append(refusals, &billing.Refusal{Reason: billing.ReasonBalance, Left: left, Temporary: left >= req.MinAvailable})
 		}
 	}
-	if k := l.keys[claim.KeyID]; k != nil {
+	if k := l.keys[req.KeyID]; k != nil {
 		held := l.held(func(h memoryHold) bool { return h.key == k })
 		k.windows = k.windows.Moved(now, l.loc)
-		if r := k.windows.Lacks(billing.LackKeyLimit, k.Limits, now, held, claim.Least); r != nil {
+		if r := k.windows.Refuse(billing.ReasonKeyLimit, k.Limits, now, held, req.MinAvailable); r != nil {
 			refusals = append(refusals, r)
 		}
 	}

@@ -24,10 +24,10 @@ var numberTests = map[string]func(*testing.T, world){
 	"the last use of a key is of its own user":         numbersLastUsed,
 }
 
-// wantNumber asks for a user's number, by a claim of nothing.
+// wantNumber asks for a user's number, by a hold request of nothing.
 func wantNumber(t *testing.T, l billing.Ledger, user string, want int64) {
 	t.Helper()
-	c := claim("for the number of "+user, 0)
+	c := req("for the number of "+user, 0)
 	c.User = user
 	payer, err := l.Hold(t.Context(), c)
 	if err != nil || payer != (billing.Payer{Billing: billing.PaidFromBalance, UserNumber: want}) {
@@ -90,10 +90,10 @@ func wantFresh(t *testing.T, l billing.Ledger, k billing.Key) {
 		Subscriptions: []billing.Subscription{{Group: "g", Subscribed: true, Until: ahead}},
 	})
 	wantKeys(t, l, "alice", k)
-	whole := claim("all of it", 1000, withKey(k))
+	whole := req("all of it", 1000, withKey(k))
 	hold(t, l, billing.PaidFromBalance, whole)
 	l.Release(t.Context(), whole.ID)
-	whole = claim("all of the subscription", 1000, withKey(k), ofGroup("g", billing.Limits{1000, 1000, 1000}))
+	whole = req("all of the subscription", 1000, withKey(k), ofGroup("g", billing.Limits{1000, 1000, 1000}))
 	hold(t, l, billing.PaidFromSubscription, whole)
 	l.Release(t.Context(), whole.ID)
 }
@@ -104,10 +104,10 @@ func numbersHeld(t *testing.T, w world) {
 	k := key("sk-alice", "alice", limits(1000, 1000))
 	again(t, l, k)
 	group := ofGroup("g", billing.Limits{1000, 1000, 1000})
-	hold(t, l, billing.PaidFromBalance, claim("a", 300, withKey(k)))
-	hold(t, l, billing.PaidFromBalance, claim("b", 300, withKey(k)))
-	hold(t, l, billing.PaidFromSubscription, claim("c", 300, group))
-	hold(t, l, billing.PaidFromSubscription, claim("d", 300, group))
+	hold(t, l, billing.PaidFromBalance, req("a", 300, withKey(k)))
+	hold(t, l, billing.PaidFromBalance, req("b", 300, withKey(k)))
+	hold(t, l, billing.PaidFromSubscription, req("c", 300, group))
+	hold(t, l, billing.PaidFromSubscription, req("d", 300, group))
 	remove(t, l, "alice")
 	again(t, l, k)
 	wantFresh(t, l, k)
@@ -243,7 +243,7 @@ func numberStays(t *testing.T, w world) {
 	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000}, billing.User{Name: "bob", Unlimited: true})
-	hold(t, l, billing.PaidFromBalance, claim("a", 300))
+	hold(t, l, billing.PaidFromBalance, req("a", 300))
 	subscribe(t, l, "alice", "g", ahead)
 	settle(t, l, used("b", w.clock.Now(), 10))
 	credit(t, l, "alice", "c", 5, 1005)

@@ -88,15 +88,15 @@ func pruneKeepsMoney(t *testing.T, w world) {
 	credit(t, l, "alice", "c", 5, 905)
 	w.clock.Pass(t, 24*time.Hour)
 	w.prune(t, l, w.clock.Now(), 3)
-	hold(t, l, billing.PaidFromBalance, claim("d", 200))
+	hold(t, l, billing.PaidFromBalance, req("d", 200))
 	check := func(held billing.USD) {
 		t.Helper()
 		wantBalance(t, l, "alice", billing.Balance{Amount: 905, Held: held})
 		wantBalance(t, l, "bob", billing.Balance{Amount: 930})
 		wantUsed(t, l, "g", billing.Monthly, 40, windows(now, 0)[billing.Monthly].End)
 		refused(t, l, billing.Refusal{
-			Lack: billing.LackKeyLimit, Span: billing.Monthly, Limit: 100, Left: 30, Until: windows(now, 0)[billing.Monthly].End,
-		}, &billing.Claim{ID: "e", User: "bob", KeyID: k.ID, Amount: 31, Least: 31})
+			Reason: billing.ReasonKeyLimit, Span: billing.Monthly, Limit: 100, Left: 30, Until: windows(now, 0)[billing.Monthly].End,
+		}, &billing.HoldRequest{ID: "e", User: "bob", KeyID: k.ID, Amount: 31, MinAvailable: 31})
 		wantCredit(t, l, "alice", billing.Credit{ID: "c", Amount: 5, Time: epoch}, 905, false)
 	}
 	check(200)

@@ -33,10 +33,10 @@ func shareMoney(t *testing.T, w world) {
 	one, two := openTwo(t, w.open)
 	declare(t, one, billing.User{Name: "alice", Balance: 1000})
 	wantBalance(t, two, "alice", billing.Balance{Amount: 1000})
-	hold(t, one, billing.PaidFromBalance, claim("a", 600))
+	hold(t, one, billing.PaidFromBalance, req("a", 600))
 	wantBalance(t, two, "alice", billing.Balance{Amount: 1000, Held: 600})
-	refused(t, two, billing.Refusal{Lack: billing.LackBalance, Left: 1000, Held: true}, claim("b", 401))
-	hold(t, two, billing.PaidFromBalance, claim("b", 400))
+	refused(t, two, billing.Refusal{Reason: billing.ReasonBalance, Left: 1000, Temporary: true}, req("b", 401))
+	hold(t, two, billing.PaidFromBalance, req("b", 400))
 	settle(t, one, record("a", 100))
 	settle(t, two, record("a", 100))
 	wantBalance(t, two, "alice", billing.Balance{Amount: 900, Held: 400})
@@ -64,17 +64,17 @@ func shareWindows(t *testing.T, w world) {
 	end := windows(now, 0)[billing.Daily].End
 	settle(t, one, used("a", now, 30))
 	settle(t, two, used("b", now, 40))
-	full := billing.Refusal{Lack: billing.LackWindow, Limit: 100, Left: 30, Until: end}
-	refused(t, one, full, claim("c", 31, terms))
-	hold(t, one, billing.PaidFromSubscription, claim("c", 30, terms))
-	full.Held = true
-	refused(t, two, full, claim("d", 1, terms))
+	full := billing.Refusal{Reason: billing.ReasonWindow, Limit: 100, Left: 30, Until: end}
+	refused(t, one, full, req("c", 31, terms))
+	hold(t, one, billing.PaidFromSubscription, req("c", 30, terms))
+	full.Temporary = true
+	refused(t, two, full, req("d", 1, terms))
 	settle(t, one, spent("e", k, now, 60))
-	full = billing.Refusal{Lack: billing.LackKeyLimit, Limit: 100, Left: 40, Until: end}
-	refused(t, two, full, claim("f", 41, withKey(k)))
-	hold(t, two, billing.PaidFromBalance, claim("f", 40, withKey(k)))
-	full.Held = true
-	refused(t, one, full, claim("g", 1, withKey(k)))
+	full = billing.Refusal{Reason: billing.ReasonKeyLimit, Limit: 100, Left: 40, Until: end}
+	refused(t, two, full, req("f", 41, withKey(k)))
+	hold(t, two, billing.PaidFromBalance, req("f", 40, withKey(k)))
+	full.Temporary = true
+	refused(t, one, full, req("g", 1, withKey(k)))
 }
 
 func shareHolds(t *testing.T, w world) {

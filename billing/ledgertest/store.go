@@ -25,11 +25,11 @@ func closed(t *testing.T, w world) {
 	addKey(t, l, k)
 	subscribe(t, l, "alice", "g", ahead)
 	wantLogin(t, l, k)
-	hold(t, l, billing.PaidFromBalance, claim("a", 1))
+	hold(t, l, billing.PaidFromBalance, req("a", 1))
 	close1(t, l)
 	ctx := t.Context()
 	l.Release(ctx, "a")
-	_, holdErr := l.Hold(ctx, claim("b", 1))
+	_, holdErr := l.Hold(ctx, req("b", 1))
 	_, balanceErr := l.Balance(ctx, "alice")
 	_, subscriptionErr := l.Subscription(ctx, "alice", "g")
 	_, userErr := l.User(ctx, "alice")
@@ -107,8 +107,8 @@ func reopened(t *testing.T, w world) {
 		wantNoLogin(t, l, gones)
 		wantStranger(t, l, "gone")
 		refused(t, l, billing.Refusal{
-			Lack: billing.LackKeyLimit, Limit: 100, Left: 30, Until: windows(now, 0)[billing.Daily].End,
-		}, claim("c", 31, withKey(alices)))
+			Reason: billing.ReasonKeyLimit, Limit: 100, Left: 30, Until: windows(now, 0)[billing.Daily].End,
+		}, req("c", 31, withKey(alices)))
 		wantUsage(t, l, billing.RecordFilter{}, dimensions...)
 		if diff := cmp.Diff([]string{"b", "a"}, ids(List(t, l, billing.RecordFilter{}))); diff != "" {
 			t.Errorf("records (-want +got):\n%s", diff)
@@ -137,7 +137,7 @@ func onceReopened(t *testing.T, w world) {
 	balance, spentOfKey, usedOfGroup := billing.USD(10_000), billing.USD(0), billing.USD(0)
 	for when := range 8 {
 		id := fmt.Sprint(when)
-		hold(t, l, billing.PaidFromBalance, claim("a"+id, 100, withKey(k)))
+		hold(t, l, billing.PaidFromBalance, req("a"+id, 100, withKey(k)))
 		reopen(when&1 != 0)
 		credit(t, l, "alice", id, 7, balance+7)
 		settle(t, l, spent("a"+id, k, now, 30))
@@ -153,8 +153,8 @@ func onceReopened(t *testing.T, w world) {
 		wantBalance(t, l, "alice", billing.Balance{Amount: balance})
 		wantSubscription(t, l, "alice", billing.Subscription{Group: "g", Windows: windows(now, usedOfGroup)})
 		refused(t, l, billing.Refusal{
-			Lack: billing.LackKeyLimit, Span: billing.Monthly, Limit: 1 << 50, Left: 1<<50 - spentOfKey,
+			Reason: billing.ReasonKeyLimit, Span: billing.Monthly, Limit: 1 << 50, Left: 1<<50 - spentOfKey,
 			Until: windows(now, 0)[billing.Monthly].End,
-		}, claim("c", 1<<50+1, withKey(k), subscribed("h", billing.Limits{})))
+		}, req("c", 1<<50+1, withKey(k), subscribed("h", billing.Limits{})))
 	}
 }

@@ -25,14 +25,14 @@ var subscriptionTests = map[string]func(*testing.T, world){
 // ahead is a time that no clock has reached, a day of a leap year's February.
 var ahead = time.Date(2196, 2, 29, 12, 0, 0, 0, time.UTC)
 
-// subscribed makes a claim one of a group that the config subscribes its user to.
-func subscribed(group string, limits billing.Limits) func(*billing.Claim) {
-	return func(c *billing.Claim) { c.Terms = &billing.Terms{Group: group, Limits: limits, Declared: true} }
+// subscribed makes a hold request one of a group that the config subscribes its user to.
+func subscribed(group string, limits billing.Limits) func(*billing.HoldRequest) {
+	return func(c *billing.HoldRequest) { c.Terms = &billing.Terms{Group: group, Limits: limits, Declared: true} }
 }
 
-// ofGroup makes a claim one of a group that the ledger has to know of.
-func ofGroup(group string, limits billing.Limits) func(*billing.Claim) {
-	return func(c *billing.Claim) { c.Terms = &billing.Terms{Group: group, Limits: limits} }
+// ofGroup makes a hold request one of a group that the ledger has to know of.
+func ofGroup(group string, limits billing.Limits) func(*billing.HoldRequest) {
+	return func(c *billing.HoldRequest) { c.Terms = &billing.Terms{Group: group, Limits: limits} }
 }
 
 // used is a record of group g that costs something, and would charge more.
@@ -64,9 +64,9 @@ func neverSubscribed(t *testing.T, w world) {
 	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
-	none := billing.Refusal{Lack: billing.LackSubscription}
-	refused(t, l, none, claim("a", 1, ofGroup("g", billing.Limits{billing.Daily: 100})))
-	refused(t, l, none, claim("a", 0, ofGroup("g", billing.Limits{}))) // not even for nothing
+	none := billing.Refusal{Reason: billing.ReasonSubscription}
+	refused(t, l, none, req("a", 1, ofGroup("g", billing.Limits{billing.Daily: 100})))
+	refused(t, l, none, req("a", 0, ofGroup("g", billing.Limits{}))) // not even for nothing
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
 	wantSubscription(t, l, "alice", billing.Subscription{Group: "g"})
 	if err := l.Unsubscribe(t.Context(), "alice", "g"); !errors.Is(err, billing.ErrNotSubscribed) {
@@ -83,11 +83,11 @@ func subscriptionPays(t *testing.T, w world) {
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Balance: 1000})
 	limits := billing.Limits{billing.Daily: 100, billing.Weekly: 500}
-	for i, terms := range []func(*billing.Claim){subscribed("g", limits), ofGroup("g", limits)} {
+	for i, terms := range []func(*billing.HoldRequest){subscribed("g", limits), ofGroup("g", limits)} {
 		if i == 1 {
 			subscribe(t, l, "alice", "g", time.Time{})
 		}
-		c := claim(fmt.Sprint(i), 50, terms)
+		c := req(fmt.Sprint(i), 50, terms)
 		hold(t, l, billing.PaidFromSubscription, c)
 		wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
 		settle(t, l, used(c.ID, now, 30))
@@ -95,7 +95,7 @@ func subscriptionPays(t *testing.T, w world) {
 		wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
 		wantUsed(t, l, "g", billing.Daily, billing.USD(30*(i+1)), windows(now, 0)[billing.Daily].End)
 	}
-	hold(t, l, billing.PaidFromBalance, claim("c", 1000)) // and that is still there for other groups
+	hold(t, l, billing.PaidFromBalance, req("c", 1000)) // and that is still there for other groups
 }
 
 func subscriptionEnds(t *testing.T, w world) {
@@ -103,29 +103,29 @@ func subscriptionEnds(t *testing.T, w world) {
 	defer close1(t, l)
 	end := w.clock.Now().Add(time.Hour)
 	declare(t, l, billing.User{Name: "alice"})
-	over := billing.Refusal{Lack: billing.LackTime, Until: end}
-	declared := func(until time.Time) func(*billing.Claim) {
-		return func(c *billing.Claim) { c.Terms = &billing.Terms{Group: "g", Declared: true, Until: until} }
+	over := billing.Refusal{Reason: billing.ReasonExpired, Until: end}
+	declared := func(until time.Time) func(*billing.HoldRequest) {
+		return func(c *billing.HoldRequest) { c.Terms = &billing.Terms{Group: "g", Declared: true, Until: until} }
 	}
 	own := ofGroup("g", billing.Limits{})
-	hold(t, l, billing.PaidFromSubscription, claim("a", 1, declared(end)))
+	hold(t, l, billing.PaidFromSubscription, req("a", 1, declared(end)))
 	subscribe(t, l, "alice", "g", end)
-	hold(t, l, billing.PaidFromSubscription, claim("d", 1, own))
+	hold(t, l, billing.PaidFromSubscription, req("d", 1, own))
 	w.clock.PassUntil(t, end.Add(-time.Microsecond))
-	hold(t, l, billing.PaidFromSubscription, claim("just before", 1, own))
+	hold(t, l, billing.PaidFromSubscription, req("just before", 1, own))
 	w.clock.PassUntil(t, end)
-	refused(t, l, over, claim("b", 1, declared(end)))
-	refused(t, l, over, claim("e", 1, own))
-	hold(t, l, billing.PaidFromSubscription, claim("f", 1, declared(time.Time{}))) // the config's word counts
+	refused(t, l, over, req("b", 1, declared(end)))
+	refused(t, l, over, req("e", 1, own))
+	hold(t, l, billing.PaidFromSubscription, req("f", 1, declared(time.Time{}))) // the config's word counts
 	w.clock.Pass(t, 400*24*time.Hour)
-	refused(t, l, over, claim("b", 0, declared(end)))
-	refused(t, l, over, claim("e", 0, own))
-	hold(t, l, billing.PaidFromSubscription, claim("c", 1, declared(ahead)))
+	refused(t, l, over, req("b", 0, declared(end)))
+	refused(t, l, over, req("e", 0, own))
+	hold(t, l, billing.PaidFromSubscription, req("c", 1, declared(ahead)))
 	subscribe(t, l, "alice", "g", ahead)
-	hold(t, l, billing.PaidFromSubscription, claim("g", 1, own))
-	refused(t, l, over, claim("h", 1, declared(end))) // here as well
+	hold(t, l, billing.PaidFromSubscription, req("g", 1, own))
+	refused(t, l, over, req("h", 1, declared(end))) // here as well
 	subscribe(t, l, "alice", "g", time.Time{})
-	hold(t, l, billing.PaidFromSubscription, claim("i", 1, own))
+	hold(t, l, billing.PaidFromSubscription, req("i", 1, own))
 }
 
 func subscribeAgain(t *testing.T, w world) {
@@ -142,8 +142,8 @@ func subscribeAgain(t *testing.T, w world) {
 	want.Until = time.Time{}
 	wantSubscription(t, l, "alice", want)
 	refused(t, l, billing.Refusal{
-		Lack: billing.LackWindow, Limit: 10, Until: want.Windows[billing.Daily].End,
-	}, claim("b", 1, ofGroup("g", billing.Limits{10, 0, 0})))
+		Reason: billing.ReasonWindow, Limit: 10, Until: want.Windows[billing.Daily].End,
+	}, req("b", 1, ofGroup("g", billing.Limits{10, 0, 0})))
 }
 
 func unsubscribe(t *testing.T, w world) {
@@ -154,7 +154,7 @@ func unsubscribe(t *testing.T, w world) {
 	terms := ofGroup("g", billing.Limits{100, 0, 0})
 	subscribe(t, l, "alice", "g", ahead)
 	settle(t, l, used("a", now, 60))
-	hold(t, l, billing.PaidFromSubscription, claim("b", 30, terms))
+	hold(t, l, billing.PaidFromSubscription, req("b", 30, terms))
 	if err := l.Unsubscribe(t.Context(), "alice", "g"); err != nil {
 		t.Fatalf("Unsubscribe: %v", err)
 	}
@@ -162,7 +162,7 @@ func unsubscribe(t *testing.T, w world) {
 		t.Errorf("Unsubscribe again: %v, want ErrNotSubscribed", err)
 	}
 	wantSubscription(t, l, "alice", billing.Subscription{Group: "g"})
-	refused(t, l, billing.Refusal{Lack: billing.LackSubscription}, claim("c", 1, terms))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonSubscription}, req("c", 1, terms))
 	settle(t, l, used("b", now, 25)) // was under way
 	settle(t, l, used("a", now, 60)) // is settled already
 	wantBalance(t, l, "alice", billing.Balance{Amount: 1000})
@@ -178,10 +178,10 @@ func unlimitedSubscribed(t *testing.T, w world) {
 	l := w.open(t)
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice", Unlimited: true})
-	refused(t, l, billing.Refusal{Lack: billing.LackSubscription}, claim("a", 1, unlimited, ofGroup("g", billing.Limits{10, 0, 0})))
-	refused(t, l, billing.Refusal{Lack: billing.LackWindow, Limit: 10, Left: 10},
-		claim("a", 11, unlimited, subscribed("g", billing.Limits{10, 0, 0})))
-	hold(t, l, billing.PaidFromSubscription, claim("a", 10, unlimited, subscribed("g", billing.Limits{10, 0, 0})))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonSubscription}, req("a", 1, unlimited, ofGroup("g", billing.Limits{10, 0, 0})))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonWindow, Limit: 10, Left: 10},
+		req("a", 11, unlimited, subscribed("g", billing.Limits{10, 0, 0})))
+	hold(t, l, billing.PaidFromSubscription, req("a", 10, unlimited, subscribed("g", billing.Limits{10, 0, 0})))
 }
 
 // subscriptionsApart has users and groups whose names make the same text when

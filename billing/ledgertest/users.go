@@ -82,7 +82,7 @@ func wantStranger(t *testing.T, l billing.Ledger, user string) {
 	ctx := t.Context()
 	_, balanceErr := l.Balance(ctx, user)
 	_, userErr := l.User(ctx, user)
-	c := claim("a stranger's", 0)
+	c := req("a stranger's", 0)
 	c.User = user
 	_, holdErr := l.Hold(ctx, c)
 	_, _, creditErr := l.Credit(ctx, user, billing.Credit{ID: "a stranger's", Amount: 1, Time: epoch})
@@ -110,7 +110,7 @@ func userAdded(t *testing.T, w world) {
 	bob := billing.Profile{Name: "bob", Source: billing.SourceAPI, Balance: billing.Balance{Amount: -5}}
 	wantProfile(t, l, alice)
 	wantProfile(t, l, bob)
-	hold(t, l, billing.PaidFromBalance, claim("a", 600))
+	hold(t, l, billing.PaidFromBalance, req("a", 600))
 	settle(t, l, record("a", 300))
 	alice.Balance.Amount = 700
 	wantProfile(t, l, alice)
@@ -202,9 +202,9 @@ func userRemovedInFlight(t *testing.T, w world) {
 	k := key("sk-alice", "alice", limits(500, 0))
 	addKey(t, l, k)
 	subscribe(t, l, "alice", "g", ahead)
-	hold(t, l, billing.PaidFromBalance, claim("a", 300, withKey(k)))
-	hold(t, l, billing.PaidFromBalance, claim("b", 100, withKey(k)))
-	hold(t, l, billing.PaidFromSubscription, claim("c", 100, ofGroup("g", billing.Limits{200, 0, 0})))
+	hold(t, l, billing.PaidFromBalance, req("a", 300, withKey(k)))
+	hold(t, l, billing.PaidFromBalance, req("b", 100, withKey(k)))
+	hold(t, l, billing.PaidFromSubscription, req("c", 100, ofGroup("g", billing.Limits{200, 0, 0})))
 	remove(t, l, "alice")
 	settle(t, l, spent("a", k, epoch, 250))
 	settle(t, l, spent("a", k, epoch, 250))
@@ -243,7 +243,7 @@ func userRevived(t *testing.T, w world) {
 	wantProfile(t, l, billing.Profile{Name: "alice", Source: billing.SourceAPI, Balance: billing.Balance{Amount: 20}, Concurrency: 2})
 	wantNoLogin(t, l, k)
 	wantSubscription(t, l, "alice", billing.Subscription{Group: "g"})
-	refused(t, l, billing.Refusal{Lack: billing.LackSubscription}, claim("d", 1, ofGroup("g", billing.Limits{})))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonSubscription}, req("d", 1, ofGroup("g", billing.Limits{})))
 	wantUsed(t, l, "g", billing.Daily, 0, time.Time{})
 	credit(t, l, "alice", "d", 1, 21)
 	declare(t, l, billing.User{Name: "debtor", Balance: 3}) // by the config this time
@@ -335,7 +335,7 @@ func usersListed(t *testing.T, w world) {
 			declare(t, l, u)
 		}
 	}
-	hold(t, l, billing.PaidFromBalance, &billing.Claim{ID: "a", User: "é", Amount: 2, Least: 2})
+	hold(t, l, billing.PaidFromBalance, &billing.HoldRequest{ID: "a", User: "é", Amount: 2, MinAvailable: 2})
 	subscribe(t, l, "ab", "g", ahead)
 	slices.Sort(names)
 	wantUsers(t, l, names...)
@@ -350,7 +350,7 @@ func anyAddedName(t *testing.T, w world) {
 		credit(t, l, name, name, 100, 1100)
 		addKey(t, l, key("sk-"+name, name, limits(100, 0)))
 		subscribe(t, l, name, name, ahead)
-		c := claim("id "+name, 10, withKey(key("sk-"+name, name)))
+		c := req("id "+name, 10, withKey(key("sk-"+name, name)))
 		c.User = name
 		hold(t, l, billing.PaidFromBalance, c)
 		r := spent("id "+name, key("sk-"+name, name), epoch, 1)

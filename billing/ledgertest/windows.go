@@ -31,21 +31,21 @@ func windowLimits(t *testing.T, w world) {
 		limits[span] = 100
 		group := span.String()
 		terms := subscribed(group, limits)
-		full := billing.Refusal{Lack: billing.LackWindow, Span: span, Limit: 100, Left: 100}
-		refused(t, l, full, claim("a", 101, terms))
+		full := billing.Refusal{Reason: billing.ReasonWindow, Span: span, Limit: 100, Left: 100}
+		refused(t, l, full, req("a", 101, terms))
 		r := used(group, now, 60)
 		r.Group = group
 		settle(t, l, r)
 		full.Left, full.Until = 40, windows(now, 0)[span].End
-		refused(t, l, full, claim("a", 41, terms))
-		hold(t, l, billing.PaidFromSubscription, claim("a "+group, 40, terms))
+		refused(t, l, full, req("a", 41, terms))
+		hold(t, l, billing.PaidFromSubscription, req("a "+group, 40, terms))
 		settle(t, l, &billing.Record{
 			ID: "b " + group, Time: now, User: "alice", Group: group, Cost: 70, Billing: billing.PaidFromSubscription,
 		})
 		full.Left = -30
-		refused(t, l, full, claim("c", 1, terms))
-		hold(t, l, billing.PaidFromSubscription, claim("c "+group, 0, terms))
-		hold(t, l, billing.PaidFromSubscription, claim("d "+group, 1<<50, subscribed(group, billing.Limits{})))
+		refused(t, l, full, req("c", 1, terms))
+		hold(t, l, billing.PaidFromSubscription, req("c "+group, 0, terms))
+		hold(t, l, billing.PaidFromSubscription, req("d "+group, 1<<50, subscribed(group, billing.Limits{})))
 	}
 }
 
@@ -69,8 +69,8 @@ func windowNamed(t *testing.T, w world) {
 		{billing.Limits{80, 500, 100}, billing.Monthly, 10},
 	} {
 		refused(t, l, billing.Refusal{
-			Lack: billing.LackWindow, Span: c.want, Limit: c.limits[c.want], Left: c.left, Until: end[c.want].End,
-		}, claim("b", 11, subscribed("g", c.limits)))
+			Reason: billing.ReasonWindow, Span: c.want, Limit: c.limits[c.want], Left: c.left, Until: end[c.want].End,
+		}, req("b", 11, subscribed("g", c.limits)))
 	}
 }
 
@@ -80,25 +80,25 @@ func windowsHeld(t *testing.T, w world) {
 	defer close1(t, l)
 	declare(t, l, billing.User{Name: "alice"}, billing.User{Name: "bob"})
 	terms := subscribed("g", billing.Limits{100, 1_000_000, 0})
-	hold(t, l, billing.PaidFromSubscription, claim("a", 70, terms))
-	hold(t, l, billing.PaidFromSubscription, claim("other group", 100, subscribed("h", billing.Limits{100, 0, 0})))
-	hold(t, l, billing.PaidFromSubscription, claim("other user", 100, terms, func(c *billing.Claim) { c.User = "bob" }))
-	held := billing.Refusal{Lack: billing.LackWindow, Span: billing.Daily, Limit: 100, Left: 100, Held: true}
-	refused(t, l, held, claim("b", 31, terms))
-	refused(t, l, held, claim("b", 9999, terms, least(31)))
-	hold(t, l, billing.PaidFromSubscription, claim("b", 30, terms))
-	hold(t, l, billing.PaidFromSubscription, claim("b", 30, terms)) // once
-	refused(t, l, held, claim("c", 1, terms))
+	hold(t, l, billing.PaidFromSubscription, req("a", 70, terms))
+	hold(t, l, billing.PaidFromSubscription, req("other group", 100, subscribed("h", billing.Limits{100, 0, 0})))
+	hold(t, l, billing.PaidFromSubscription, req("other user", 100, terms, func(c *billing.HoldRequest) { c.User = "bob" }))
+	held := billing.Refusal{Reason: billing.ReasonWindow, Span: billing.Daily, Limit: 100, Left: 100, Temporary: true}
+	refused(t, l, held, req("b", 31, terms))
+	refused(t, l, held, req("b", 9999, terms, least(31)))
+	hold(t, l, billing.PaidFromSubscription, req("b", 30, terms))
+	hold(t, l, billing.PaidFromSubscription, req("b", 30, terms)) // once
+	refused(t, l, held, req("c", 1, terms))
 	l.Release(t.Context(), "b")
 	l.Release(t.Context(), "b")
 	settle(t, l, used("a", now, 10))
-	hold(t, l, billing.PaidFromSubscription, claim("c", 9999, terms, least(90)))
+	hold(t, l, billing.PaidFromSubscription, req("c", 9999, terms, least(90)))
 	held.Left, held.Until = 90, windows(now, 0)[billing.Daily].End
-	refused(t, l, held, claim("d", 1, terms))
+	refused(t, l, held, req("d", 1, terms))
 	// A window that others can't free is named before one that they can.
 	refused(t, l, billing.Refusal{
-		Lack: billing.LackWindow, Span: billing.Daily, Limit: 15, Left: 5, Until: held.Until,
-	}, claim("d", 10, subscribed("g", billing.Limits{15, 300, 300})))
+		Reason: billing.ReasonWindow, Span: billing.Daily, Limit: 15, Left: 5, Until: held.Until,
+	}, req("d", 10, subscribed("g", billing.Limits{15, 300, 300})))
 }
 
 func windowConcurrently(t *testing.T, w world) {
@@ -114,12 +114,12 @@ func windowConcurrently(t *testing.T, w world) {
 	for g := range goroutines {
 		all.Go(func() {
 			for i := range each {
-				c := claim(fmt.Sprintf("%d-%d", g, i), amount, terms)
+				c := req(fmt.Sprintf("%d-%d", g, i), amount, terms)
 				_, err := l.Hold(context.Background(), c)
 				var refusal *billing.Refusal
 				switch {
 				case errors.As(err, &refusal):
-					if left := refusal.Left; left < 0 || left >= amount && !refusal.Held {
+					if left := refusal.Left; left < 0 || left >= amount && !refusal.Temporary {
 						t.Errorf("Hold: %+v", refusal)
 					}
 				case err != nil:
@@ -143,7 +143,7 @@ func windowConcurrently(t *testing.T, w world) {
 	}
 	wantUsed(t, l, "g", billing.Weekly, billing.USD(paid), windows(now, 0)[billing.Weekly].End)
 	if rest := billing.USD(limit - paid); rest > 0 {
-		hold(t, l, billing.PaidFromSubscription, claim("the rest", rest, terms)) // nothing is held any more
+		hold(t, l, billing.PaidFromSubscription, req("the rest", rest, terms)) // nothing is held any more
 	}
 }
 
@@ -204,14 +204,14 @@ func windowsExact(t *testing.T, w world) {
 }
 
 // wantUsed checks what is used of alice's window, and when that ends, zero for one
-// that has not begun. It asks by a claim that no window can meet.
+// that has not begun. It asks by a hold request that no window can meet.
 func wantUsed(t *testing.T, l billing.Ledger, group string, span billing.Span, used billing.USD, end time.Time) {
 	t.Helper()
 	const limit = 1_000_000
 	var limits billing.Limits
 	limits[span] = limit
-	refused(t, l, billing.Refusal{Lack: billing.LackWindow, Span: span, Limit: limit, Left: limit - used, Until: end},
-		claim("more than the limit", limit+1, subscribed(group, limits)))
+	refused(t, l, billing.Refusal{Reason: billing.ReasonWindow, Span: span, Limit: limit, Left: limit - used, Until: end},
+		req("more than the limit", limit+1, subscribed(group, limits)))
 }
 
 // windows are those that began with a use at a time, by days in UTC.

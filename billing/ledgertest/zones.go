@@ -117,8 +117,8 @@ func nextEnd(start time.Time, span billing.Span, loc *time.Location) time.Time {
 func wantKeyUsed(t *testing.T, l billing.Ledger, k billing.Key, span billing.Span, used billing.USD, end time.Time) {
 	t.Helper()
 	refused(t, l, billing.Refusal{
-		Lack: billing.LackKeyLimit, Span: span, Limit: k.Limits[span], Left: k.Limits[span] - used, Until: end,
-	}, claim("more than the key's limit", k.Limits[span]+1, unlimited, withKey(k)))
+		Reason: billing.ReasonKeyLimit, Span: span, Limit: k.Limits[span], Left: k.Limits[span] - used, Until: end,
+	}, req("more than the key's limit", k.Limits[span]+1, unlimited, withKey(k)))
 }
 
 func windowsOfZone(t *testing.T, h Harness) {

@@ -52,7 +52,7 @@ func TestRoundTrips(t *testing.T) {
 		trips.want(t, "Release of nothing", 0)
 
 		for i, name := range []string{"ahead", "again"} {
-			payer, answered, err := l.holdIn(claim(name, 100), redislink.Guard{}, nil)
+			payer, answered, err := l.holdIn(req(name, 100), redislink.Guard{}, nil)
 			if err != nil || !answered || payer.Billing != billing.PaidFromBalance || payer.UserNumber != 1 {
 				t.Errorf("HoldIn: %+v, %v, %v", payer, answered, err)
 			}
@@ -60,13 +60,13 @@ func TestRoundTrips(t *testing.T) {
 			l.wantHeld(t, billing.USD(100*(i+1)))
 			trips.want(t, "Balance", 1)
 		}
-		_, answer := l.HoldIn(claim("alone", 100))
+		_, answer := l.HoldIn(req("alone", 100))
 		if _, answered, err := answer(); answered || err != nil {
 			t.Errorf("HoldIn, not taken along: %v, %v", answered, err)
 		}
 		trips.want(t, "HoldIn that nobody took along", 0)
 
-		stranger := claim("stranger", 1)
+		stranger := req("stranger", 1)
 		stranger.User = "bob"
 		if _, answered, err := l.holdIn(stranger, redislink.Guard{}, nil); answered || err != nil { // Hold says why
 			t.Errorf("HoldIn of nobody: %v, %v", answered, err)
@@ -90,7 +90,7 @@ func TestNoAnswerIsWaitedForOnce(t *testing.T) {
 		})
 		silent.Store(true)
 		began := time.Now()
-		if _, answered, err := l.holdIn(claim("ahead", 100), redislink.Guard{}, nil); answered || err != nil {
+		if _, answered, err := l.holdIn(req("ahead", 100), redislink.Guard{}, nil); answered || err != nil {
 			t.Errorf("HoldIn: %v, %v", answered, err)
 		}
 		l.wantMet(t, "ahead", 100)
@@ -145,7 +145,7 @@ func TestClientThatLeftHoldsNothing(t *testing.T) {
 		l.wantMet(t, "known", 1)
 		ctx, leave := context.WithCancel(t.Context())
 		before(client, func(context.Context) error { leave(); return nil })
-		if _, err := l.Hold(ctx, claim("a", 100)); !errors.Is(err, context.Canceled) {
+		if _, err := l.Hold(ctx, req("a", 100)); !errors.Is(err, context.Canceled) {
 			t.Errorf("Hold: %v, want context.Canceled", err)
 		}
 		l.wantHeld(t, 1)

@@ -40,7 +40,7 @@ func BenchmarkHold(b *testing.B) {
 			l := benchmarkRedis(b)
 			must(b, l.AddKey(b.Context(), billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: opening}}))
 			benchmark(b, parallel, func() error {
-				c := claim(newID(), 1)
+				c := req(newID(), 1)
 				c.KeyID = "k"
 				_, err := l.Hold(context.Background(), c)
 				return err
@@ -55,7 +55,7 @@ func BenchmarkHoldAndSettle(b *testing.B) {
 	l := benchmarkRedis(b)
 	must(b, l.AddKey(b.Context(), billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: opening}}))
 	benchmark(b, 8, func() error {
-		c := claim(newID(), 1)
+		c := req(newID(), 1)
 		c.KeyID, c.Terms = "k", &billing.Terms{Group: "g", Declared: true}
 		if _, err := l.Hold(context.Background(), c); err != nil {
 			return err

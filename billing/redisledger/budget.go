@@ -21,7 +21,7 @@ func subscriptionBudget(user, group string) budget {
 	return budget("subscription:" + strconv.Itoa(len(user)) + ":" + user + ":" + group)
 }
 
-// account is what a claim is judged by. hold.lua judges by the same rules, so that
+// account is what a hold request is judged by. hold.lua judges by the same rules, so that
 // all happens at one moment; why it refuses is found out here.
 type account struct {
 	user         user
@@ -55,7 +55,7 @@ type limitedKey struct {
 	limits billing.Limits
 }
 
-// sums are amounts on each of the budgets that meet a claim.
+// sums are amounts on each of the budgets that meet a hold request.
 type sums struct{ user, key, subscription billing.USD }
 
 // holdMore counts sums as if they were set aside too.
@@ -70,7 +70,7 @@ func (a *account) holdMore(s sums) {
 }
 
 // judge is billing.Judge.
-func (a *account) judge(c *billing.Claim, now time.Time, loc *time.Location) (payer string, refusal *billing.Refusal) {
+func (a *account) judge(c *billing.HoldRequest, now time.Time, loc *time.Location) (payer string, refusal *billing.Refusal) {
 	budgets := billing.Budgets{Balance: a.user.Balance}
 	if s := &a.subscription; c.Terms != nil {
 		budgets.Subscription = billing.SubscriptionBudget{Subscribed: s.subscribed, Until: s.until, Windows: s.Moved(now, loc), Held: s.held}

@@ -36,7 +36,7 @@ func TestOneClockOfThreeIsWrong(t *testing.T) {
 					used := billing.USD(0)
 					var ids []string // of records, as they were settled
 					ask := func(n *node, id string, amount billing.USD) error {
-						c := claim(id, amount)
+						c := req(id, amount)
 						c.KeyID = "k"
 						_, err := n.Hold(t.Context(), c)
 						return err
@@ -64,7 +64,7 @@ func TestOneClockOfThreeIsWrong(t *testing.T) {
 						time.Sleep(time.Minute)
 						wrong.Store(0)
 					case "under load":
-						use(func() { wrong.Store(int64(by)) }) // between the claim and the record
+						use(func() { wrong.Store(int64(by)) }) // between the request and the record
 						use(stay)
 						use(func() { wrong.Store(0) })
 					}
@@ -75,7 +75,7 @@ func TestOneClockOfThreeIsWrong(t *testing.T) {
 					for i, n := range nodes {
 						var refusal *billing.Refusal
 						err := ask(n, fmt.Sprint("more at ", i), limit-used+1)
-						if !errors.As(err, &refusal) || refusal.Lack != billing.LackKeyLimit || time.Until(refusal.Until) > 31*day {
+						if !errors.As(err, &refusal) || refusal.Reason != billing.ReasonKeyLimit || time.Until(refusal.Until) > 31*day {
 							t.Errorf("node %d, of which the key has used %s: %v, want a refusal for a month at most", i, used, err)
 						}
 						id := fmt.Sprint("rest at ", i)

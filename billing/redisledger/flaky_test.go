@@ -105,7 +105,7 @@ type promises struct {
 // try is one request: it asks for money, and gives it back or settles it.
 func (p *promises) try(t *testing.T, l *node, random *rand.Rand, id string, between func()) {
 	ctx := context.Background()
-	c := claim(id, billing.USD(1+random.IntN(40)))
+	c := req(id, billing.USD(1+random.IntN(40)))
 	c.KeyID, c.Terms = "k", p.terms
 	pays := billing.PaidFromBalance
 	if c.Terms != nil {
@@ -187,7 +187,7 @@ func TestNothingIsPromisedTwice(t *testing.T) {
 				ctx := context.Background()
 				must(t, l.Declare(ctx, []billing.User{{Name: "alice", Balance: balance}}))
 				must(t, l.AddKey(ctx, billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: limit}}))
-				known := claim("known", 0)
+				known := req("known", 0)
 				known.KeyID, known.Terms = "k", p.terms
 				if _, err := l.Hold(ctx, known); err != nil {
 					t.Fatal(err)
@@ -230,7 +230,7 @@ func TestNothingIsPromisedTwice(t *testing.T) {
 				if used := mini.HGet("{n}:key:k", "daily_used"); used != strconv.FormatInt(int64(spent), 10) {
 					t.Errorf("%s is used of the key, %s were charged", used, spent)
 				}
-				rest := claim("rest", most-spent)
+				rest := req("rest", most-spent)
 				rest.KeyID, rest.Terms = "k", p.terms
 				if _, err := l.Hold(ctx, rest); err != nil {
 					t.Errorf("the rest of %d can't be had: %v", rest.Amount, err)

@@ -233,14 +233,14 @@ func exampleOf(id string) *billing.Record {
 
 func newID() string { return uuid.Must(uuid.NewV7()).String() }
 
-// claim is of alice's balance, for no more than the amount.
-func claim(id string, amount billing.USD) *billing.Claim {
-	return &billing.Claim{ID: id, User: "alice", Amount: amount, Least: amount}
+// request is of alice's balance, for no more than the amount.
+func req(id string, amount billing.USD) *billing.HoldRequest {
+	return &billing.HoldRequest{ID: id, User: "alice", Amount: amount, MinAvailable: amount}
 }
 
-// setAside makes a claim of alice's balance.
+// setAside makes a hold request of alice's balance.
 func (n *node) setAside(id string, amount billing.USD) error {
-	_, err := n.Hold(context.Background(), claim(id, amount))
+	_, err := n.Hold(context.Background(), req(id, amount))
 	return err
 }
 
@@ -251,11 +251,11 @@ func (n *node) wantMet(t testing.TB, id string, amount billing.USD) {
 	}
 }
 
-// wantRefused wants a claim refused; held: for what others have set aside.
+// wantRefused wants a hold request refused; held: for what others have set aside.
 func (n *node) wantRefused(t testing.TB, id string, amount billing.USD, held bool) {
 	t.Helper()
 	var refusal *billing.Refusal
-	if err := n.setAside(id, amount); !errors.As(err, &refusal) || refusal.Held != held {
+	if err := n.setAside(id, amount); !errors.As(err, &refusal) || refusal.Temporary != held {
 		t.Errorf("Hold(%s): %v, want a refusal, for what is set aside: %v", id, err, held)
 	}
 }
@@ -294,9 +294,9 @@ func (n *node) settle(t testing.TB, ids ...string) {
 	}
 }
 
-// holdIn makes a claim in the round trip of another command, and returns what came of
+// holdIn makes a hold request in the round trip of another command, and returns what came of
 // it.
-func (n *node) holdIn(c *billing.Claim, guard redislink.Guard, queue func(redis.Pipeliner)) (payer billing.Payer, answered bool, err error) {
+func (n *node) holdIn(c *billing.HoldRequest, guard redislink.Guard, queue func(redis.Pipeliner)) (payer billing.Payer, answered bool, err error) {
 	along, answer := n.HoldIn(c)
 	n.travel(along, guard, queue)
 	return answer()

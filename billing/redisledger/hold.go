@@ -18,74 +18,74 @@ import (
 // from what this process knew last, less what it has settled and set aside itself; it
 // fails with ErrUnavailable if it never knew the user, or a subscription that no config
 // declares, and with ErrUnwritable if the spool could not keep the record.
-func (l *Ledger) Hold(ctx context.Context, claim *billing.Claim) (billing.Payer, error) {
+func (l *Ledger) Hold(ctx context.Context, req *billing.HoldRequest) (billing.Payer, error) {
 	if l.closed.Load() {
 		return billing.Payer{}, billing.ErrClosed
 	}
 	var payer billing.Payer
-	err := l.askOf(ctx, claim.User, func() (err error) {
-		payer, err = l.hold(ctx, claim)
+	err := l.askOf(ctx, req.User, func() (err error) {
+		payer, err = l.hold(ctx, req)
 		return err
 	})
 	var refusal *billing.Refusal
 	if err != nil && !errors.As(err, &refusal) {
-		err = fmt.Errorf("setting %s of %q aside: %w", claim.Amount, claim.User, unavailable(err))
+		err = fmt.Errorf("setting %s of %q aside: %w", req.Amount, req.User, unavailable(err))
 	}
 	return payer, err
 }
 
-func (l *Ledger) hold(ctx context.Context, claim *billing.Claim) (billing.Payer, error) {
-	if err := cmp.Or(ctx.Err(), checkClaim(claim)); err != nil {
+func (l *Ledger) hold(ctx context.Context, req *billing.HoldRequest) (billing.Payer, error) {
+	if err := cmp.Or(ctx.Err(), checkRequest(req)); err != nil {
 		return billing.Payer{}, err
 	}
-	if before, isThere := l.holds.find(claim.ID); isThere {
+	if before, isThere := l.holds.find(req.ID); isThere {
 		return before.payer, nil
 	}
 	if err := l.link.Down(); err != nil {
-		return l.holdHere(claim, err, nil)
+		return l.holdHere(req, err, nil)
 	}
-	h := l.holds.ask(claim)
-	keys, args := l.holdArguments(claim, h, redislink.Guard{})
+	h := l.holds.ask(req)
+	keys, args := l.holdArguments(req, h, redislink.Guard{})
 	answer, err := l.link.Run(ctx, holdScript, keys, args...)
 	switch {
 	case isOutage(err):
-		return l.holdHere(claim, err, h)
+		return l.holdHere(req, err, h)
 	case err != nil:
 		l.holds.drop(h)
 		return billing.Payer{}, err
 	}
-	payer, err := l.answerHold(ctx, claim, h, answer)
+	payer, err := l.answerHold(ctx, req, h, answer)
 	if err == nil && ctx.Err() != nil {
-		l.Release(ctx, claim.ID)
+		l.Release(ctx, req.ID)
 		return billing.Payer{}, ctx.Err()
 	}
 	return payer, err
 }
 
-func checkClaim(claim *billing.Claim) error {
+func checkRequest(req *billing.HoldRequest) error {
 	switch {
-	case claim.ID == "":
+	case req.ID == "":
 		return errors.New("the claim has no id")
-	case claim.Amount < 0 || claim.Amount > largestAmount || claim.Least > largestAmount:
+	case req.Amount < 0 || req.Amount > largestAmount || req.MinAvailable > largestAmount:
 		return fmt.Errorf("the claim is out of range, the limits are 0 and %s", largestAmount)
 	}
 	return nil
 }
 
-// HoldIn puts a claim to Redis in somebody else's round trip, if what that one is for
+// HoldIn puts a hold request to Redis in somebody else's round trip, if what that one is for
 // is granted (redislink.Guard), so that a request which has to wait in line for its
 // slot keeps no money from others meanwhile. Once the batch has travelled, answer
 // returns what Hold would; answered is false, and nothing is set aside, if nobody took
 // it along or it came to nothing for another reason than money. A request that ends
 // without having asked needs Release as any other.
-func (l *Ledger) HoldIn(claim *billing.Claim) (along roundtrip.Batch, answer func() (payer billing.Payer, answered bool, err error)) {
+func (l *Ledger) HoldIn(req *billing.HoldRequest) (along roundtrip.Batch, answer func() (payer billing.Payer, answered bool, err error)) {
 	none := func() (billing.Payer, bool, error) { return billing.Payer{}, false, nil }
-	if _, isThere := l.holds.find(claim.ID); isThere || l.closed.Load() || l.link.Down() != nil || checkClaim(claim) != nil {
+	if _, isThere := l.holds.find(req.ID); isThere || l.closed.Load() || l.link.Down() != nil || checkRequest(req) != nil {
 		return nil, none
 	}
-	kept := *claim
-	if claim.Terms != nil {
-		terms := *claim.Terms
+	kept := *req
+	if req.Terms != nil {
+		terms := *req.Terms
 		kept.Terms = &terms
 	}
 	came := none
@@ -107,7 +107,7 @@ func (l *Ledger) HoldIn(claim *billing.Claim) (along roundtrip.Batch, answer fun
 }
 
 // holdArguments are hold.lua's.
-func (l *Ledger) holdArguments(c *billing.Claim, h *hold, guard redislink.Guard) (keys []string, args []any) {
+func (l *Ledger) holdArguments(c *billing.HoldRequest, h *hold, guard redislink.Guard) (keys []string, args []any) {
 	user, key, subscription := userBudget(c.User), keyBudget(c.KeyID), subscriptionBudget(c.User, "")
 	pays, until, limits := "balance", "", billing.Limits{}
 	switch terms := c.Terms; {
@@ -125,7 +125,7 @@ func (l *Ledger) holdArguments(c *billing.Claim, h *hold, guard redislink.Guard)
 	keys = []string{
 		guard.Key, l.key(user), l.key(key), l.key(subscription), l.holdsKey(user), l.holdsKey(key), l.holdsKey(subscription),
 	}
-	args = append(make([]any, 0, 16), guard.Field, h.member(), int64(c.Amount), int64(max(c.Least, 0)), holdTTL.Milliseconds(), pays, until)
+	args = append(make([]any, 0, 16), guard.Field, h.member(), int64(c.Amount), int64(max(c.MinAvailable, 0)), holdTTL.Milliseconds(), pays, until)
 	for _, limit := range limits {
 		args = append(args, int64(max(limit, 0)))
 	}
@@ -136,7 +136,7 @@ func (l *Ledger) holdArguments(c *billing.Claim, h *hold, guard redislink.Guard)
 }
 
 // answerHold takes in hold.lua's answer.
-func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, answer any) (billing.Payer, error) {
+func (l *Ledger) answerHold(ctx context.Context, c *billing.HoldRequest, h *hold, answer any) (billing.Payer, error) {
 	if list, _ := answer.([]any); len(list) == 1 && list[0] == "unknown user" {
 		l.holds.drop(h)
 		l.snapshot.forgetUser(c.User)
@@ -164,7 +164,7 @@ func (l *Ledger) answerHold(ctx context.Context, c *billing.Claim, h *hold, answ
 	if _, refusal := a.judge(c, now, l.location); refusal != nil {
 		return billing.Payer{}, refusal
 	}
-	return billing.Payer{}, &billing.Refusal{Lack: billing.LackBalance, Held: true}
+	return billing.Payer{}, &billing.Refusal{Reason: billing.ReasonBalance, Temporary: true}
 }
 
 func payerOf(paidFrom string, a *account) billing.Payer {
@@ -172,7 +172,7 @@ func payerOf(paidFrom string, a *account) billing.Payer {
 }
 
 // parseAccount reads what hold.lua gives of the user, the key and the subscription.
-func parseAccount(answer any, c *billing.Claim) (did string, a account, now time.Time, err error) {
+func parseAccount(answer any, c *billing.HoldRequest) (did string, a account, now time.Time, err error) {
 	r := newReply(answer, 5)
 	if r.err != nil {
 		return "", a, now, r.err
@@ -190,9 +190,9 @@ func parseAccount(answer any, c *billing.Claim) (did string, a account, now time
 	return did, a, now, cmp.Or(err, r.err)
 }
 
-// holdHere meets a claim, or does not, by what this process knows; why is why Redis
+// holdHere meets a hold request, or does not, by what this process knows; why is why Redis
 // does not do it. asked is what Redis may have met, or nil.
-func (l *Ledger) holdHere(c *billing.Claim, why error, asked *hold) (billing.Payer, error) {
+func (l *Ledger) holdHere(c *billing.HoldRequest, why error, asked *hold) (billing.Payer, error) {
 	if asked != nil && l.holds.drop(asked) { // it was given back meanwhile; what Redis has of it expires
 		return billing.Payer{}, why
 	}

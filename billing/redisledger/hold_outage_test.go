@@ -23,46 +23,46 @@ func TestHoldInOutage(t *testing.T) {
 		ctx := t.Context()
 		must(t, l.Declare(ctx, []billing.User{{Name: "alice", Balance: 3 * charge}, {Name: "free", Unlimited: true}, {Name: "bob"}}))
 		must(t, l.AddKey(ctx, billing.Key{ID: "k", User: "alice", Limits: billing.Limits{billing.Daily: 5 * charge}}))
-		of := func(id, user, key, group string, declared bool, amount billing.USD) *billing.Claim {
-			c := claim(id, amount)
+		of := func(id, user, key, group string, declared bool, amount billing.USD) *billing.HoldRequest {
+			c := req(id, amount)
 			c.User, c.KeyID, c.Unlimited = user, key, user == "free"
 			if group != "" {
 				c.Terms = &billing.Terms{Group: group, Declared: declared, Limits: billing.Limits{billing.Monthly: 2 * charge}}
 			}
 			return c
 		}
-		want := func(c *billing.Claim, payer string, lack billing.Lack) {
+		want := func(c *billing.HoldRequest, payer string, reason billing.Reason) {
 			t.Helper()
 			got, err := l.Hold(ctx, c)
 			var refusal *billing.Refusal
 			errors.As(err, &refusal)
-			if got.Billing != payer || (lack == "") != (err == nil) || lack != "" && (refusal == nil || refusal.Lack != lack) {
-				t.Errorf("Hold(%s): %+v, %v; want %q or the lack %q", c.ID, got, err, payer, lack)
+			if got.Billing != payer || (reason == "") != (err == nil) || reason != "" && (refusal == nil || refusal.Reason != reason) {
+				t.Errorf("Hold(%s): %+v, %v; want %q or the lack %q", c.ID, got, err, payer, reason)
 			}
 		}
 		must(t, l.Subscribe(ctx, "alice", "own", time.Time{}))
 		want(of("before", "alice", "k", "", false, charge), billing.PaidFromBalance, "")
 		want(of("own", "alice", "", "own", false, charge), billing.PaidFromSubscription, "")
-		want(of("not", "bob", "", "own", false, charge), "", billing.LackSubscription)
+		want(of("not", "bob", "", "own", false, charge), "", billing.ReasonSubscription)
 
 		outage.is.Store(true)
 		want(of("1", "alice", "k", "", false, charge), billing.PaidFromBalance, "")
-		want(of("2", "alice", "", "", false, 2*charge), "", billing.LackBalance)
+		want(of("2", "alice", "", "", false, 2*charge), "", billing.ReasonBalance)
 		l.settle(t, "before") // the charge takes the place of the hold
 		want(of("2", "alice", "", "", false, charge), billing.PaidFromBalance, "")
-		want(of("3", "alice", "", "", false, 1), "", billing.LackBalance)
+		want(of("3", "alice", "", "", false, 1), "", billing.ReasonBalance)
 		l.Release(ctx, "2")
 		want(of("3", "alice", "", "", false, charge), billing.PaidFromBalance, "")
 
 		want(of("key", "alice", "k", "declared", true, 2*charge), billing.PaidFromSubscription, "")
-		want(of("declared", "alice", "", "declared", true, 1), "", billing.LackWindow)
+		want(of("declared", "alice", "", "declared", true, 1), "", billing.ReasonWindow)
 		want(of("key 2", "alice", "k", "declared 2", true, 2*charge), billing.PaidFromSubscription, "")
-		want(of("key 3", "alice", "k", "own", false, charge), "", billing.LackKeyLimit)
+		want(of("key 3", "alice", "k", "own", false, charge), "", billing.ReasonKeyLimit)
 		want(of("own 2", "alice", "", "own", false, charge), billing.PaidFromSubscription, "")
-		want(of("own 3", "alice", "", "own", false, 1), "", billing.LackWindow)
+		want(of("own 3", "alice", "", "own", false, 1), "", billing.ReasonWindow)
 		want(of("free", "free", "", "", false, 1<<40), billing.PaidByNobody, "")
-		want(of("not", "bob", "", "own", false, 1), "", billing.LackSubscription)
-		for _, c := range []*billing.Claim{of("unheard of", "carol", "", "", false, 1), of("unheard of", "alice", "", "other", false, 1)} {
+		want(of("not", "bob", "", "own", false, 1), "", billing.ReasonSubscription)
+		for _, c := range []*billing.HoldRequest{of("unheard of", "carol", "", "", false, 1), of("unheard of", "alice", "", "other", false, 1)} {
 			if _, err := l.Hold(ctx, c); !errors.Is(err, billing.ErrUnavailable) {
 				t.Errorf("Hold of what is not known here: %v, want ErrUnavailable", err)
 			}
@@ -103,13 +103,13 @@ func TestHoldCountsWhatWaits(t *testing.T) {
 		outage.is.Store(true)
 		must(t, l.Settle(ctx, waits, nil))
 		must(t, l.Settle(ctx, used, nil))
-		subscribed := claim("subscribed", 31)
+		subscribed := req("subscribed", 31)
 		subscribed.Terms = &billing.Terms{Group: "g", Declared: true, Limits: billing.Limits{100}}
-		keyed := claim("keyed", 301)
+		keyed := req("keyed", 301)
 		keyed.KeyID = "k"
 		refused := func(when string) {
 			t.Helper()
-			for _, c := range []*billing.Claim{claim("balance", 401), subscribed, keyed} {
+			for _, c := range []*billing.HoldRequest{req("balance", 401), subscribed, keyed} {
 				var refusal *billing.Refusal
 				if _, err := l.Hold(ctx, c); c.KeyID == "k" && when == "down" {
 					l.Release(ctx, c.ID) // of the key's limits nothing is known here
@@ -125,10 +125,10 @@ func TestHoldCountsWhatWaits(t *testing.T) {
 		time.Sleep(time.Second)
 		refused("up")
 		l.wantWaiting(t, 0)
-		for _, c := range []*billing.Claim{claim("balance", 400), subscribed, keyed} {
+		for _, c := range []*billing.HoldRequest{req("balance", 400), subscribed, keyed} {
 			if c.ID != "balance" {
 				c.Amount--
-				c.Least--
+				c.MinAvailable--
 			}
 			if _, err := l.Hold(ctx, c); err != nil {
 				t.Errorf("Hold(%s) of one less: %v", c.ID, err)
@@ -150,7 +150,7 @@ func TestAnswerToHoldIsLost(t *testing.T) {
 		lost := new(loser)
 		client.AddHook(pipelineHook(lost.hook))
 		lost.next.Store(true)
-		keyed := claim("a", 100)
+		keyed := req("a", 100)
 		keyed.KeyID = "k" // of whose limits nothing is known here
 		if _, err := l.Hold(t.Context(), keyed); err != nil {
 			t.Fatal(err)
@@ -163,7 +163,7 @@ func TestAnswerToHoldIsLost(t *testing.T) {
 		l.settle(t, "a")
 		l.wantHeld(t, 1)
 		keyed.ID = "b"
-		keyed.Amount, keyed.Least = 1000, 1000
+		keyed.Amount, keyed.MinAvailable = 1000, 1000
 		time.Sleep(holdTTL + time.Second) // of the key, this process did not know
 		if _, err := l.Hold(t.Context(), keyed); err != nil {
 			t.Errorf("the key's limit has not come back: %v", err)
@@ -171,9 +171,9 @@ func TestAnswerToHoldIsLost(t *testing.T) {
 	})
 }
 
-// TestAnswerToAClaimAlongIsLost, or comes when the client has left, or Redis hears of
-// the claim after its end: nothing stays set aside for more than a minute.
-func TestAnswerToAClaimAlongIsLost(t *testing.T) {
+// TestAnswerToAHoldAlongIsLost, or comes when the client has left, or Redis hears of
+// the request after its end: nothing stays set aside for more than a minute.
+func TestAnswerToAHoldAlongIsLost(t *testing.T) {
 	for _, test := range []struct{ left, late bool }{{false, false}, {true, false}, {true, true}} {
 		inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
 			l, other := open(t, client), open(t, clientOf(t, mini))
@@ -184,7 +184,7 @@ func TestAnswerToAClaimAlongIsLost(t *testing.T) {
 				faults.next = []fate{heardLate}
 			}
 			client.AddHook(pipelineHook(faults.hook))
-			if payer, answered, err := l.holdIn(claim("a", 100), redislink.Guard{}, nil); answered || err != nil {
+			if payer, answered, err := l.holdIn(req("a", 100), redislink.Guard{}, nil); answered || err != nil {
 				t.Errorf("HoldIn: %+v, %v, %v", payer, answered, err)
 			}
 			if test.left {

@@ -256,7 +256,7 @@ func TestInDoubtEndsWhileItIsTold(t *testing.T) {
 }
 
 // TestInDoubtIsToldWithOtherClaims: Redis, which may not have it, counts it.
-func TestInDoubtIsToldWithOtherClaims(t *testing.T) {
+func TestInDoubtIsToldWithOtherHolds(t *testing.T) {
 	inPhases(t, func(t *testing.T, p *phases) {
 		// A standstill of this process: the answer comes too late, and Redis is not down.
 		p.will(func(deliver func() error) error {
@@ -295,7 +295,7 @@ func TestRequestThatIsGoneHoldsNothing(t *testing.T) {
 			leave()
 			return lost(deliver)
 		})
-		_, err := p.Hold(ctx, claim("a", 1000))
+		_, err := p.Hold(ctx, req("a", 1000))
 		if err == nil { // then it is the caller's to give back
 			p.Release(t.Context(), "a")
 		} else if !errors.Is(err, context.Canceled) {

@@ -25,7 +25,7 @@ const (
 	renewBatch = 500
 )
 
-// TestGuardedHold: a claim that travels with an ask for a slot sets money aside
+// TestGuardedHold: a hold request that travels with an ask for a slot sets money aside
 // only if the slot was granted.
 func TestGuardedHold(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
@@ -38,7 +38,7 @@ func TestGuardedHold(t *testing.T) {
 		client.AddHook(pipelineHook(trips.hook))
 		for _, granted := range []bool{true, false} {
 			lease := fmt.Sprint("lease-", granted)
-			payer, answered, err := l.holdIn(claim(lease, 100), redislink.Guard{Key: "{n}:held", Field: lease}, func(pipe redis.Pipeliner) {})
+			payer, answered, err := l.holdIn(req(lease, 100), redislink.Guard{Key: "{n}:held", Field: lease}, func(pipe redis.Pipeliner) {})
 			if answered || err != nil {
 				t.Errorf("no slot was granted: %+v, %v, %v", payer, answered, err)
 			}
@@ -46,7 +46,7 @@ func TestGuardedHold(t *testing.T) {
 				mini.HSet("{n}:held", lease, "dplace")
 			}
 			trips.count.Store(0)
-			payer, answered, err = l.holdIn(claim(lease, 100), redislink.Guard{Key: "{n}:held", Field: lease}, nil)
+			payer, answered, err = l.holdIn(req(lease, 100), redislink.Guard{Key: "{n}:held", Field: lease}, nil)
 			trips.want(t, "the ask", 1)
 			if held := mini.HGet("{n}:user:alice", "held"); held == "100" != granted {
 				t.Errorf("granted %v: %q is set aside", granted, held)
@@ -61,14 +61,14 @@ func TestGuardedHold(t *testing.T) {
 	})
 }
 
-// TestClaimThatNobodyAsksAbout: a request that ends before it needs its money gives
+// TestHoldThatNobodyAsksAbout: a request that ends before it needs its money gives
 // it back as any other.
-func TestClaimThatNobodyAsksAbout(t *testing.T) {
+func TestHoldThatNobodyAsksAbout(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
 		l := open(t, client)
 		l.declareAlice(t)
 		l.wantMet(t, "known", 0)
-		along, _ := l.HoldIn(claim("a", opening))
+		along, _ := l.HoldIn(req("a", opening))
 		l.travel(along, redislink.Guard{}, nil)
 		l.wantRefused(t, "b", 1, true)
 		l.Release(t.Context(), "a")
@@ -218,9 +218,9 @@ func TestMoreIsSetAsideThanCanBeCounted(t *testing.T) {
 		l := open(t, client)
 		l.declareAlice(t)
 		mini.HSet("{n}:user:alice", "held", "1000000000000000000")
-		c := claim("a", 1)
+		c := req("a", 1)
 		var refusal *billing.Refusal
-		if _, err := l.Hold(t.Context(), c); !errors.As(err, &refusal) || !refusal.Held {
+		if _, err := l.Hold(t.Context(), c); !errors.As(err, &refusal) || !refusal.Temporary {
 			t.Errorf("Hold: %v, want a refusal for what is set aside", err)
 		}
 		mini.HSet("{n}:user:alice", "held", "0")
@@ -257,7 +257,7 @@ func TestManyNodesHold(t *testing.T) {
 							t.Error(err)
 						}
 						paid.Add(1)
-					case errors.As(err, &refusal) && refusal.Held:
+					case errors.As(err, &refusal) && refusal.Temporary:
 					case refusal != nil:
 						return
 					default:

@@ -38,7 +38,7 @@ const (
 	inDoubt
 )
 
-// hold is what a claim has set aside.
+// hold is what a hold request has set aside.
 type hold struct {
 	id     string
 	number uint64 // tells it from others of the same id
@@ -92,8 +92,8 @@ func (hs *holds) move(h *hold, to phase) {
 	hs.count(h, 1)
 }
 
-// make begins a hold for a claim. mu is held.
-func (hs *holds) make(c *billing.Claim, begin phase) *hold {
+// make begins a hold for a hold request. mu is held.
+func (hs *holds) make(c *billing.HoldRequest, begin phase) *hold {
 	hs.number++
 	h := &hold{id: c.ID, number: hs.number, amount: c.Amount, user: c.User, phase: begin, budgets: possibleBudgets(c), doubts: hs.doubts}
 	if before := hs.byID[h.id]; before != nil { // two ask for one request
@@ -104,9 +104,9 @@ func (hs *holds) make(c *billing.Claim, begin phase) *hold {
 	return h
 }
 
-// possibleBudgets are those on which a claim may set something aside: first that of
+// possibleBudgets are those on which a hold request may set something aside: first that of
 // who pays.
-func possibleBudgets(c *billing.Claim) []budget {
+func possibleBudgets(c *billing.HoldRequest) []budget {
 	first := userBudget(c.User)
 	if c.Terms != nil {
 		first = subscriptionBudget(c.User, c.Terms.Group)
@@ -115,7 +115,7 @@ func possibleBudgets(c *billing.Claim) []budget {
 }
 
 // ask begins a hold that Redis is asked for.
-func (hs *holds) ask(c *billing.Claim) *hold {
+func (hs *holds) ask(c *billing.HoldRequest) *hold {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	h := hs.make(c, asked)
@@ -134,7 +134,7 @@ func (hs *holds) find(id string) (found hold, isThere bool) {
 	return *h, true
 }
 
-// meet notes that a claim was met, by Redis or, if in doubt, by this process. It
+// meet notes that a hold request was met, by Redis or, if in doubt, by this process. It
 // reports whether the hold was abandoned meanwhile.
 func (hs *holds) meet(h *hold, payer billing.Payer, a *account, to phase) (isOver bool) {
 	hs.mu.Lock()

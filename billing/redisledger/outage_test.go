@@ -270,7 +270,7 @@ func TestRedisDoesNotTakeTheConfig(t *testing.T) {
 		})
 		for what, ask := range map[string]func() error{
 			"Balance": func() error { _, err := l.Balance(t.Context(), "alice"); return err },
-			"Hold":    func() error { _, err := l.Hold(t.Context(), claim("a", 1)); return err },
+			"Hold":    func() error { _, err := l.Hold(t.Context(), req("a", 1)); return err },
 			"User":    func() error { _, err := l.User(t.Context(), "alice"); return err },
 			"Users":   func() error { _, err := l.Users(t.Context()); return err },
 			"Credit": func() error {
@@ -309,9 +309,9 @@ func TestUsersAreToldAgain(t *testing.T) {
 	}
 }
 
-// TestLostAnswerOfAClaimRefusedHere: Redis has met the claim, nobody heard, and by what
+// TestLostAnswerOfAHoldRefusedHere: Redis has met the request, nobody heard, and by what
 // this process knew it is refused. What Redis set aside is given back.
-func TestLostAnswerOfAClaimRefusedHere(t *testing.T) {
+func TestLostAnswerOfAHoldRefusedHere(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
 		l, other := open(t, client), open(t, clientOf(t, mini))
 		must(t, l.Declare(t.Context(), []billing.User{{Name: "alice"}}))

@@ -16,7 +16,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/internal/redislink"
 )
 
-// TestHoldOvertakenByItsSettle: a request's record comes while its claim is on its way,
+// TestHoldOvertakenByItsSettle: a request's record comes while its request is on its way,
 // before or after Redis hears of that: the record is charged, and nothing stays set
 // aside.
 func TestHoldOvertakenByItsSettle(t *testing.T) {
@@ -70,7 +70,7 @@ func TestHoldOvertakenByItsSettle(t *testing.T) {
 	}
 }
 
-// TestSpoolDrainsWhileRedisIsAsked: a claim that Redis refuses for the sake of records
+// TestSpoolDrainsWhileRedisIsAsked: a hold request that Redis refuses for the sake of records
 // which have left the spool meanwhile has to wait, and is not told that it can't be met.
 func TestSpoolDrainsWhileRedisIsAsked(t *testing.T) {
 	inBubble(t, func(t *testing.T, mini *miniredis.Miniredis, client *redis.Client) {
@@ -95,7 +95,7 @@ func TestSpoolDrainsWhileRedisIsAsked(t *testing.T) {
 					case <-ctx.Done():
 						return fail(cmds, ctx.Err())
 					}
-				case isScript(cmds[len(cmds)-1:]) && asked.Load(): // the claim, on its way
+				case isScript(cmds[len(cmds)-1:]) && asked.Load(): // the request, on its way
 					close(held)
 					asked.Store(false)
 					l.wantWaiting(t, 0)
@@ -112,7 +112,7 @@ func TestSpoolDrainsWhileRedisIsAsked(t *testing.T) {
 		}
 		asked.Store(true)
 		var refusal *billing.Refusal
-		if payer, answered, err := l.holdIn(claim("a", 400), redislink.Guard{}, nil); !answered || !errors.As(err, &refusal) || !refusal.Held {
+		if payer, answered, err := l.holdIn(req("a", 400), redislink.Guard{}, nil); !answered || !errors.As(err, &refusal) || !refusal.Temporary {
 			t.Errorf("HoldIn: %+v, %v, %v; want a refusal to wait for", payer, answered, err)
 		}
 		if asked.Load() {

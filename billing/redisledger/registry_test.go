@@ -379,8 +379,8 @@ func TestSumsEndBeforeTheyOverflow(t *testing.T) {
 		}
 		l.wantBalance(t, largestAmount)
 		for i := range 2 {
-			c := claim(fmt.Sprint(i), largestAmount)
-			c.Least = 1
+			c := req(fmt.Sprint(i), largestAmount)
+			c.MinAvailable = 1
 			_, err := l.Hold(ctx, c)
 			if met := err == nil; met != (i == 0) {
 				t.Errorf("Hold %d: %v", i, err)

@@ -9,7 +9,7 @@ import (
 )
 
 // snapshot is what this process knows of users' money, their subscriptions and keys:
-// what Redis told last, and what was settled here since. While Redis is down, claims
+// what Redis told last, and what was settled here since. While Redis is down, hold requests
 // are judged by it.
 type snapshot struct {
 	location *time.Location
@@ -127,8 +127,8 @@ func (s *snapshot) forgetSubscription(user, group string) {
 	delete(s.subscriptions, subscriptionBudget(user, group))
 }
 
-// learn takes in what Redis told when it was asked to meet a claim.
-func (s *snapshot) learn(c *billing.Claim, a *account) {
+// learn takes in what Redis told when it was asked to meet a hold request.
+func (s *snapshot) learn(c *billing.HoldRequest, a *account) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.take(c.User, a.user)
@@ -168,9 +168,9 @@ func (s *snapshot) keepNewer(name budget, told *windows) {
 	}
 }
 
-// account is what is known of those who are to meet a claim, without what is set aside.
-// isKnown is false if the claim can't be judged.
-func (s *snapshot) account(c *billing.Claim) (a account, isKnown bool) {
+// account is what is known of those who are to meet a hold request, without what is set aside.
+// isKnown is false if the request can't be judged.
+func (s *snapshot) account(c *billing.HoldRequest) (a account, isKnown bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u, isKnown := s.users[c.User]
@@ -195,15 +195,15 @@ func (s *snapshot) account(c *billing.Claim) (a account, isKnown bool) {
 	return a, known != nil || c.Terms.Declared
 }
 
-// unknown is what records that Redis may not have take from what meets a claim.
-func (s *snapshot) unknown(c *billing.Claim) (u sums) {
+// unknown is what records that Redis may not have take from what meets a hold request.
+func (s *snapshot) unknown(c *billing.HoldRequest) (u sums) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return sumsOf(s.spent, c)
 }
 
-// sumsOf are the sums of what meets a claim.
-func sumsOf(all map[budget]billing.USD, c *billing.Claim) (s sums) {
+// sumsOf are the sums of what meets a hold request.
+func sumsOf(all map[budget]billing.USD, c *billing.HoldRequest) (s sums) {
 	if len(all) == 0 {
 		return s
 	}

@@ -95,8 +95,8 @@ func windowsAsInGo(rt *rapid.T, t *testing.T, mini *miniredis.Miniredis, client 
 			wantWindows(rt, client, "{n}:subscription:5:alice:g", want)
 		}
 		if rapid.IntRange(0, 2).Draw(rt, "judge") == 0 {
-			wantJudged(rt, l, &billing.Claim{
-				ID: "c", User: "alice", KeyID: "k", Least: billing.USD(rapid.IntRange(0, 9001).Draw(rt, "least")),
+			wantJudged(rt, l, &billing.HoldRequest{
+				ID: "c", User: "alice", KeyID: "k", MinAvailable: billing.USD(rapid.IntRange(0, 9001).Draw(rt, "least")),
 				Terms: &billing.Terms{Group: "g", Declared: true, Limits: limits},
 			}, want.Moved(now, loc), ofKey.Moved(now, loc), limits, now)
 			want, ofKey = want.Moved(now, loc), ofKey.Moved(now, loc)
@@ -133,19 +133,19 @@ func wantWindows(t *rapid.T, client redis.UniversalClient, key string, want bill
 	}
 }
 
-// wantJudged checks that Redis meets a claim if and only if Go does.
-func wantJudged(t *rapid.T, l *node, c *billing.Claim, subscription, key billing.Windows, limits billing.Limits, now time.Time) {
+// wantJudged checks that Redis meets a hold request if and only if Go does.
+func wantJudged(t *rapid.T, l *node, c *billing.HoldRequest, subscription, key billing.Windows, limits billing.Limits, now time.Time) {
 	var want error
-	if r := key.Lacks(billing.LackKeyLimit, limits, now, 0, c.Least); r != nil {
+	if r := key.Refuse(billing.ReasonKeyLimit, limits, now, 0, c.MinAvailable); r != nil {
 		want = r
 	}
-	if r := subscription.Lacks(billing.LackWindow, limits, now, 0, c.Least); r != nil {
+	if r := subscription.Refuse(billing.ReasonWindow, limits, now, 0, c.MinAvailable); r != nil {
 		want = r
 	}
 	if _, err := l.Hold(context.Background(), c); !cmp.Equal(want, err, cmp.Comparer(func(a, b error) bool {
 		return (a == nil) == (b == nil) && (a == nil || a.Error() == b.Error())
 	})) {
-		t.Fatalf("Hold at %v of %d: %v, want %v", now, c.Least, err, want)
+		t.Fatalf("Hold at %v of %d: %v, want %v", now, c.MinAvailable, err, want)
 	}
 }
 
@@ -174,10 +174,10 @@ func TestFirstRecordBeforeRedissClockIsKnown(t *testing.T) {
 	}
 }
 
-// TestFirstRecordOfADayIsMissed by Redis, which is asked about another claim in between:
+// TestFirstRecordOfADayIsMissed by Redis, which is asked about another request in between:
 // in the outage after that, it counts all the same.
 func TestFirstRecordOfADayIsMissed(t *testing.T) {
-	for name, ask := range map[string]*billing.Claim{
+	for name, ask := range map[string]*billing.HoldRequest{
 		"key":          {User: "alice", KeyID: "k"},
 		"subscription": {User: "alice", Terms: &billing.Terms{Group: "g", Declared: true, Limits: billing.Limits{1000}}},
 	} {
@@ -188,7 +188,7 @@ func TestFirstRecordOfADayIsMissed(t *testing.T) {
 				must(t, l.AddKey(t.Context(), billing.Key{ID: "k", User: "alice", Limits: billing.Limits{1000}}))
 				hold := func(id string, amount billing.USD) error {
 					c := *ask
-					c.ID, c.Amount, c.Least = id, amount, amount
+					c.ID, c.Amount, c.MinAvailable = id, amount, amount
 					_, err := l.Hold(t.Context(), &c)
 					return err
 				}

@@ -70,8 +70,8 @@ func benchmarkSettle(b *testing.B, l *Ledger, parallel int, hold bool, record fu
 		for pb.Next() {
 			r := record(turn.Add(1))
 			if hold {
-				claim := &billing.Claim{ID: r.ID, User: r.User, KeyID: r.KeyID, Amount: 2 * r.Charged, Least: r.Charged}
-				if _, err := l.Hold(context.Background(), claim); err != nil {
+				req := &billing.HoldRequest{ID: r.ID, User: r.User, KeyID: r.KeyID, Amount: 2 * r.Charged, MinAvailable: r.Charged}
+				if _, err := l.Hold(context.Background(), req); err != nil {
 					b.Error(err)
 				}
 			}
@@ -124,19 +124,19 @@ func BenchmarkSettle(b *testing.B) {
 func BenchmarkHold(b *testing.B) {
 	l := openForBenchmark(b, Options{})
 	defer l.Close()
-	for name, claim := range map[string]billing.Claim{
+	for name, req := range map[string]billing.HoldRequest{
 		"balance":              {User: "alice"},
 		"balance-and-key":      {User: "user-0007", KeyID: fmt.Sprintf("%012x", 7)},
 		"subscription-and-key": {User: "user-0007", KeyID: fmt.Sprintf("%012x", 7), Terms: &billing.Terms{Group: "g", Declared: true, Limits: billing.Limits{1e15, 1e15, 1e15}}},
 	} {
 		b.Run(name, func(b *testing.B) {
-			claim.ID, claim.Amount, claim.Least = newID(), 1000, 1000
+			req.ID, req.Amount, req.MinAvailable = newID(), 1000, 1000
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := l.Hold(context.Background(), &claim); err != nil {
+				if _, err := l.Hold(context.Background(), &req); err != nil {
 					b.Fatal(err)
 				}
-				l.Release(context.Background(), claim.ID)
+				l.Release(context.Background(), req.ID)
 			}
 		})
 	}

@@ -54,14 +54,14 @@ func settleToTheLimit(dir string) error {
 	}
 	for err = settle(); err == nil; err = settle() {
 	}
-	if _, holdErr := l.Hold(ctx, aliceClaim("refused")); !errors.Is(err, billing.ErrUnwritable) || !errors.Is(holdErr, billing.ErrUnwritable) {
+	if _, holdErr := l.Hold(ctx, aliceRequest("refused")); !errors.Is(err, billing.ErrUnwritable) || !errors.Is(holdErr, billing.ErrUnwritable) {
 		return fmt.Errorf("Settle: %w, Hold: %w; want ErrUnwritable of both", err, holdErr)
 	}
 	if err := limitFiles(1 << 40); err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) { // the file system's own time
-		if _, err = l.Hold(ctx, aliceClaim("met")); err == nil {
+		if _, err = l.Hold(ctx, aliceRequest("met")); err == nil {
 			break
 		}
 		if time.Now().After(deadline) {

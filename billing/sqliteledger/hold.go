@@ -8,7 +8,7 @@ import (
 	"github.com/sub2api/caddy-sub2api/billing"
 )
 
-// hold is what a claim has set aside.
+// hold is what a hold request has set aside.
 type hold struct {
 	payer  billing.Payer
 	amount billing.USD
@@ -16,59 +16,59 @@ type hold struct {
 }
 
 // Hold implements billing.Ledger. Holds are in memory and end with the process.
-func (l *Ledger) Hold(ctx context.Context, claim *billing.Claim) (billing.Payer, error) {
+func (l *Ledger) Hold(ctx context.Context, req *billing.HoldRequest) (billing.Payer, error) {
 	if err := ctx.Err(); err != nil {
-		return billing.Payer{}, fmt.Errorf("holding money for %q: %w", claim.ID, err)
+		return billing.Payer{}, fmt.Errorf("holding money for %q: %w", req.ID, err)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed.Load() {
 		return billing.Payer{}, billing.ErrClosed
 	}
-	payer, err := l.hold(claim)
+	payer, err := l.hold(req)
 	if err != nil {
-		return billing.Payer{}, fmt.Errorf("holding %s of user %q for %q: %w", claim.Amount, claim.User, claim.ID, err)
+		return billing.Payer{}, fmt.Errorf("holding %s of user %q for %q: %w", req.Amount, req.User, req.ID, err)
 	}
 	return payer, nil
 }
 
-func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
-	if before, isHeld := l.holds[claim.ID]; isHeld {
+func (l *Ledger) hold(req *billing.HoldRequest) (payer billing.Payer, err error) {
+	if before, isHeld := l.holds[req.ID]; isHeld {
 		return before.payer, nil
 	}
 	if err := l.check(); err != nil {
 		return payer, err
 	}
-	u := l.directory.user(claim.User)
+	u := l.directory.user(req.User)
 	if u == nil {
 		return payer, billing.ErrUnknownUser
 	}
-	k := l.directory.keys[claim.KeyID]
+	k := l.directory.keys[req.KeyID]
 	if k != nil && !k.isLimited() {
 		k = nil
 	}
 	var now time.Time
-	if k != nil || claim.Terms != nil { // a balance has no windows
+	if k != nil || req.Terms != nil { // a balance has no windows
 		now = l.now()
 	}
-	h := hold{amount: claim.Amount, payer: billing.Payer{UserNumber: u.number}}
+	h := hold{amount: req.Amount, payer: billing.Payer{UserNumber: u.number}}
 	budgets := billing.Budgets{Balance: billing.Balance{Amount: u.amount, Held: u.held}}
 	switch {
-	case claim.Terms != nil:
-		s := l.directory.subscriptions[membership{claim.User, claim.Terms.Group}]
-		if s == nil && claim.Terms.Declared {
-			s = l.directory.subscription(membership{claim.User, claim.Terms.Group})
+	case req.Terms != nil:
+		s := l.directory.subscriptions[membership{req.User, req.Terms.Group}]
+		if s == nil && req.Terms.Declared {
+			s = l.directory.subscription(membership{req.User, req.Terms.Group})
 		}
 		if s != nil {
 			b := &budgets.Subscription
 			*b = billing.SubscriptionBudget{Subscribed: s.subscribed, Until: s.until, Held: s.held}
-			if s.isAhead(now) && b.Refuses(claim, now) == nil {
+			if s.isAhead(now) && b.Refuses(req, now) == nil {
 				l.move(&settled{subscription: s}, &s.budget, now)
 			}
 			b.Windows = s.windows
 			h.on[0] = &s.held
 		}
-	case !claim.Unlimited:
+	case !req.Unlimited:
 		h.on[0] = &u.held
 	}
 	if k != nil {
@@ -79,12 +79,12 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 		h.on[1] = &k.held
 	}
 	var refusal *billing.Refusal
-	h.payer.Billing, refusal = billing.Judge(claim, &budgets, now)
+	h.payer.Billing, refusal = billing.Judge(req, &budgets, now)
 	if refusal != nil {
 		return payer, refusal
 	}
 	for _, sum := range h.on {
-		if claim.Amount < 0 || sum != nil && *sum > largestAmount-claim.Amount {
+		if req.Amount < 0 || sum != nil && *sum > largestAmount-req.Amount {
 			return payer, fmt.Errorf("the amount is out of range, the limit is %s for all that is held", largestAmount)
 		}
 	}
@@ -93,7 +93,7 @@ func (l *Ledger) hold(claim *billing.Claim) (payer billing.Payer, err error) {
 			*sum += h.amount
 		}
 	}
-	l.holds[claim.ID] = h
+	l.holds[req.ID] = h
 	return h.payer, nil
 }
 

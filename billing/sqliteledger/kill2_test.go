@@ -66,11 +66,11 @@ func comeAndGoUntilKilled(dir string) error {
 			for {
 				r := childRecord(newID())
 				r.User, r.KeyID = "carol", "carols"
-				claim := &billing.Claim{ID: r.ID, User: r.User, KeyID: r.KeyID}
+				req := &billing.HoldRequest{ID: r.ID, User: r.User, KeyID: r.KeyID}
 				if rand.IntN(2) == 0 {
-					claim.Terms = &billing.Terms{Group: r.Group, Declared: true}
+					req.Terms = &billing.Terms{Group: r.Group, Declared: true}
 				}
-				payer, err := l.Hold(ctx, claim)
+				payer, err := l.Hold(ctx, req)
 				if err != nil {
 					continue // she is gone
 				}
@@ -103,7 +103,7 @@ func TestKilledWhileUsersComeAndGo(t *testing.T) {
 		recorded := make(map[string]bool)
 		own, ofKey, ofSubscription := billing.USD(0), billing.USD(0), billing.USD(0)
 		number, isThere := int64(0), true
-		payer, err := l.Hold(t.Context(), &billing.Claim{ID: "look", User: "carol"})
+		payer, err := l.Hold(t.Context(), &billing.HoldRequest{ID: "look", User: "carol"})
 		if number = payer.UserNumber; err != nil {
 			isThere = false
 		}

@@ -82,7 +82,7 @@ func settleUntilKilled(dir string) error {
 		settlers.Go(func() {
 			for {
 				r := anyChildRecord(newID())
-				_, err := l.Hold(ctx, &billing.Claim{ID: r.ID, User: r.User, KeyID: r.KeyID, Amount: 2 * chargeOfChild, Unlimited: r.User == "bob"})
+				_, err := l.Hold(ctx, &billing.HoldRequest{ID: r.ID, User: r.User, KeyID: r.KeyID, Amount: 2 * chargeOfChild, Unlimited: r.User == "bob"})
 				if err == nil {
 					err = l.Settle(ctx, r, nil)
 				}

@@ -297,7 +297,7 @@ func TestMoreThanMayWaitForALockedDatabase(t *testing.T) {
 		settle(0, 2000) // past what makes a Settle write to the database itself
 		wantHold(t, l, "a", nil)
 		settle(2000, 2001)
-		_, err := l.Hold(t.Context(), aliceClaim("b"))
+		_, err := l.Hold(t.Context(), aliceRequest("b"))
 		wantLocked(t, "Hold", err, l.dir)
 		settle(2001, 3000) // those in flight
 		wantLocked(t, "Settle", l.Settle(t.Context(), childRecord("one too many"), nil), l.dir)

@@ -53,13 +53,13 @@ func (l *lines) wantOnce(t *testing.T, text string) {
 	}
 }
 
-func aliceClaim(id string) *billing.Claim {
-	return &billing.Claim{ID: id, User: "alice", Amount: chargeOfChild, Least: chargeOfChild}
+func aliceRequest(id string) *billing.HoldRequest {
+	return &billing.HoldRequest{ID: id, User: "alice", Amount: chargeOfChild, MinAvailable: chargeOfChild}
 }
 
 func wantHold(t *testing.T, l *Ledger, id string, want error) {
 	t.Helper()
-	if _, err := l.Hold(t.Context(), aliceClaim(id)); !errors.Is(err, want) {
+	if _, err := l.Hold(t.Context(), aliceRequest(id)); !errors.Is(err, want) {
 		t.Errorf("Hold(%s): %v, want %v", id, err, want)
 	}
 }

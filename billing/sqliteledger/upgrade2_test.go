@@ -144,7 +144,7 @@ func TestUpgradeFromVersion2(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		payer, err := l.Hold(t.Context(), &billing.Claim{ID: name, User: name})
+		payer, err := l.Hold(t.Context(), &billing.HoldRequest{ID: name, User: name})
 		if err != nil || payer.UserNumber != want.number {
 			t.Errorf("%s: %+v, %v; want the number %d", name, payer, err, want.number)
 		}

@@ -54,7 +54,7 @@ func (l *balanceQueue) wait(ctx context.Context, user string, wait time.Duration
 	defer timer.Stop()
 	again := time.NewTicker(askAnyway)
 	defer again.Stop()
-	var err error = &billing.Refusal{Lack: billing.LackBalance, Held: true}
+	var err error = &billing.Refusal{Reason: billing.ReasonBalance, Temporary: true}
 	for {
 		if l.first(user, turn) {
 			if err = try(); !isHeld(err) {
@@ -108,5 +108,5 @@ func (l *balanceQueue) leave(user string, turn chan struct{}) {
 // aside.
 func isHeld(err error) bool {
 	var refusal *billing.Refusal
-	return errors.As(err, &refusal) && refusal.Held
+	return errors.As(err, &refusal) && refusal.Temporary
 }

@@ -27,7 +27,7 @@ func (p *money) Take(who string, amount int) error {
 	defer p.mu.Unlock()
 	p.tried++
 	if p.left < amount {
-		return &billing.Refusal{Held: true}
+		return &billing.Refusal{Temporary: true}
 	}
 	p.left -= amount
 	p.order = append(p.order, who)
@@ -128,7 +128,7 @@ func TestWaitingForMoney(t *testing.T) {
 	}
 }
 
-// aheadTold is a ledger that has answered a claim ahead, or has not.
+// aheadTold is a ledger that has answered a hold request ahead, or has not.
 type aheadTold struct {
 	billing.Ledger
 	payer    string
@@ -143,7 +143,7 @@ func (l *aheadTold) ahead() (billing.Payer, bool, error) {
 	return billing.Payer{Billing: l.payer}, l.answered, l.err
 }
 
-func (l *aheadTold) Hold(_ context.Context, c *billing.Claim) (billing.Payer, error) {
+func (l *aheadTold) Hold(_ context.Context, c *billing.HoldRequest) (billing.Payer, error) {
 	if err := l.Take(c.ID, 1); err != nil {
 		return billing.Payer{}, err
 	}
@@ -152,22 +152,22 @@ func (l *aheadTold) Hold(_ context.Context, c *billing.Claim) (billing.Payer, er
 
 func (l *aheadTold) Release(_ context.Context, id string) { l.released = append(l.released, id) }
 
-var errHeld = &billing.Refusal{Lack: billing.LackBalance, Held: true}
+var errHeld = &billing.Refusal{Reason: billing.ReasonBalance, Temporary: true}
 
-// exchangeAhead is a request of alice whose claim was put to the ledger with the
+// exchangeAhead is a request of alice whose request was put to the ledger with the
 // ask for her slot.
 func exchangeAhead(t *testing.T, l *aheadTold) *exchange {
 	return &exchange{
 		config: &Config{HoldWait: 30 * time.Second}, runtime: new(Runtime),
 		ctx: t.Context(), id: "mine", key: &Key{User: &User{Name: "alice"}},
-		ledger: l, ahead: l.ahead, claim: &billing.Claim{ID: "mine", User: "alice"},
+		ledger: l, ahead: l.ahead, holdRequest: &billing.HoldRequest{ID: "mine", User: "alice"},
 	}
 }
 
 // TestMoneySetAsideAhead is the request's, even if others wait in line by then: they
 // may wait for this money.
 func TestMoneySetAsideAhead(t *testing.T) {
-	lacks := &billing.Refusal{Lack: billing.LackBalance}
+	lacks := &billing.Refusal{Reason: billing.ReasonBalance}
 	for name, test := range map[string]struct {
 		ledger *aheadTold
 		others bool // wait in line, for a second

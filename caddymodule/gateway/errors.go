@@ -204,7 +204,7 @@ func errSpent(what string, r *billing.Refusal) *apiError {
 			"Anthropic-Ratelimit-Unified-Overage-Disabled-Reason": {"out_of_credits"},
 		},
 	}
-	if (r.Lack == billing.LackWindow || r.Lack == billing.LackKeyLimit) && !r.Until.IsZero() {
+	if (r.Reason == billing.ReasonWindow || r.Reason == billing.ReasonKeyLimit) && !r.Until.IsZero() {
 		reset := strconv.FormatInt(r.Until.Unix(), 10)
 		e.header.Set("Anthropic-Ratelimit-Unified-Reset", reset)
 		e.header.Set("Anthropic-Ratelimit-Unified-Overage-Reset", reset)

@@ -45,25 +45,25 @@ type exchange struct {
 	cancel context.CancelCauseFunc
 	unhook func() bool
 
-	call     anthropic.Call
-	endpoint scheduler.Endpoint
-	bodySize int64
-	sent     time.Time // when the request last went to an account
-	secret   string    // that it had then
-	session  string
-	shared   bool             // the users of the group share its account
-	strip    bool             // thinking blocks are to be left out
-	slot     *scheduler.Lease // of the user
-	lease    *scheduler.Lease // of the account asked last
-	ledger   billing.Ledger
-	claim    *billing.Claim // nil in simple mode
-	ahead    heldAhead      // nil once it was called, or if nothing was asked ahead
-	payer    billing.Payer
-	held     bool // money is, or was, set aside
-	record   billing.Record
-	used     *anthropic.Reading // of an answer that did not come whole; nil = nothing
-	closed   bool               // the record was settled, or could not be
-	settled  bool
+	call        anthropic.Call
+	endpoint    scheduler.Endpoint
+	bodySize    int64
+	sent        time.Time // when the request last went to an account
+	secret      string    // that it had then
+	session     string
+	shared      bool             // the users of the group share its account
+	strip       bool             // thinking blocks are to be left out
+	slot        *scheduler.Lease // of the user
+	lease       *scheduler.Lease // of the account asked last
+	ledger      billing.Ledger
+	holdRequest *billing.HoldRequest // nil in simple mode
+	ahead       heldAhead            // nil once it was called, or if nothing was asked ahead
+	payer       billing.Payer
+	held        bool // money is, or was, set aside
+	record      billing.Record
+	used        *anthropic.Reading // of an answer that did not come whole; nil = nothing
+	closed      bool               // the record was settled, or could not be
+	settled     bool
 }
 
 func newExchange(g *Gateway, w http.ResponseWriter, r *http.Request, path string, force upstream.Platform) *exchange {

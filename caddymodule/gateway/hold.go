@@ -13,7 +13,7 @@ import (
 // aheadLedger is a ledger that holds in somebody else's round trip, if what that
 // one is for comes true.
 type aheadLedger interface {
-	HoldIn(claim *billing.Claim) (roundtrip.Batch, heldAhead)
+	HoldIn(req *billing.HoldRequest) (roundtrip.Batch, heldAhead)
 }
 
 // heldAhead tells what came of that, as Hold does, unless the ledger has not
@@ -29,9 +29,9 @@ func (x *exchange) open() (along roundtrip.Batch, err error) {
 	if x.config.Simple {
 		return nil, nil
 	}
-	x.claim = x.newClaim()
-	if ledger, ok := x.ledger.(aheadLedger); ok && !x.runtime.money.busy(x.claim.User) {
-		along, x.ahead = ledger.HoldIn(x.claim)
+	x.holdRequest = x.newHoldRequest()
+	if ledger, ok := x.ledger.(aheadLedger); ok && !x.runtime.money.busy(x.holdRequest.User) {
+		along, x.ahead = ledger.HoldIn(x.holdRequest)
 	}
 	return along, nil
 }
@@ -48,21 +48,21 @@ func (x *exchange) setAside() (payer billing.Payer, err error) {
 		}
 	}
 	hold := func() (err error) {
-		payer, err = x.ledger.Hold(x.ctx, x.claim)
+		payer, err = x.ledger.Hold(x.ctx, x.holdRequest)
 		return err
 	}
-	if !answered && !x.runtime.money.busy(x.claim.User) {
+	if !answered && !x.runtime.money.busy(x.holdRequest.User) {
 		if err := hold(); !isHeld(err) {
 			return payer, err
 		}
 	}
-	err = x.runtime.money.wait(x.ctx, x.claim.User, x.config.HoldWait, hold)
+	err = x.runtime.money.wait(x.ctx, x.holdRequest.User, x.config.HoldWait, hold)
 	return payer, err
 }
 
 // newClaim is the money that the request needs.
-func (x *exchange) newClaim() *billing.Claim {
-	c := &billing.Claim{ID: x.id, User: x.key.User.Name, KeyID: x.key.ID, Unlimited: x.key.User.Unlimited, Least: 1}
+func (x *exchange) newHoldRequest() *billing.HoldRequest {
+	c := &billing.HoldRequest{ID: x.id, User: x.key.User.Name, KeyID: x.key.ID, Unlimited: x.key.User.Unlimited, MinAvailable: 1}
 	asked := billing.Usage{Geo: x.call.Geo, Tier: x.call.Tier}
 	if x.call.Fast {
 		asked.Speed = "fast"
@@ -80,11 +80,11 @@ func (x *exchange) newClaim() *billing.Claim {
 	} else {
 		c.Amount = c.Amount.Times(x.rate())
 		if x.rate() == 0 {
-			c.Least = 0
+			c.MinAvailable = 0
 		}
 	}
 	if x.config.Hold == HoldMax {
-		c.Least = max(c.Least, c.Amount)
+		c.MinAvailable = max(c.MinAvailable, c.Amount)
 	}
 	return c
 }
@@ -126,7 +126,7 @@ func (x *exchange) letGo() {
 
 // cannotPay is the refusal for want of money.
 func (x *exchange) cannotPay(r *billing.Refusal) *apiError {
-	if r.Held {
+	if r.Temporary {
 		return errSetAside()
 	}
 	return errSpent(x.lacking(r), r)
@@ -143,14 +143,14 @@ func (x *exchange) lacking(r *billing.Refusal) string {
 		name = x.group.Name
 	}
 	what := "the balance of this key's owner"
-	switch r.Lack {
-	case billing.LackSubscription:
+	switch r.Reason {
+	case billing.ReasonSubscription:
 		return "this key's owner has no subscription of " + name
-	case billing.LackTime:
+	case billing.ReasonExpired:
 		return fmt.Sprintf("the subscription of %s ended at %s", name, r.Until.UTC().Format(time.RFC3339))
-	case billing.LackWindow:
+	case billing.ReasonWindow:
 		what = fmt.Sprintf("the %s limit of %s USD of the subscription of %s", r.Span, r.Limit, name)
-	case billing.LackKeyLimit:
+	case billing.ReasonKeyLimit:
 		what = fmt.Sprintf("the %s limit of %s USD of this key", r.Span, r.Limit)
 	}
 	if r.Left > 0 {

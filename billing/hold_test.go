@@ -9,7 +9,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-func TestWindowsLacks(t *testing.T) {
+func TestWindowsRefuse(t *testing.T) {
 	use := time.Date(2026, 3, 8, 12, 0, 0, 0, time.UTC)
 	var ws Windows
 	ws.Add(use, 60, time.UTC)
@@ -37,13 +37,13 @@ func TestWindowsLacks(t *testing.T) {
 		{"used beyond the limit", ws, Limits{50, 0, 0}, use, 0, 1,
 			&Refusal{Span: Daily, Limit: 50, Left: -10, Until: ends[Daily]}},
 		{"what is held", ws, Limits{100, 0, 0}, use, 31, 10,
-			&Refusal{Span: Daily, Limit: 100, Left: 40, Until: ends[Daily], Held: true}},
+			&Refusal{Span: Daily, Limit: 100, Left: 40, Until: ends[Daily], Temporary: true}},
 		{"the last to end", ws, Limits{61, 61, 61}, use, 0, 2,
 			&Refusal{Span: Monthly, Limit: 61, Left: 1, Until: ends[Monthly]}},
 		{"the last to end of those that refuse", ws, Limits{61, 61, 100}, use, 0, 2,
 			&Refusal{Span: Weekly, Limit: 61, Left: 1, Until: ends[Weekly]}},
 		{"the last to end of those that others hold", ws, Limits{100, 100, 1000}, use, 40, 2,
-			&Refusal{Span: Weekly, Limit: 100, Left: 40, Until: ends[Weekly], Held: true}},
+			&Refusal{Span: Weekly, Limit: 100, Left: 40, Until: ends[Weekly], Temporary: true}},
 		{"used up before held, though it ends first", ws, Limits{61, 100, 100}, use, 40, 2,
 			&Refusal{Span: Daily, Limit: 61, Left: 1, Until: ends[Daily]}},
 		{"used up before held, and it ends last", ws, Limits{100, 100, 61}, use, 40, 2,
@@ -54,7 +54,7 @@ func TestWindowsLacks(t *testing.T) {
 		{"more than a day's limit, the day not begun", ws, Limits{61, 0, 0}, later, 0, 62,
 			&Refusal{Span: Daily, Limit: 61, Left: 61}},
 		{"a day not begun, and held", ws, Limits{61, 0, 0}, later, 61, 1,
-			&Refusal{Span: Daily, Limit: 61, Left: 61, Held: true}},
+			&Refusal{Span: Daily, Limit: 61, Left: 61, Temporary: true}},
 		{"a day not begun, and a week", ws, Limits{61, 61, 0}, later, 0, 62,
 			&Refusal{Span: Weekly, Limit: 61, Left: 1, Until: ends[Weekly]}},
 		{"nothing used at all", Windows{}, Limits{10, 10, 10}, use, 0, 10, nil},
@@ -63,17 +63,17 @@ func TestWindowsLacks(t *testing.T) {
 		{"no difference wraps around", Windows{}, Limits{1, 0, 0}, use, 1<<63 - 1, 1<<63 - 1,
 			&Refusal{Span: Daily, Limit: 1, Left: 1}},
 		{"at the ends of what fits", Windows{}, Limits{1<<63 - 1, 0, 0}, use, 1<<63 - 1, 1<<63 - 1,
-			&Refusal{Span: Daily, Limit: 1<<63 - 1, Left: 1<<63 - 1, Held: true}},
+			&Refusal{Span: Daily, Limit: 1<<63 - 1, Left: 1<<63 - 1, Temporary: true}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			for _, lack := range []Lack{LackWindow, LackKeyLimit} {
+			for _, reason := range []Reason{ReasonWindow, ReasonKeyLimit} {
 				before := c.windows
-				got := c.windows.Lacks(lack, c.limits, c.at, c.held, c.least)
+				got := c.windows.Refuse(reason, c.limits, c.at, c.held, c.least)
 				if c.want != nil {
-					c.want.Lack = lack
+					c.want.Reason = reason
 				}
 				if diff := cmp.Diff(c.want, got); diff != "" {
-					t.Errorf("%s (-want +got):\n%s", lack, diff)
+					t.Errorf("%s (-want +got):\n%s", reason, diff)
 				}
 				if c.windows != before {
 					t.Errorf("the windows were changed to %+v", c.windows)
@@ -83,8 +83,8 @@ func TestWindowsLacks(t *testing.T) {
 	}
 }
 
-// TestWindowsLackWhatSurpassesALimit compares Lacks with its definition.
-func TestWindowsLackWhatSurpassesALimit(t *testing.T) {
+// TestWindowsLackWhatSurpassesALimit compares Refuse with its definition.
+func TestWindowsRefuseWhatSurpassesALimit(t *testing.T) {
 	amount := rapid.Int64Range(0, 100)
 	rapid.Check(t, func(t *rapid.T) {
 		now := time.Date(2026, 3, 8, 12, 0, 0, 0, time.UTC)
@@ -105,12 +105,12 @@ func TestWindowsLackWhatSurpassesALimit(t *testing.T) {
 			fits = fits && (limits[s] == 0 || least == 0 || used+held+least <= limits[s])
 			fitsAlone = fitsAlone && (limits[s] == 0 || least == 0 || used+least <= limits[s])
 		}
-		r := ws.Lacks(LackWindow, limits, now, held, least)
+		r := ws.Refuse(ReasonWindow, limits, now, held, least)
 		switch {
 		case fits != (r == nil):
 			t.Fatalf("%+v, want one: %v", r, !fits)
 		case r == nil:
-		case r.Held != fitsAlone, r.Limit != limits[r.Span], r.Left != r.Limit-ws.At(now)[r.Span].Used, r.Until != ws.At(now)[r.Span].End:
+		case r.Temporary != fitsAlone, r.Limit != limits[r.Span], r.Left != r.Limit-ws.At(now)[r.Span].Used, r.Until != ws.At(now)[r.Span].End:
 			t.Fatalf("%+v of %+v", r, ws)
 		}
 	})
@@ -122,11 +122,11 @@ func TestRefusalSaysWhatDoesNotSuffice(t *testing.T) {
 		refusal Refusal
 		parts   []string
 	}{
-		{Refusal{Lack: LackBalance, Left: 1_500_000_000}, []string{"balance", "1.500000000"}},
-		{Refusal{Lack: LackSubscription}, []string{"no subscription"}},
-		{Refusal{Lack: LackTime, Until: until}, []string{"subscription", "expired", "2026-03-09T00:00:00Z"}},
-		{Refusal{Lack: LackWindow, Span: Weekly, Limit: 5_000_000_000, Left: 1}, []string{"weekly window", "5.000000000", "0.000000001"}},
-		{Refusal{Lack: LackKeyLimit, Span: Monthly, Limit: 5_000_000_000}, []string{"monthly key limit", "5.000000000", "0.000000000"}},
+		{Refusal{Reason: ReasonBalance, Left: 1_500_000_000}, []string{"balance", "1.500000000"}},
+		{Refusal{Reason: ReasonSubscription}, []string{"no subscription"}},
+		{Refusal{Reason: ReasonExpired, Until: until}, []string{"subscription", "expired", "2026-03-09T00:00:00Z"}},
+		{Refusal{Reason: ReasonWindow, Span: Weekly, Limit: 5_000_000_000, Left: 1}, []string{"weekly window", "5.000000000", "0.000000001"}},
+		{Refusal{Reason: ReasonKeyLimit, Span: Monthly, Limit: 5_000_000_000}, []string{"monthly key limit", "5.000000000", "0.000000000"}},
 	} {
 		for _, part := range c.parts {
 			if text := c.refusal.Error(); !strings.Contains(text, part) {

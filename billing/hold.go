@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Claim is the money that a request asks to be set aside.
-type Claim struct {
+// HoldRequest is the money that a request asks to be set aside.
+type HoldRequest struct {
 	// ID is that of the record to come. Which windows count, and whether a
 	// subscription has expired, is judged by the ledger's clock, at once.
 	ID   string
@@ -20,12 +20,12 @@ type Claim struct {
 	Unlimited bool
 	// Amount is set aside, in the unit of Record.Spent.
 	Amount USD
-	// Least is what must be left beside what others have set aside; 0 asks for
+	// MinAvailable is what must be left beside what others have set aside; 0 asks for
 	// nothing, so that what is free is not refused but for want of a subscription.
-	Least USD
+	MinAvailable USD
 }
 
-// Payer is who pays for a claim.
+// Payer is who pays for a hold request.
 type Payer struct {
 	// Billing is PaidFromBalance, PaidFromSubscription or PaidByNobody.
 	Billing string
@@ -45,21 +45,21 @@ type Terms struct {
 	Until    time.Time
 }
 
-// Lack is what does not suffice for a claim.
-type Lack string
+// Reason is what does not suffice for a hold request.
+type Reason string
 
 const (
-	LackBalance      Lack = "balance"      // the balance is used up
-	LackSubscription Lack = "subscription" // the user has none of the group
-	LackTime         Lack = "time"         // the subscription has expired, at Until
-	LackWindow       Lack = "window"       // a window of the subscription is used up, until Until
-	LackKeyLimit     Lack = "key limit"    // a window of the key is used up, until Until
+	ReasonBalance      Reason = "balance"      // the balance is used up
+	ReasonSubscription Reason = "subscription" // the user has none of the group
+	ReasonExpired      Reason = "time"         // the subscription has expired, at Until
+	ReasonWindow       Reason = "window"       // a window of the subscription is used up, until Until
+	ReasonKeyLimit     Reason = "key limit"    // a window of the key is used up, until Until
 )
 
-// Refusal is why a claim is not met.
+// Refusal is why a hold request is not met.
 type Refusal struct {
-	Lack Lack
-	// Span and Limit are those of LackWindow and LackKeyLimit.
+	Reason Reason
+	// Span and Limit are those of ReasonWindow and ReasonKeyLimit.
 	Span  Span
 	Limit USD
 	// Left is what is left of the balance or the window, with what others have set
@@ -68,27 +68,27 @@ type Refusal struct {
 	// Until is when a window ends; zero if it has not begun. Of several used up,
 	// it is the last one to end.
 	Until time.Time
-	// Held: it would be met if what others have set aside came back.
-	Held bool
+	// Temporary: it would be met if what others have set aside came back.
+	Temporary bool
 }
 
 // Error implements error.
 func (r *Refusal) Error() string {
-	switch r.Lack {
-	case LackWindow, LackKeyLimit:
-		return fmt.Sprintf("the %s %s of %s is used up, %s is left", r.Span, r.Lack, r.Limit, r.Left)
-	case LackTime:
+	switch r.Reason {
+	case ReasonWindow, ReasonKeyLimit:
+		return fmt.Sprintf("the %s %s of %s is used up, %s is left", r.Span, r.Reason, r.Limit, r.Left)
+	case ReasonExpired:
 		return fmt.Sprintf("the subscription expired at %s", r.Until.UTC().Format(time.RFC3339))
-	case LackSubscription:
+	case ReasonSubscription:
 		return "there is no subscription"
 	}
 	return fmt.Sprintf("the balance does not suffice, %s is left", r.Left)
 }
 
-// Lacks reports whether the windows refuse a claim at a time, under the limits and
-// with that much set aside by others: what lack (LackWindow or LackKeyLimit)
-// names. nil if they don't. The zero Windows have nothing used.
-func (ws Windows) Lacks(lack Lack, limits Limits, at time.Time, held, least USD) *Refusal {
+// Refuse reports whether the windows refuse a hold request at a time, under the limits and
+// with that much set aside by others, for a reason (ReasonWindow or ReasonKeyLimit);
+// nil if they don't. The zero Windows have nothing used.
+func (ws Windows) Refuse(reason Reason, limits Limits, at time.Time, held, least USD) *Refusal {
 	var worst *Refusal
 	for s, w := range ws.At(at) {
 		limit := limits[s]
@@ -99,9 +99,9 @@ func (ws Windows) Lacks(lack Lack, limits Limits, at time.Time, held, least USD)
 		if left.Plus(-held) >= least {
 			continue
 		}
-		r := &Refusal{Lack: lack, Span: Span(s), Limit: limit, Left: left, Until: w.End, Held: left >= least}
+		r := &Refusal{Reason: reason, Span: Span(s), Limit: limit, Left: left, Until: w.End, Temporary: left >= least}
 		// What waiting can't mend comes first, then what lasts longest.
-		if worst == nil || worst.Held && !r.Held || worst.Held == r.Held && !r.Until.Before(worst.Until) {
+		if worst == nil || worst.Temporary && !r.Temporary || worst.Temporary == r.Temporary && !r.Until.Before(worst.Until) {
 			worst = r
 		}
 	}
