@@ -83,7 +83,7 @@ func TestWindowsRefuse(t *testing.T) {
 	}
 }
 
-// TestWindowsLackWhatSurpassesALimit compares Refuse with its definition.
+// TestWindowsRefuseWhatSurpassesALimit compares Refuse with its definition.
 func TestWindowsRefuseWhatSurpassesALimit(t *testing.T) {
 	amount := rapid.Int64Range(0, 100)
 	rapid.Check(t, func(t *rapid.T) {

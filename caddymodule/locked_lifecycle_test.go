@@ -152,7 +152,7 @@ func TestStoreThatCannotBeOpened(t *testing.T) {
 		{"file in its place", instead("", false), []string{"STORE is a file"}, 500},
 		{"directory for the database", instead("ledger.db", true), []string{"move the directory STORE/ledger.db away"}, 500},
 		{"file for the documents", instead("documents", false), []string{"STORE/documents is a file"}, 500},
-		{"no database", inStore("ledger.db", strings.Repeat("no database ", 1000)), []string{"STORE/ledger.db is no SQLite database"}, 500},
+		{"no database", inStore("ledger.db", strings.Repeat("no database ", 1000)), []string{"STORE/ledger.db is not a SQLite database"}, 500},
 		{"newer database", func(t *testing.T, store string) { lockLedger(t, store, "PRAGMA user_version = 1000")() },
 			[]string{"STORE", "schema version 1000"}, 500},
 		{"locked against reading", func(t *testing.T, store string) {

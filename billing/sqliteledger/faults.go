@@ -74,7 +74,7 @@ func (l *Ledger) explain(err error) error {
 	case sqlite3.SQLITE_BUSY:
 		return &explained{fmt.Sprintf("another program has locked %s; end it, or its transaction", path), err}
 	case sqlite3.SQLITE_NOTADB:
-		return &explained{path + " is no SQLite database; move it away to begin with an empty ledger, or put a backup in its place", err}
+		return &explained{path + " is not a SQLite database; move it away to begin with an empty ledger, or put a backup in its place", err}
 	case sqlite3.SQLITE_CORRUPT:
 		return &explained{fmt.Sprintf("%s is damaged; put a backup in its place, or what `sqlite3 %[1]s .recover` saves of it", path), err}
 	}

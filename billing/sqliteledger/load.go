@@ -68,7 +68,7 @@ func (l *Ledger) loadKey(rows *sql.Rows) error {
 		into *[]string
 	}{{groups, &k.Groups}, {models, &k.Models}} {
 		if err := json.Unmarshal([]byte(list.text), list.into); err != nil {
-			return fmt.Errorf("key %q: %q is no list of names: %w", k.ID, list.text, err)
+			return fmt.Errorf("key %q: %q is not a list of names: %w", k.ID, list.text, err)
 		}
 	}
 	copy(k.Digest[:], digest)

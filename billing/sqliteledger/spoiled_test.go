@@ -30,7 +30,7 @@ func TestOpenOfASpoiledStore(t *testing.T) {
 		{"directory in place of a journal", inPlaceOf("journal-1"), []string{"move the directory DIR/journal-1 away"}},
 		{"no database", func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "ledger.db"), []byte(strings.Repeat("no database ", 1000)), 0o600)
-		}, []string{"DIR/ledger.db is no SQLite database", "backup"}},
+		}, []string{"DIR/ledger.db is not a SQLite database", "backup"}},
 		{"damaged database", func(dir string) error {
 			file, err := os.OpenFile(filepath.Join(dir, "ledger.db"), os.O_RDWR, 0)
 			if err != nil {

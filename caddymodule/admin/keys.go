@@ -129,7 +129,7 @@ func addKey(c *call) error {
 			continue
 		}
 		if *limit <= 0 || *limit > config.MaxBalance {
-			return refuse(http.StatusBadRequest, "limits: %s: %s is no limit; write US dollars over 0, up to a billion, or leave it out", span, *limit)
+			return refuse(http.StatusBadRequest, "limits: %s: %s is not a limit; write US dollars over 0, up to a billion, or leave it out", span, *limit)
 		}
 		made.Limits[span] = *limit
 	}
@@ -165,7 +165,7 @@ func (s *adminStore) checkKeyGroups(names []string) error {
 	for i, name := range names {
 		switch {
 		case s.group(name) == nil:
-			return refuse(http.StatusBadRequest, "groups: %.80q is no group of the config; there are: %s", name, s.groupList(func(*gateway.Group) bool { return true }))
+			return refuse(http.StatusBadRequest, "groups: %.80q is not a group of the config; there are: %s", name, s.groupList(func(*gateway.Group) bool { return true }))
 		case slices.Contains(names[:i], name):
 			return refuse(http.StatusBadRequest, "groups: holds %s twice; keep one", name)
 		}
@@ -177,7 +177,7 @@ func checkKeyModels(patterns []string) error {
 	for i, pattern := range patterns {
 		switch {
 		case pattern == "" || !config.ModelName(pattern) || len(pattern) > maxModelPattern:
-			return refuse(http.StatusBadRequest, "models: %.80q is no model name: it is empty, over %d bytes, or holds a space or control character", pattern, maxModelPattern)
+			return refuse(http.StatusBadRequest, "models: %.80q is not a model name: it is empty, over %d bytes, or holds a space or control character", pattern, maxModelPattern)
 		case strings.Contains(strings.TrimSuffix(pattern, "*"), "*"):
 			return refuse(http.StatusBadRequest, "models: %.80q has a * that is not at its end; only a trailing * matches", pattern)
 		case slices.Contains(patterns[:i], pattern):

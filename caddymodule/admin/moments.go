@@ -31,7 +31,7 @@ func (c *call) bodyMoment(word string, text *string) (time.Time, error) {
 		return time.Time{}, nil
 	}
 	if *text == "" {
-		return time.Time{}, refuse(http.StatusBadRequest, `%s: "" is no time; leave it out for one that never comes`, word)
+		return time.Time{}, refuse(http.StatusBadRequest, `%s: "" is not a time; leave it out for one that never comes`, word)
 	}
 	at, err := config.ParseMoment(*text, c.store.zone())
 	switch {

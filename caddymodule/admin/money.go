@@ -43,7 +43,7 @@ func creditUser(c *call) error {
 		return err
 	}
 	if body.Amount == 0 || body.Amount > config.MaxBalance || body.Amount < -config.MaxBalance {
-		return refuse(http.StatusBadRequest, "amount_usd: %s is no amount to credit; write US dollars up to a billion, such as 20, or -5 to take some", body.Amount)
+		return refuse(http.StatusBadRequest, "amount_usd: %s is not an amount to credit; write US dollars up to a billion, such as 20, or -5 to take some", body.Amount)
 	}
 	profile, err := c.store.profile(c.ctx, c.r.PathValue("name"))
 	if err != nil {
@@ -77,7 +77,7 @@ func subscribe(c *call) error {
 	limited := func(g *gateway.Group) bool { return g.Subscription }
 	switch g := c.store.group(name); {
 	case g == nil:
-		return refuse(http.StatusBadRequest, "%.80q is no group of the config; those with limits are: %s", name, c.store.groupList(limited))
+		return refuse(http.StatusBadRequest, "%.80q is not a group of the config; those with limits are: %s", name, c.store.groupList(limited))
 	case !limited(g):
 		return refuse(http.StatusBadRequest, "group %s has no limits, so there is nothing to subscribe to; those with limits are: %s", name, c.store.groupList(limited))
 	}

@@ -135,7 +135,7 @@ func showRecords(c *call) error {
 	filter.Limit = DefaultRecordLimit
 	if text := c.query.Get("limit"); text != "" {
 		if filter.Limit, err = strconv.Atoi(text); err != nil || filter.Limit < 0 {
-			return refuse(http.StatusBadRequest, "limit: %.80q is no number of records; 0 is all", text)
+			return refuse(http.StatusBadRequest, "limit: %.80q is not a number of records; 0 is all", text)
 		}
 	}
 	out, err := newExport(c, recordColumns)

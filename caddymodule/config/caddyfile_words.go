@@ -67,7 +67,7 @@ func optional[T any](parse func(string) (T, error)) func(string) (*T, error) {
 func parseNumber(arg string) (int, error) {
 	n, err := strconv.Atoi(arg)
 	if err != nil {
-		return 0, fmt.Errorf("%q is no whole number", arg)
+		return 0, fmt.Errorf("%q is not a whole number", arg)
 	}
 	return n, nil
 }
@@ -75,7 +75,7 @@ func parseNumber(arg string) (int, error) {
 func parseRate(arg string) (billing.Rate, error) {
 	r, err := billing.ParseRate(arg)
 	if err != nil {
-		return 0, fmt.Errorf("%q is no multiplier, such as 0.5 or 1.25", arg)
+		return 0, fmt.Errorf("%q is not a multiplier, such as 0.5 or 1.25", arg)
 	}
 	return r, nil
 }
@@ -90,7 +90,7 @@ func parseOnOff(arg string) (bool, error) {
 func parseDuration(arg string) (caddy.Duration, error) {
 	d, err := caddy.ParseDuration(arg)
 	if err != nil {
-		return 0, fmt.Errorf("%q is no duration, such as 30s, 5m or 1h", arg)
+		return 0, fmt.Errorf("%q is not a duration, such as 30s, 5m or 1h", arg)
 	}
 	return caddy.Duration(d), nil
 }
@@ -114,7 +114,7 @@ func parseLogSize(arg string) (int64, error) {
 func parseSize(arg string) (int64, error) {
 	n, err := humanize.ParseBytes(arg)
 	if err != nil || n > 1<<62 {
-		return 0, fmt.Errorf("%q is no size, such as 32MiB", arg)
+		return 0, fmt.Errorf("%q is not a size, such as 32MiB", arg)
 	}
 	return int64(n), nil
 }

@@ -21,7 +21,7 @@ func ParseMoment(text string, zone *time.Location) (time.Time, error) {
 		}
 	}
 	if err != nil || at.Year() < 2000 || at.Year() >= 2200 {
-		return time.Time{}, fmt.Errorf("%.80q is no time; write one such as 2027-01-01 or 2027-01-01T12:00:00Z", text)
+		return time.Time{}, fmt.Errorf("%.80q is not a time; write one such as 2027-01-01 or 2027-01-01T12:00:00Z", text)
 	}
 	return at.UTC(), nil
 }
@@ -30,7 +30,7 @@ func ParseMoment(text string, zone *time.Location) (time.Time, error) {
 func loadZone(name string) (*time.Location, error) {
 	zone, err := time.LoadLocation(name)
 	if err != nil || name == "Local" {
-		return nil, fmt.Errorf("%.80q is no time zone; write a name such as UTC, Asia/Shanghai or America/New_York", name)
+		return nil, fmt.Errorf("%.80q is not a time zone; write a name such as UTC, Asia/Shanghai or America/New_York", name)
 	}
 	return zone, nil
 }

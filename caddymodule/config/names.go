@@ -70,9 +70,9 @@ func checkCharacter(r rune, first bool) error {
 	case known:
 		return nil
 	case !unicode.In(r, unicode.P, unicode.S):
-		return fmt.Errorf("holds %s, which is no character; leave it out", show(r))
+		return fmt.Errorf("holds %s, which is not a character; leave it out", show(r))
 	}
-	return fmt.Errorf("holds %s, which is no letter or digit; after a letter or digit come letters, digits and . _ @ + -", show(r))
+	return fmt.Errorf("holds %s, which is not a letter or digit; after a letter or digit come letters, digits and . _ @ + -", show(r))
 }
 
 // ownLetters are those that Unicode takes apart for old encodings' sake alone:

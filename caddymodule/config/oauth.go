@@ -124,13 +124,13 @@ const latestExpiry = 1 << 36 // the year 4147
 func parseExpiresAt(text string, zone *time.Location) (time.Time, error) {
 	if seconds, err := strconv.ParseInt(text, 10, 64); err == nil {
 		if seconds <= 0 || seconds > latestExpiry {
-			return time.Time{}, errors.New("is no time in unix seconds; if it is in milliseconds, leave out the last three digits")
+			return time.Time{}, errors.New("is not a time in unix seconds; if it is in milliseconds, leave out the last three digits")
 		}
 		return time.Unix(seconds, 0).UTC(), nil
 	}
 	at, err := ParseMoment(text, zone)
 	if err != nil || at.IsZero() {
-		return time.Time{}, errors.New("is no time; write it as 2026-12-01T00:00:00Z, as a date, or in unix seconds")
+		return time.Time{}, errors.New("is not a time; write it as 2026-12-01T00:00:00Z, as a date, or in unix seconds")
 	}
 	return at, nil
 }

@@ -62,7 +62,7 @@ func TestSettingsRefuseARefreshThatResolvesBadly(t *testing.T) {
 		"unset refresh token":  {withOAuth("refresh_token {env.SUB2API_TEST_EMPTY}\n" + endpoint + client), "account max: oauth: refresh_token: evaluated placeholder {env.SUB2API_TEST_EMPTY} is empty"},
 		"spaced refresh token": {withOAuth("refresh_token {env.SPACED}\n" + endpoint + client), "account max: oauth: refresh_token: has a space"},
 		"unset expiry":         {withOAuth(refresh + endpoint + client + "expires_at {env.SUB2API_TEST_EMPTY}"), "account max: oauth: expires_at: evaluated placeholder"},
-		"no expiry":            {withOAuth(refresh + endpoint + client + "expires_at {env.SPACED}"), "account max: oauth: expires_at: is no time"},
+		"no expiry":            {withOAuth(refresh + endpoint + client + "expires_at {env.SPACED}"), "account max: oauth: expires_at: is not a time"},
 		"token_url":            {withOAuth(refresh + client + "token_url {env.BAD}"), "account max: oauth: token_url: ftp://example.com is neither http nor https"},
 		"unset client":         {withOAuth(refresh + endpoint + "client_id {env.SUB2API_TEST_EMPTY}"), "account max: oauth: client_id: evaluated placeholder"},
 		"spaced client secret": {withOAuth(refresh + endpoint + client + "client_secret {env.SPACED}"), "account max: oauth: client_secret: has a space"},

@@ -31,7 +31,7 @@ func (b *Billing) readPrices() (*billing.Prices, error) {
 	case err != nil:
 		return nil, err
 	case len(content) > maxPricesFile:
-		return nil, fmt.Errorf("%s is larger than %d MiB, so it is no price file", path, maxPricesFile>>20)
+		return nil, fmt.Errorf("%s is larger than %d MiB, so it is not a price file", path, maxPricesFile>>20)
 	}
 	prices, err := billing.BuiltIn().Overlay(content)
 	if err != nil {

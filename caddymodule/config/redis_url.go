@@ -32,7 +32,7 @@ type redisServers struct {
 func parseRedisURL(text string, sentinel bool) (redisServers, error) {
 	u, err := url.Parse(text)
 	if err != nil { // the parser's error would show the whole text
-		return redisServers{}, errors.New("is not a URL; write one such as redis://host:6379/0, with what is no letter or digit in its password as %XX")
+		return redisServers{}, errors.New("is not a URL; write one such as redis://host:6379/0, with what is not a letter or digit in its password as %XX")
 	}
 	s := redisServers{network: "tcp", tls: u.Scheme == "rediss", username: u.User.Username()}
 	s.password, _ = u.User.Password()
@@ -108,7 +108,7 @@ func parseRedisURLs(texts []string, sentinel bool) (redisServers, error) {
 		}
 		switch {
 		case one.network == "unix" || all.network == "unix":
-			return all, errors.New("a unix socket stands alone: it is no node of a Cluster")
+			return all, errors.New("a unix socket stands alone: it is not a node of a Cluster")
 		case one.tls != all.tls:
 			return all, fmt.Errorf("URL %d and one before it are not both rediss, nor both redis", i+1)
 		case one.password != "" && (one.username != all.username || one.password != all.password):

@@ -103,7 +103,7 @@ func (a *Account) checkUUID(at position) error {
 	case a.APIKey != "":
 		return at.errorf("account_uuid", "is for oauth and setup_token accounts; leave it out")
 	case len(a.AccountUUID) != 36 || uuid.Validate(a.AccountUUID) != nil:
-		return at.errorf("account_uuid", "%q is no UUID, such as 11111111-2222-4333-8444-555555555555", a.AccountUUID)
+		return at.errorf("account_uuid", "%q is not a UUID, such as 11111111-2222-4333-8444-555555555555", a.AccountUUID)
 	}
 	return nil
 }
@@ -134,7 +134,7 @@ func (a *Account) checkModels(at position) error {
 		case rule.Match == "":
 			return at.errorf(word, "holds an empty model name; name a model, or a prefix with a trailing *")
 		case !ModelName(rule.Match) || !ModelName(rule.Upstream):
-			return at.errorf(word, "%q or %q is no model name: it holds a space or control character, or is not UTF-8", rule.Match, rule.Upstream)
+			return at.errorf(word, "%q or %q is not a model name: it holds a space or control character, or is not UTF-8", rule.Match, rule.Upstream)
 		case strings.Contains(prefix, "*"):
 			return at.errorf(word, "%q has a * that is not at its end; only a trailing * matches", rule.Match)
 		case strings.Contains(rule.Upstream, "*"):
@@ -216,7 +216,7 @@ func (h *Config) checkGroupAccounts(g *Group, at position) error {
 	for i, name := range g.Accounts {
 		found := slices.IndexFunc(h.Accounts, func(a Account) bool { return a.Name == name })
 		if found < 0 {
-			return at.errorf("accounts", "names %q, which is no account here; there are: %s", name, NameList(h.Accounts, func(a Account) string { return a.Name }))
+			return at.errorf("accounts", "names %q, which is not an account here; there are: %s", name, NameList(h.Accounts, func(a Account) string { return a.Name }))
 		}
 		if slices.Contains(g.Accounts[:i], name) {
 			return at.errorf("accounts", "names %s twice; keep one", name)
@@ -268,7 +268,7 @@ func (h *Config) checkKey(u *User, j int, at position, owners map[string]string)
 	for i, name := range key.Groups {
 		if !slices.ContainsFunc(h.Groups, func(g Group) bool { return g.Name == name }) {
 			// Not by its name: someone may have written a second key there.
-			return at.errorf(word, "the group in place %d is no group here; there are: %s", i+1, NameList(h.Groups, func(g Group) string { return g.Name }))
+			return at.errorf(word, "the group in place %d is not a group here; there are: %s", i+1, NameList(h.Groups, func(g Group) string { return g.Name }))
 		}
 		if slices.Contains(key.Groups[:i], name) {
 			return at.errorf(word, "names group %s twice; keep one", name)

@@ -38,7 +38,7 @@ func limit(to *Dollars) kind {
 		}
 		amount, err := billing.ParseUSD(string(*to))
 		if err != nil || amount <= 0 || amount > MaxBalance {
-			return at.errorf(name, "%.80q is no limit; write US dollars over 0, up to a billion, such as 20 or 0.50", string(*to))
+			return at.errorf(name, "%.80q is not a limit; write US dollars over 0, up to a billion, such as 20 or 0.50", string(*to))
 		}
 		return nil
 	}}
@@ -72,7 +72,7 @@ func (h *Config) checkSubscriptions(u *User, at position) error {
 		found := slices.IndexFunc(h.Groups, func(g Group) bool { return g.Name == s.Group })
 		switch {
 		case found < 0:
-			return at.errorf(word, "names %.80q, which is no group here; there are: %s", s.Group, NameList(h.Groups, func(g Group) string { return g.Name }))
+			return at.errorf(word, "names %.80q, which is not a group here; there are: %s", s.Group, NameList(h.Groups, func(g Group) string { return g.Name }))
 		case h.Groups[found].Limits == nil:
 			return at.errorf(word, "group %s has no limits, so there is nothing to subscribe to; add a block such as `limits` with a line `daily 10` to the group", s.Group)
 		case slices.Contains(seen, s.Group):

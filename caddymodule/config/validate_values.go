@@ -134,7 +134,7 @@ func (at position) balance(word string, value Dollars) error {
 	}
 	amount, err := billing.ParseUSD(string(value))
 	if err != nil || amount < 0 || amount > MaxBalance {
-		return at.errorf(word, "%.80q is no balance; write US dollars between 0 and a billion, such as 20 or 0.50, or: unlimited", string(value))
+		return at.errorf(word, "%.80q is not a balance; write US dollars between 0 and a billion, such as 20 or 0.50, or: unlimited", string(value))
 	}
 	return nil
 }
@@ -231,7 +231,7 @@ func validPort(port string) bool {
 
 func headerName(name string) error {
 	if !httpguts.ValidHeaderFieldName(name) {
-		return fmt.Errorf("%.80q is no header name; write one such as X-Extra", name)
+		return fmt.Errorf("%.80q is not a header name; write one such as X-Extra", name)
 	}
 	if slices.Contains(upstream.ConnectionHeaders, http.CanonicalHeaderKey(name)) {
 		return fmt.Errorf("%s is set by the HTTP client itself; leave it out", name)
@@ -303,7 +303,7 @@ func loadTimePlaceholder(name string) error {
 		if filepath.IsAbs(file) {
 			return nil
 		}
-		return fmt.Errorf("{file.%s} is no absolute path, so what it names depends on where Caddy was started; write one such as {file./run/secrets/name}", file)
+		return fmt.Errorf("{file.%s} is not an absolute path, so what it names depends on where Caddy was started; write one such as {file./run/secrets/name}", file)
 	}
 	for _, known := range []string{"http.", "system.", "time."} {
 		if strings.HasPrefix(name, known) {

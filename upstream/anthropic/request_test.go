@@ -67,7 +67,7 @@ func TestSession(t *testing.T) {
 		{"JSON user_id", "", `{"model":"m","metadata":{"user_id":"{\"device_id\":\"d\",\"session_id\":\"` + id + `\"}"}}`, id},
 		{"text user_id", "", `{"model":"m","metadata":{"user_id":"user_a_account__session_` + id + `"}}`, id},
 		{"user_id of another form", "", `{"model":"m","metadata":{"user_id":"alice"}}`, ""},
-		{"session that is no UUID", "", `{"model":"m","metadata":{"user_id":"a_session_1"}}`, ""},
+		{"session that is not a UUID", "", `{"model":"m","metadata":{"user_id":"a_session_1"}}`, ""},
 		{"JSON without session_id", "", `{"model":"m","metadata":{"user_id":"{\"device_id\":\"d\"}"}}`, ""},
 		{"JSON that is broken", "", `{"model":"m","metadata":{"user_id":"{\"session_id\":\"x\""}}`, ""},
 		{"user_id that is no text", "", `{"model":"m","metadata":{"user_id":7}}`, ""},
