@@ -92,8 +92,11 @@ func (u USD) Plus(v USD) USD {
 }
 
 // Rate multiplies money. It is kept exactly, in billionths, and is never
-// negative; 0 makes things free, and a rate of 1 is Rate(1_000_000_000).
+// negative; 0 makes things free.
 type Rate int64
+
+// RateOne passes a price on as it is.
+const RateOne Rate = nano
 
 // ParseRate reads decimal text such as "1", "0.5" or "1.25" with at most 9
 // decimals. A negative rate is an error.

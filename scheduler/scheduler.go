@@ -37,8 +37,7 @@ type Group struct {
 	Name     string
 	Platform upstream.Platform
 	// Accounts are the names of the group's accounts; empty = every account of
-	// the platform (and mixed_scheduling ones, as section "Candidates" of the
-	// README says).
+	// the platform, and those of antigravity that mix.
 	Accounts []string
 }
 

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 
 	"golang.org/x/net/proxy"
 )
@@ -43,7 +44,7 @@ func ParseProxy(text string) (*url.URL, error) {
 	switch {
 	case u.Hostname() == "":
 		return nil, fmt.Errorf("is a %s URL without a host; write one such as %[1]s://host:%s", u.Scheme, proxyPorts[u.Scheme])
-	case u.Port() != "" && !validPort(u.Port()):
+	case !ValidPort(u.Port()):
 		return nil, fmt.Errorf("is a %s URL with a port outside 1 to 65535", u.Scheme)
 	case u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, fmt.Errorf("is a %s URL with more than a host and a port; leave out what follows them", u.Scheme)
@@ -56,9 +57,10 @@ func ParseProxy(text string) (*url.URL, error) {
 	return u, nil
 }
 
-func validPort(port string) bool {
-	n, err := net.LookupPort("tcp", port)
-	return err == nil && n > 0
+// ValidPort reports whether a URL's port is none, or a number from 1 to 65535.
+func ValidPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0
 }
 
 func isSOCKS(u *url.URL) bool { return u.Scheme == schemeSOCKS5 || u.Scheme == schemeSOCKS5H }

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
@@ -212,17 +211,4 @@ func (p Position) Sync() error {
 	}
 	f.synced = written
 	return nil
-}
-
-// SyncDirectory makes the names of new files in dir survive a power failure.
-// Windows does so by itself, and can't sync a directory.
-func SyncDirectory(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sub2api/caddy-sub2api/billing"
 	"github.com/sub2api/caddy-sub2api/billing/journal"
+	"github.com/sub2api/caddy-sub2api/internal/private"
 )
 
 const (
@@ -297,7 +298,7 @@ func (s *spool) openDirectory(path string) (_ *directory, err error) {
 		return nil, err
 	}
 	if s.sync {
-		return d, errors.Join(journal.SyncDirectory(path), journal.SyncDirectory(s.dir))
+		return d, errors.Join(private.SyncDirectory(path), private.SyncDirectory(s.dir))
 	}
 	return d, nil
 }

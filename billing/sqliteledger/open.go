@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/sub2api/caddy-sub2api/billing/journal"
 	"github.com/sub2api/caddy-sub2api/internal/private"
 )
 
@@ -127,7 +126,7 @@ func (l *Ledger) openDatabase(ctx context.Context, path string, opts Options) er
 		return err
 	}
 	if opts.Sync {
-		if err := journal.SyncDirectory(l.dir); err != nil {
+		if err := private.SyncDirectory(l.dir); err != nil {
 			return err
 		}
 	}

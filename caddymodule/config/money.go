@@ -79,6 +79,3 @@ func (d *Dollars) UnmarshalJSON(data []byte) error {
 	*d = Dollars(number)
 	return nil
 }
-
-// rateOne passes a price on as it is.
-const rateOne billing.Rate = 1_000_000_000

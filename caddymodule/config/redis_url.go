@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+
+	"github.com/sub2api/caddy-sub2api/upstream"
 )
 
 // The ports of Redis and of Sentinel.
@@ -54,7 +56,7 @@ func parseRedisURL(text string, sentinel bool) (redisServers, error) {
 		s.addresses = []string{u.Path}
 	case u.Hostname() == "":
 		return s, errors.New("has no host; write one such as redis://host:6379/0")
-	case !validPort(u.Port()):
+	case !upstream.ValidPort(u.Port()):
 		return s, errors.New("has a port outside 1 to 65535")
 	case u.RawQuery != "" || u.ForceQuery:
 		return s, errors.New("has a query; leave it out, the words in the block of `store redis` say what can be set")

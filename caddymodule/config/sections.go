@@ -187,7 +187,7 @@ func (b *Billing) options() []option {
 		{"rate_multiplier", "1", multiplier(&b.RateMultiplier), "for keys without a group, whatever groups there are"},
 		{"prices", "", placeholderText(&b.Prices, "<file>"),
 			"a file in LiteLLM's format whose prices are laid over the built-in ones, see [billing](#billing); it is read when the config is loaded"},
-		{"hold", gateway.HoldEstimate, choice(&b.Hold, gateway.HoldOff, gateway.HoldEstimate, gateway.HoldMax),
+		{"hold", string(gateway.HoldEstimate), choice(&b.Hold, string(gateway.HoldOff), string(gateway.HoldEstimate), string(gateway.HoldMax)),
 			"what is set aside before a request goes upstream, see [billing](#billing)"},
 		{"timezone", "UTC", text(&b.Timezone, "<name>", checkZone),
 			"the zone whose days count, such as `Asia/Shanghai`: those of limits, dates wherever one is written, here, in commands and in the admin API, and sums by day. The same for all sites of a store; changed by a restart, not by a reload"},

@@ -79,7 +79,7 @@ func (h *Config) Build() (*gateway.Config, error) {
 		PassUnserved:  h.Request.Unserved == unservedNext,
 
 		DefaultRate: *h.Billing.RateMultiplier,
-		Hold:        h.Billing.Hold,
+		Hold:        gateway.Hold(h.Billing.Hold),
 		HoldWait:    time.Duration(*h.Scheduling.UserWaitTimeout),
 		Retention:   time.Duration(*h.Billing.Retention),
 	}

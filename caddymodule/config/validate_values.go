@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -24,8 +23,8 @@ import (
 // Below minRate, Caddy's adapter would write the number with an exponent.
 const (
 	MaxBalance billing.USD = 1_000_000_000 * 1_000_000_000
-	minRate                = rateOne / 1_000_000
-	maxRate                = 1000 * rateOne
+	minRate                = billing.RateOne / 1_000_000
+	maxRate                = 1000 * billing.RateOne
 )
 
 // Unlimited is the balance of a user who has none.
@@ -207,7 +206,7 @@ func parseBaseURL(text string) (*url.URL, error) {
 		return nil, fmt.Errorf("%s is neither http nor https; write a URL such as https://host/path", u.Redacted())
 	case u.Hostname() == "":
 		return nil, fmt.Errorf("%s has no host; write a URL such as https://host/path", u.Redacted())
-	case !validPort(u.Port()):
+	case !upstream.ValidPort(u.Port()):
 		return nil, fmt.Errorf("%s has a port outside 1 to 65535", u.Redacted())
 	case u.User != nil:
 		return nil, errors.New("holds a user name; give the credential as api_key, setup_token or oauth")
@@ -222,11 +221,6 @@ func parseBaseURL(text string) (*url.URL, error) {
 	}
 	u.Path, _ = url.PathUnescape(path) // it was unescaped before
 	return u, nil
-}
-
-func validPort(port string) bool {
-	n, err := strconv.ParseUint(port, 10, 16)
-	return port == "" || err == nil && n > 0
 }
 
 func headerName(name string) error {

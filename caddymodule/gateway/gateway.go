@@ -86,8 +86,8 @@ type Config struct {
 	KeepaliveAfter    time.Duration // silence before the first one
 
 	Prices      *billing.Prices
-	DefaultRate billing.Rate  // for keys without a group
-	Hold        string        // what is set aside
+	DefaultRate billing.Rate // for keys without a group
+	Hold        Hold
 	HoldWait    time.Duration // for money that others have set aside
 	Retention   time.Duration // of records; 0 = for ever
 }
@@ -128,11 +128,13 @@ type Key struct {
 	Models []string
 }
 
-// The values of settings.hold: what is set aside.
+// Hold says what is set aside before a request goes upstream.
+type Hold string
+
 const (
-	HoldOff      = "off"
-	HoldEstimate = "estimate"
-	HoldMax      = "max"
+	HoldOff      Hold = "off"
+	HoldEstimate Hold = "estimate"
+	HoldMax      Hold = "max"
 )
 
 // Gateway is one config at work. It never changes; requests in flight keep the

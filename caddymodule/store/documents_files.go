@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	goruntime "runtime"
 	"strings"
 	"sync"
 
@@ -62,7 +61,7 @@ func (d *fileDocuments) prepare() error {
 			}
 		}
 	}
-	return errors.Join(syncDir(filepath.Dir(d.dir)), syncDir(d.dir))
+	return errors.Join(private.SyncDirectory(filepath.Dir(d.dir)), private.SyncDirectory(d.dir))
 }
 
 func (d *fileDocuments) Ready(context.Context) error { return nil } // openFiles did it
@@ -171,18 +170,5 @@ func replaceFile(path string, content []byte) (err error) {
 	if err = os.Rename(file.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(dir)
-}
-
-// syncDir makes the names in a directory survive a power failure. Windows does
-// so by itself.
-func syncDir(dir string) error {
-	if goruntime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return private.SyncDirectory(dir)
 }

@@ -73,3 +73,16 @@ func isLoose(path string, is func(fs.FileMode) bool) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular() && is(info.Mode().Perm())
 }
+
+// SyncDirectory makes the names of new files in dir survive a power failure.
+// Windows does so by itself, and can't sync a directory.
+func SyncDirectory(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -182,7 +182,7 @@ func isOutage(err error) bool {
 
 // failed takes note of a failure of a command that was sent at a moment.
 func (l *Link) failed(began time.Time, err error) *Outage {
-	outage := &Outage{Err: err, Stalled: isTimeout(err) && time.Since(began) > l.options.Timeout*5/4}
+	outage := &Outage{Err: err, Stalled: IsTimeout(err) && time.Since(began) > l.options.Timeout*5/4}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
@@ -221,7 +221,8 @@ func (l *Link) probeSoon() {
 	}
 }
 
-func isTimeout(err error) bool {
+// IsTimeout reports whether an error is that something took too long.
+func IsTimeout(err error) bool {
 	var t net.Error
 	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &t) && t.Timeout()
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/sub2api/caddy-sub2api/internal/redislink"
 	"github.com/sub2api/caddy-sub2api/scheduler"
 )
 
@@ -255,7 +256,7 @@ func (s *State) hearUntilDenied() {
 			s.deny(err)
 			return
 		}
-		if isTimeout(err) {
+		if redislink.IsTimeout(err) {
 			err = channel.Ping(s.ctx)
 		}
 		if err != nil {
@@ -274,11 +275,6 @@ func (s *State) deny(why error) {
 		s.options.Logger.Warn("Redis does not let this node listen to its channels; those in line hear of their slots up to half a second later. "+
 			"Give its user the channels, as with ACL SETUSER … &{"+s.options.Namespace+"}:*", "error", why)
 	}
-}
-
-func isTimeout(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.As(err, &t) && t.Timeout()
 }
 
 // pause waits for d, or the end.
