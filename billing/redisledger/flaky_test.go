@@ -1,12 +1,14 @@
 package redisledger_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -86,11 +88,18 @@ func (f *fates) heal() {
 	f.deliver()
 }
 
-// copyOf is the same commands, for Redis alone to hear of.
+// copyOf is the same commands, for Redis alone to hear of. Their bytes are the caller's
+// again when he has given up.
 func copyOf(cmds []redis.Cmder) []redis.Cmder {
 	copied := make([]redis.Cmder, len(cmds))
 	for i, cmd := range cmds {
-		copied[i] = redis.NewCmd(context.Background(), cmd.Args()...)
+		args := slices.Clone(cmd.Args())
+		for j, arg := range args {
+			if text, ok := arg.([]byte); ok {
+				args[j] = bytes.Clone(text)
+			}
+		}
+		copied[i] = redis.NewCmd(context.Background(), args...)
 	}
 	return copied
 }

@@ -87,6 +87,7 @@ func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask, along roundtri
 	// An unknown node joins, an unknown set is told, an expired lease
 	// ended: once each.
 	for range 5 {
+		joins := s.joins.Load()
 		reply, err := s.link.RunAlong(ctx, granted, along, acquireScript, s.keys, s.args(s.acquireArgs(ask, set, define))...)
 		if err != nil {
 			return scheduler.Answer{}, err
@@ -95,7 +96,7 @@ func (s *State) askRedis(ctx context.Context, ask *scheduler.Ask, along roundtri
 		r := list(reply)
 		switch text(r, 0) {
 		case "unknown node":
-			if err := s.join(ctx); err != nil {
+			if err := s.joinAfter(ctx, joins); err != nil {
 				return scheduler.Answer{}, err
 			}
 		case "set":

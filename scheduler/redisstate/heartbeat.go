@@ -134,14 +134,14 @@ func (s *State) heartbeatOnce(leases []any) (more bool, err error) {
 		s.mu.Lock()
 		before, version := s.heartbeat, s.accountStates.version
 		s.mu.Unlock()
-		sent := s.now()
+		sent, joins := s.now(), s.joins.Load()
 		reply, err := s.run(s.ctx, heartbeatScript, append([]any{s.options.Node, before, version}, leases...)...)
 		if err != nil {
 			return false, err
 		}
 		r := list(reply)
 		if text(r, 0) == "unknown node" {
-			if err := s.join(s.ctx); err != nil {
+			if err := s.joinAfter(s.ctx, joins); err != nil {
 				return false, err
 			}
 			continue
@@ -192,6 +192,23 @@ func (s *State) answers(leases, answers []any, sent time.Time) {
 func (s *State) join(ctx context.Context) error {
 	s.joining.Lock()
 	defer s.joining.Unlock()
+	return s.joinNow(ctx)
+}
+
+// joinAfter is join, for who heard that Redis does not know this node, unless it has
+// joined since: joins is how often it had when Redis was asked. A slot that is given back
+// meanwhile would be taken again for a moment.
+func (s *State) joinAfter(ctx context.Context, joins int64) error {
+	s.joining.Lock()
+	defer s.joining.Unlock()
+	if s.joins.Load() != joins {
+		return nil
+	}
+	return s.joinNow(ctx)
+}
+
+// joinNow is for who holds joining.
+func (s *State) joinNow(ctx context.Context) error {
 	s.mu.Lock()
 	known := "0"
 	if s.joined {
@@ -239,6 +256,7 @@ func (s *State) join(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.joined, s.suspect = true, false
+	s.joins.Add(1)
 	if lost {
 		clear(s.defined)
 	}

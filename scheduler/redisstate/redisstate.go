@@ -67,6 +67,7 @@ type State struct {
 	epoch int             // grows when another State is in force
 
 	joining sync.Mutex // held to tell Redis what this node holds; the gate comes first
+	joins   atomic.Int64
 
 	mu     sync.Mutex
 	closed bool
