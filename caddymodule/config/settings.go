@@ -53,44 +53,10 @@ func (h *Config) Build() (*gateway.Config, error) {
 		Groups:  make(map[string]*gateway.Group, len(h.Groups)),
 		Users:   make(map[string]*gateway.User, len(h.Users)),
 		Keys:    make(map[[sha256.Size]byte]*gateway.Key),
-
-		ContentSession: gateway.ContentSession(h.Scheduling.ContentSession),
-		Attempts:       *h.Retry.Attempts,
-		Delay:          time.Duration(*h.Retry.Delay),
-		MaxSwitches:    *h.Retry.MaxSwitches,
-		FailoverOn400:  h.Retry.FailoverOn400,
-
-		MaxBody:        *h.Request.MaxBody,
-		InjectSystem:   gateway.InjectSystem(h.Request.InjectSystem),
-		ThinkingBlocks: gateway.ThinkingBlocks(h.Request.ThinkingBlocks),
-		InjectBeta:     h.Request.InjectBeta,
-		Identity:       h.Request.Identity,
-		LogErrors:      h.Request.LogUpstreamErrors,
-
-		HeaderTimeout:     time.Duration(*h.Relay.HeaderTimeout),
-		AnswerTimeout:     time.Duration(*h.Relay.AnswerTimeout),
-		StreamTimeout:     time.Duration(*h.Relay.StreamTimeout),
-		FirstEventTimeout: time.Duration(*h.Relay.FirstEventTimeout),
-		IdleTimeout:       time.Duration(*h.Relay.IdleTimeout),
-		Drain:             time.Duration(h.Relay.OnDisconnect.Drain),
-		Keepalive:         time.Duration(*h.Relay.Keepalive.Interval),
-
-		WrongKeyLimit: *h.Request.WrongKeyLimit,
-		PassUnserved:  h.Request.Unserved == unservedNext,
-
-		DefaultRate: *h.Billing.RateMultiplier,
-		Hold:        gateway.Hold(h.Billing.Hold),
-		HoldWait:    time.Duration(*h.Scheduling.UserWaitTimeout),
-		Retention:   time.Duration(*h.Billing.Retention),
 	}
+	h.addSections(s)
 	if s.Prices, err = h.Billing.readPrices(); err != nil {
 		return nil, fmt.Errorf("billing: prices: %w", err)
-	}
-	if s.Keepalive > 0 {
-		s.KeepaliveAfter = time.Duration(*h.Relay.Keepalive.After)
-	}
-	for _, name := range h.Request.AllowHeader {
-		s.AllowHeader = append(s.AllowHeader, strings.ToLower(name))
 	}
 	if s.EncryptionKey, err = h.resolveEncryptionKey(); err != nil {
 		return nil, fmt.Errorf("encryption_key: %w", err)
@@ -116,6 +82,40 @@ func (h *Config) Build() (*gateway.Config, error) {
 	}
 	s.Scheduler = h.schedulerSettings(s.Accounts)
 	return s, nil
+}
+
+// addSections adds what the blocks scheduling, retry, request, relay and billing say.
+func (h *Config) addSections(s *gateway.Config) {
+	s.ContentSession = gateway.ContentSession(h.Scheduling.ContentSession)
+	s.HoldWait = time.Duration(*h.Scheduling.UserWaitTimeout)
+
+	s.Attempts, s.Delay = *h.Retry.Attempts, time.Duration(*h.Retry.Delay)
+	s.MaxSwitches, s.FailoverOn400 = *h.Retry.MaxSwitches, h.Retry.FailoverOn400
+
+	s.MaxBody = *h.Request.MaxBody
+	s.InjectSystem = gateway.InjectSystem(h.Request.InjectSystem)
+	s.ThinkingBlocks = gateway.ThinkingBlocks(h.Request.ThinkingBlocks)
+	s.InjectBeta, s.Identity = h.Request.InjectBeta, h.Request.Identity
+	s.LogErrors = h.Request.LogUpstreamErrors
+	s.WrongKeyLimit = *h.Request.WrongKeyLimit
+	s.PassUnserved = h.Request.Unserved == unservedNext
+	for _, name := range h.Request.AllowHeader {
+		s.AllowHeader = append(s.AllowHeader, strings.ToLower(name))
+	}
+
+	s.HeaderTimeout = time.Duration(*h.Relay.HeaderTimeout)
+	s.AnswerTimeout = time.Duration(*h.Relay.AnswerTimeout)
+	s.StreamTimeout = time.Duration(*h.Relay.StreamTimeout)
+	s.FirstEventTimeout = time.Duration(*h.Relay.FirstEventTimeout)
+	s.IdleTimeout = time.Duration(*h.Relay.IdleTimeout)
+	s.Drain = time.Duration(h.Relay.OnDisconnect.Drain)
+	if s.Keepalive = time.Duration(*h.Relay.Keepalive.Interval); s.Keepalive > 0 {
+		s.KeepaliveAfter = time.Duration(*h.Relay.Keepalive.After)
+	}
+
+	s.DefaultRate = *h.Billing.RateMultiplier
+	s.Hold = gateway.Hold(h.Billing.Hold)
+	s.Retention = time.Duration(*h.Billing.Retention)
 }
 
 // build resolves a store that was checked.
