@@ -93,11 +93,13 @@ func newRequestID() string {
 // conclude answers a request that ended in an error, nil for one that has its answer. It
 // is the one place that answers with errors.
 func (x *exchange) conclude(err error) {
+	if err == nil {
+		return // before what errors.As needs is allocated
+	}
 	var refusal *apiError
 	var failed *upstreamError
 	var step *stepError
 	switch {
-	case err == nil:
 	case errors.As(err, &refusal):
 		x.out.fail(refusal)
 	case errors.As(err, &failed):

@@ -36,8 +36,11 @@ func (x *exchange) settleWhole(used anthropic.Reading) error {
 // settleRest settles a request that was not settled when it ended, in err: its answer did
 // not come whole. One that went to no account has no record, unless an account is why.
 func (x *exchange) settleRest(err error) {
+	if x.closed {
+		return
+	}
 	var failed *upstreamError
-	if x.closed || x.record.Attempts == 0 && !errors.As(err, &failed) {
+	if x.record.Attempts == 0 && !errors.As(err, &failed) {
 		return
 	}
 	if x.record.Status == 0 {
