@@ -1,6 +1,7 @@
 package billing
 
-// Usage is what one answer used. Counts are tokens.
+// Usage is what one answer used. Counts are tokens. It has the shape of upstream.Usage, as
+// neither package knows the other.
 type Usage struct {
 	Input        int64
 	Output       int64
